@@ -1,0 +1,47 @@
+"""Every YAML file in conf/ composes and has the right types; the files are found, not listed."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from tgi_server.config import files, load
+from tgi_server.config.schema import Part, ServerConfig
+
+ROOT = files.directory()
+FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.yaml"))
+
+
+def test_files_are_found() -> None:
+    assert Path("config.yaml") in FILES
+    assert {path.parent.name for path in FILES} == {"", *files.groups()}
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_composes_and_type_checks(path: Path) -> None:
+    overrides = [f"{path.parent}={path.stem}"] if path.parent.name else []
+    config = load.compose(overrides)
+    assert isinstance(config, ServerConfig)
+
+
+def test_the_defaults_are_those_of_the_schema() -> None:
+    assert load.compose([]) == ServerConfig()
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.parent.name in ("quantize", "attention")], ids=str)
+def test_parts_exist(path: Path) -> None:
+    part = getattr(load.compose([f"{path.parent}={path.stem}"]), path.parent.name)
+    assert isinstance(part, Part)
+    module, _, name = part._target_.rpartition(".")
+    spec = importlib.util.find_spec(module)
+    assert spec is not None and spec.origin is not None
+    assert f"class {name}" in Path(spec.origin).read_text()
+
+
+def test_the_demo_model_is_in_its_package() -> None:
+    name, _, file = load.compose(["model=smollm2"]).model_id.removeprefix("package:").partition("/")
+    spec = importlib.util.find_spec(name)
+    assert spec is not None and spec.origin is not None
+    assert Path(spec.origin).with_name(file).is_file()

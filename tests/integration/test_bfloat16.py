@@ -1,0 +1,56 @@
+"""bfloat16 against transformers in float32: does the same token come first?"""
+
+from __future__ import annotations
+
+import torch
+
+from tests.integration import reference
+from tgi_server.attention.sdpa import SdpaAttention
+from tgi_server.layers.parallel import Group
+from tgi_server.models.decoder import Decoder, attention_shape
+from tgi_server.models.spec import read_spec
+from tgi_server.models.weights import Checkpoint, WeightLoader
+from tgi_server.quantize.none import NoQuantize
+from tgi_server.shard.batch import BatchState
+from tgi_server.shard.kv_cache import allocate
+from tgi_server.types import BLOCK_SIZE, NewSequence, Plan, SamplingParams
+
+CPU = torch.device("cpu")
+
+
+def best_tokens(model: Decoder, known: list[int], prompt: int) -> list[int]:
+    """The first choice after each position from `prompt - 1` on: prompt in one step, then the rest in two."""
+    spec = read_spec(reference.model_directory())
+    blocks = list(range(-(-len(known) // BLOCK_SIZE)))
+    caches = allocate(len(blocks), attention_shape(spec, 1), spec.num_layers, torch.bfloat16, CPU)
+    state = BatchState(2048, CPU)
+    state.update(Plan(0, [], [], new=[NewSequence(0, known, blocks, SamplingParams())]))
+    best: list[int] = []
+    rest = len(known) - prompt - 1
+    for count, rows in ((prompt, 1), (1, 1), (rest - 1, rest - 1)):
+        plan = Plan(0, [0], [count])
+        inputs = state.inputs(plan)
+        hidden = model.forward(inputs.ids, inputs.positions, caches, inputs.attention)
+        logits = model.logits(hidden[-rows:])
+        assert logits is not None
+        best += logits.argmax(-1).tolist()
+        state.advance(plan, [], [])
+    return best
+
+
+def test_teacher_forced_agreement() -> None:
+    spec = read_spec(reference.model_directory())
+    checkpoint = Checkpoint(reference.model_directory())
+    loader = WeightLoader(checkpoint, NoQuantize(), Group(), torch.bfloat16, CPU)
+    model = Decoder(spec, loader, SdpaAttention(), 2048)
+    same = total = 0
+    for prompt in reference.PROMPTS:
+        ids = reference.tokenizer()(prompt)["input_ids"]
+        expected = reference.greedy()[prompt]
+        with torch.inference_mode():
+            best = best_tokens(model, ids + expected, len(ids))
+        same += sum(a == b for a, b in zip(best, expected, strict=True))
+        total += len(expected)
+    print(f"top-1 agreement: {same / total:.4f} of {total}")
+    assert total > 1000
+    assert same / total >= 0.98

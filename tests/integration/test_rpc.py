@@ -1,0 +1,187 @@
+"""Router and shards over real unix sockets, the shards in processes of their own with a fake model."""
+
+import asyncio
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from tgi_server.errors import GenerationError, UnhealthyError
+from tgi_server.rpc.client import GrpcShards
+from tgi_server.rpc.fake import FAKE_INFO, FakeModel
+from tgi_server.types import NewSequence, Plan, SamplingParams
+
+SHARD = """
+import sys, time
+from dataclasses import replace
+from tgi_server.rpc.fake import FAKE_INFO, FakeModel
+from tgi_server.rpc.server import serve
+path, rank, delay, fail_at = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
+assert "torch" not in sys.modules
+model = FakeModel(FAKE_INFO.vocab_size)
+def step(plan):
+    time.sleep(delay)
+    if plan.step == fail_at:
+        raise RuntimeError("the device is gone")
+    return model.step(plan)
+serve(path, replace(FAKE_INFO, num_blocks=FAKE_INFO.num_blocks - rank), step, rank)
+"""
+
+
+class Processes:
+    """Shard processes on `{prefix}-{rank}`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.prefix = str(directory / "shard")
+        self.all: list[subprocess.Popen[str]] = []
+
+    def start(self, world: int, delay: float = 0.0, fail_at: int = -1) -> None:
+        for rank in range(world):
+            arguments = [f"{self.prefix}-{rank}", str(rank), str(delay), str(fail_at)]
+            process = subprocess.Popen([sys.executable, "-c", SHARD, *arguments], stderr=subprocess.PIPE, text=True)
+            self.all.append(process)
+        deadline = time.monotonic() + 20
+        while not all(Path(f"{self.prefix}-{rank}").exists() for rank in range(world)):
+            assert time.monotonic() < deadline and all(process.poll() is None for process in self.all)
+            time.sleep(0.01)
+
+    def end(self) -> None:
+        while self.all:
+            with self.all.pop() as process:
+                process.kill()
+
+
+@pytest.fixture
+def processes() -> Iterator[Processes]:
+    with tempfile.TemporaryDirectory() as directory:  # pytest's own path may be too long for a socket
+        processes = Processes(Path(directory))
+        yield processes
+        processes.end()
+
+
+@asynccontextmanager
+async def connected(processes: Processes, world: int = 1) -> AsyncIterator[GrpcShards]:
+    shards = GrpcShards(processes.prefix, world, connect_timeout=10)
+    try:
+        await shards.connect()
+        yield shards
+    finally:
+        await shards.close()
+
+
+def prefill(step: int, id: int, prompt: list[int], new: int = 64) -> Plan:
+    blocks = list(range(id * 10000, id * 10000 + (len(prompt) + new) // 16 + 1))
+    return Plan(step, [id], [len(prompt)], [NewSequence(id, prompt, blocks, SamplingParams(seed=7))])
+
+
+async def test_steps_over_two_ranks_pipelined(processes: Processes) -> None:
+    processes.start(2)
+    for rank in range(2):
+        mode = Path(f"{processes.prefix}-{rank}").stat().st_mode
+        assert stat.S_ISSOCK(mode) and stat.S_IMODE(mode) == 0o600
+    plans = [prefill(0, 0, [1, 2, 3]), Plan(1, [0], [1]), prefill(2, 1, [4]), Plan(3, [0, 1], [1, 1])]
+    model = FakeModel(FAKE_INFO.vocab_size)
+    expected = [model.step(plan) for plan in plans]
+    shards = GrpcShards(processes.prefix, 2, connect_timeout=10)
+    info = await shards.connect()
+    assert info.num_blocks == FAKE_INFO.num_blocks - 1, "what the poorest rank has"
+    await shards.health()
+    await shards.send(plans[0])
+    received = []
+    for plan in plans[1:]:
+        await shards.send(plan)
+        received.append(await shards.receive())
+    received.append(await shards.receive())
+    assert received == expected
+    await shards.close()
+
+
+async def test_a_very_long_prompt(processes: Processes) -> None:
+    processes.start(1)
+    async with connected(processes) as shards:
+        await shards.send(prefill(0, 0, list(range(100_000)) * 15))
+        assert (await shards.receive()).counts == [1]
+
+
+async def test_the_death_of_any_rank_is_told_at_once(processes: Processes) -> None:
+    processes.start(2, delay=0.2)
+    async with connected(processes, 2) as shards:
+        await shards.send(prefill(0, 0, [1]))
+        await shards.receive()
+        await shards.send(Plan(1, [0], [1]))
+        processes.all[1].kill()
+        killed = time.monotonic()
+        with pytest.raises(GenerationError, match="shard 1 died"):
+            while True:
+                await shards.receive()
+        assert time.monotonic() - killed < 0.5
+        with pytest.raises(GenerationError, match="shard 1 died"):
+            await shards.receive()
+        with pytest.raises(UnhealthyError, match="shard 1 does not answer"):
+            await shards.health()
+        with pytest.raises(GenerationError, match="shard 1 died"):
+            await shards.send(Plan(2, [0], [1]))
+
+
+async def test_an_error_in_a_step_ends_the_process(processes: Processes) -> None:
+    processes.start(1, fail_at=0)
+    async with connected(processes) as shards:
+        await shards.send(prefill(0, 0, [1]))
+        with pytest.raises(GenerationError, match="shard 0"):
+            await shards.receive()
+    (process,) = processes.all
+    _, stderr = await asyncio.to_thread(process.communicate, timeout=10)
+    assert process.returncode == 1
+    assert stderr.strip().endswith("RuntimeError: the device is gone")
+    assert not Path(f"{processes.prefix}-0").exists()
+
+
+async def test_sigterm_ends_cleanly_idle_and_while_working(processes: Processes) -> None:
+    processes.start(2, delay=0.1)
+    async with connected(processes, 2) as shards:
+        await shards.send(prefill(0, 0, [1]))
+        await shards.send(Plan(1, [0], [1]))
+        for process in processes.all:
+            process.send_signal(signal.SIGTERM)
+        for process in processes.all:
+            _, stderr = await asyncio.to_thread(process.communicate, timeout=10)
+            assert (process.returncode, stderr) == (0, "")
+    assert not list(Path(processes.prefix).parent.iterdir()), "no socket is left"
+
+
+async def test_a_second_router_is_refused(processes: Processes) -> None:
+    processes.start(1)
+    async with connected(processes), connected(processes) as second:
+        with pytest.raises(GenerationError, match="has served a router already"):
+            await second.receive()
+
+
+async def test_a_stale_socket_is_replaced_and_a_missing_one_waited_for(processes: Processes) -> None:
+    shards = GrpcShards(processes.prefix, 1, connect_timeout=10)
+    connecting = asyncio.create_task(shards.connect())
+    await asyncio.sleep(0.1)
+    processes.start(1)
+    assert await connecting == FAKE_INFO
+    await shards.close()
+    processes.end()
+    assert Path(f"{processes.prefix}-0").exists(), "killed, it leaves its socket"
+    stale = Path(f"{processes.prefix}-0").stat().st_ino
+    processes.start(1)
+    while Path(f"{processes.prefix}-0").stat().st_ino == stale:
+        await asyncio.sleep(0.01)
+    async with connected(processes) as again:
+        await again.health()
+
+
+async def test_a_shard_that_never_comes_is_named(processes: Processes) -> None:
+    shards = GrpcShards(processes.prefix, 1, connect_timeout=0.3)
+    with pytest.raises(UnhealthyError, match=r"shard 0 does not answer on .*shard-0 within 0\.3 s"):
+        await shards.connect()
+    await shards.close()

@@ -1,0 +1,35 @@
+"""The model spread over several processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+
+from tests.integration.server import Server
+
+PROMPTS = ["The capital of France is", "def fibonacci(n):\n    ", "日本の首都は", "Once upon a time " * 30]
+
+
+@pytest.mark.parametrize(("num_shard", "new_tokens"), [(3, 32), (9, 8)])
+def test_same_text_as_one_shard(float32_server: Server, num_shard: int, new_tokens: int) -> None:
+    def answers(server: Server) -> list[Any]:
+        return [server.generate(prompt, max_new_tokens=new_tokens)["generated_text"] for prompt in PROMPTS]
+
+    with Server("model=smollm2", "dtype=float32", f"num_shard={num_shard}", "max_total_tokens=2000") as server:
+        assert len(server.named("tgi_server.shard.main")) == num_shard
+        assert answers(server) == answers(float32_server)
+
+
+def test_a_number_that_does_not_divide_the_heads_is_refused() -> None:
+    start = time.monotonic()
+    command = [sys.executable, "-m", "tgi_server", "model=smollm2", "num_shard=2", "port=0"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1
+    assert result.stderr.strip().count("\n") == 0, result.stderr
+    for word in ("num_shard=2", "9 attention heads", "3 key/value heads", "1, 3, 9"):
+        assert word in result.stderr
+    assert time.monotonic() - start < 15

@@ -1,0 +1,32 @@
+import pytest
+
+from tgi_server.batching.blocks import BlockPool
+
+
+def test_the_block_given_back_last_is_handed_out_first() -> None:
+    pool = BlockPool(8)
+    assert pool.allocate(3) == [0, 1, 2]
+    second = pool.allocate(2)
+    pool.release([0, 1, 2])
+    assert pool.allocate(2) == [0, 1]
+    assert second == [3, 4]
+    assert (pool.free, pool.used) == (4, 4)
+
+
+def test_more_than_free_is_refused_and_changes_nothing() -> None:
+    pool = BlockPool(2)
+    with pytest.raises(ValueError, match="3 blocks asked for, 2 free"):
+        pool.allocate(3)
+    assert pool.free == 2
+
+
+def test_nothing_is_free_twice() -> None:
+    pool = BlockPool(2)
+    blocks = pool.allocate(2)
+    pool.release(blocks)
+    with pytest.raises(ValueError, match="already free"):
+        pool.release([0])
+
+
+def test_no_blocks_is_a_valid_number() -> None:
+    assert BlockPool(2).allocate(0) == []

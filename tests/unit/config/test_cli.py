@@ -1,0 +1,182 @@
+"""One name, three spellings; what they mean and how they are refused."""
+
+from __future__ import annotations
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from tgi_server.config import cli, describe, load
+from tgi_server.config.schema import DType, LogLevel, ServerConfig
+from tgi_server.errors import UsageError
+
+AWKWARD = [
+    "5e1234", "1e5", "true", "null", "a=b", "~/m", "a,b", "x{y}", "${x}", r"\${x}", "$", "it's", '"q"', "ü 漢 🙂",
+    "a#b", "[1]", "\\", "'", " a ", "refs/pr/1", "a\nb", "*", "!x", "%",
+]  # fmt: skip
+TEXTS = [name for name, hint in describe.TYPES.items() if describe.inner_type(hint) is str and name != "hostname"]
+
+
+def compose(*argv: str, **environ: str) -> ServerConfig:
+    arguments = cli.parse(argv, environ)
+    return load.compose(arguments.overrides, arguments.config_dir, arguments.config_name, arguments.origins)
+
+
+def refusal(*argv: str, **environ: str) -> str:
+    with pytest.raises(UsageError) as error:
+        compose(*argv, **environ)
+    assert "\n" not in str(error.value)
+    assert error.value.exit_code == 2
+    return str(error.value)
+
+
+@pytest.mark.parametrize("argv", [["--max-input-length", "10"], ["--max-input-length=10"], ["max_input_length=10"]])
+def test_spellings(argv: list[str]) -> None:
+    (override,) = cli.parse(argv, {}).overrides
+    assert cli.parse([], {"MAX_INPUT_LENGTH": "10"}).overrides == [override]
+    assert load.compose([override]).max_input_length == 10
+
+
+@pytest.mark.parametrize("argv", [["-p", "81"], ["-p81"], ["-p=81"], ["--port", "81"], ["port=81"]])
+def test_port(argv: list[str]) -> None:
+    assert cli.parse(argv, {}).overrides == ["port='81'"]
+
+
+@pytest.mark.parametrize("start", range(0, len(AWKWARD), len(TEXTS)))
+def test_awkward_texts_survive_in_every_spelling(start: int) -> None:
+    given = dict(zip(TEXTS, AWKWARD[start:], strict=False))
+    literal = {name: text for name, text in given.items() if text not in ("null", '"q"') and "${" not in text}
+    for config, expected in [
+        (compose(*(f"--{name.replace('_', '-')}={text}" for name, text in given.items())), given),
+        (compose(**{name.upper(): text for name, text in given.items()}), given),
+        (compose(*(f"{name}={text}" for name, text in literal.items())), literal),
+    ]:
+        assert {name: getattr(config, name) for name in expected} == expected
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
+def test_quote_is_exact(text: str) -> None:
+    value = OverridesParser.create().parse_override(f"k={cli.quote(text)}").value()
+    config = OmegaConf.create({"k": ""})
+    OmegaConf.update(config, "k", value)
+    assert config.k == text
+
+
+def test_hydra_grammar_stays_usable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHERE", "/models")
+    assert compose("model_id=${oc.env:WHERE}/m").model_id == "/models/m"
+    assert compose("model_id='quoted'").model_id == "quoted"
+    assert compose("revision=null", REVISION="x").revision is None
+
+
+def test_precedence() -> None:
+    assert compose("network=docker").port == 80
+    assert compose("network=docker", PORT="81").port == 81
+    assert compose("network=docker", "--port", "82", PORT="81").port == 82
+    assert compose("port=83", "--port", "84").port == 84
+    assert compose("--port", "84", "port=83").port == 83
+    assert compose("network=docker", "deployment=laptop").hostname == "127.0.0.1"
+    assert compose("deployment=laptop", "model=default").model_id == ServerConfig().model_id
+
+
+def test_types() -> None:
+    assert compose("--dtype", "bfloat16").dtype is DType.bfloat16
+    assert compose(LOG_LEVEL="warn").log_level is LogLevel.warn
+    assert compose("--waiting-served-ratio", "2").waiting_served_ratio == 2.0
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("true", True), ("TRUE", True), ("1", True), ("False", False), ("0", False)]
+)
+def test_booleans(text: str, value: bool) -> None:
+    expected = [f"json_output={str(value).lower()}"]
+    assert cli.parse([], {"JSON_OUTPUT": text}).overrides == expected
+    assert cli.parse(["--json-output", text], {}).overrides == expected
+    assert cli.parse([f"--json-output={text}"], {"JSON_OUTPUT": "true"}).overrides == expected
+
+
+def test_a_flag_without_value_takes_no_other_argument() -> None:
+    config = compose("--json-output", "port=1")
+    assert config.json_output and config.port == 1
+
+
+def test_groups_are_flags_too() -> None:
+    assert compose("--batching", "latency").max_batch_size == 8
+    assert compose("--quantize", "none", ATTENTION="sdpa") == ServerConfig()
+
+
+def test_origins_and_environment_that_the_command_line_replaces() -> None:
+    arguments = cli.parse(["--port", "1", "revision=x"], {"PORT": "", "MODEL_ID": "m"})
+    assert arguments.origins == {
+        "port": "--port", "revision": "command line", "model_id": "environment variable MODEL_ID"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])
+def test_hostname_from_the_environment(address: str) -> None:
+    assert cli.parse([], {"HOSTNAME": address}).overrides == [f"hostname='{address}'"]
+
+
+@pytest.mark.parametrize("name", ["4f1c7d0e", "localhost", "203.0.113.7", ""])
+def test_hostname_of_a_container_is_ignored(name: str) -> None:
+    arguments = cli.parse([], {"HOSTNAME": name})
+    assert arguments.overrides == []
+    assert "HOSTNAME" in arguments.warnings[0]
+
+
+def test_service_addresses_are_ignored() -> None:
+    arguments = cli.parse([], {"PORT": "tcp://10.0.0.1:80", "MASTER_PORT": "tcp://10.0.0.1:80"})
+    assert arguments.overrides == []
+    assert len(arguments.warnings) == 2
+
+
+@pytest.mark.parametrize(("argv", "environ", "words"), [
+    (["max_batch_sise=4"], {}, ["max_batch_sise", "max_batch_size"]),
+    (["--max-batch-sise", "4"], {}, ["--max-batch-sise", "--max-batch-size"]),
+    (["--num_shard", "4"], {}, ["--num_shard", "--num-shard"]),
+    (["+max_batch_sise=4"], {}, ["max_batch_sise", "max_batch_size"]),
+    (["+quantize.bits=4"], {}, ["quantize.bits"]),
+    (["~nothing"], {}, ["nothing"]),
+    (["port=10.7"], {}, ["port=10.7", "whole number"]),
+    (["--port", "x"], {}, ["port=x", "whole number", "--port"]),
+    ([], {"PORT": "x"}, ["port=x", "whole number", "environment variable PORT"]),
+    ([], {"REVISION": ""}, ["revision", "empty", "environment variable REVISION"]),
+    ([], {"NUM_SHARD": ""}, ["num_shard", "empty", "environment variable NUM_SHARD"]),
+    ([], {"JSON_OUTPUT": "yes"}, ["json_output=yes", "true or false", "environment variable JSON_OUTPUT"]),
+    ([], {"QUANTIZE": "magic"}, ["quantize=magic", "none", "environment variable QUANTIZE"]),
+    (["dtype=float8"], {}, ["dtype=float8", "bfloat16"]),
+    (["port=null"], {}, ["port=null"]),
+    (["quantize=null"], {}, ["quantize=null"]),
+    (["model=a,b"], {}, ["model=a,b"]),
+    (["model=smollm3"], {}, ["model=smollm3", "smollm2"]),
+    (["port=70000", "validation_workers=0"], {}, ["port=70000", "65535", "validation_workers=0", "at least 1"]),
+    (["waiting_served_ratio=nan"], {}, ["waiting_served_ratio=nan", "finite"]),
+    (["quantize._target_=os.system"], {}, ["os.system", "tgi_server"]),
+    (["--port"], {}, ["--port"]),
+    (["--port", "--json-output"], {}, ["--port"]),
+    (["-m"], {}, ["-m"]),
+    (["--multirun"], {}, ["--multirun"]),
+    (["hydra.run.dir=x"], {}, ["hydra.run.dir"]),
+    (["serve"], {}, ["serve"]),
+    (["-c", "all"], {}, ["all", "job"]),
+    (["--config-dir", "/nowhere"], {}, ["/nowhere"]),
+    (["--config-name", "nothing"], {}, ["nothing"]),
+    (["port=${oc.env:NOT_THERE_AT_ALL}"], {}, ["port", "NOT_THERE_AT_ALL"]),
+])  # fmt: skip
+def test_refusals_are_one_line(argv: list[str], environ: dict[str, str], words: list[str]) -> None:
+    message = refusal(*argv, **environ)
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("flag", "show"), [("-h", "help"), ("--help", "help"), ("-V", "version"), ("--version", "version")]
+)
+def test_help_needs_no_valid_environment(flag: str, show: str) -> None:
+    assert cli.parse([flag], {"PORT": "", "JSON_OUTPUT": "x"}).show == show
+
+
+def test_show_config() -> None:
+    assert cli.parse(["-c", "job"], {}).show == cli.parse(["--cfg=job"], {}).show == "config"

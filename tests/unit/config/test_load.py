@@ -1,0 +1,88 @@
+"""Composition from directories of one's own, the way to child processes, and parts."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from tgi_server.config import load
+from tgi_server.config.schema import DType, Launch, LogLevel, Part, Resolved, ServerConfig
+from tgi_server.errors import UsageError
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A directory with spaces in its name, a replaced choice, a new one, and a main file."""
+    site = tmp_path / "my site"
+    for name, text in {
+        "batching/default": "# @package _global_\nmax_batch_size: 3",
+        "batching/mine": "# @package _global_\nmax_batch_size: 5",
+        "batching/typo": "# @package _global_\nmax_batch_sise: 5",
+        "batching/wrong": "# @package _global_\nmax_batch_size: some",
+        "batching/zero": "# @package _global_\nmax_batch_size: 0",
+        "batching/broken": "a: [",
+        "site": "defaults: [config, _self_, {override batching: mine}]\nport: 99",
+        "loose": "port: 99",
+    }.items():
+        path = site / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return site
+
+
+def test_own_directory_comes_first(site: Path) -> None:
+    assert load.compose([], str(site)).max_batch_size == 3
+    assert load.compose(["batching=mine"], str(site)).max_batch_size == 5
+    assert load.compose(["batching=throughput"], str(site)).max_concurrent_requests == 512
+    assert load.compose([]).max_batch_size is None
+
+
+def test_own_main_file(site: Path) -> None:
+    config = load.compose([], str(site), "site")
+    assert (config.port, config.max_batch_size) == (99, 5)
+
+
+@pytest.mark.parametrize(("override", "name", "words"), [
+    ("batching=typo", "config", ["max_batch_sise", "max_batch_size", "batching/typo.yaml"]),
+    ("batching=wrong", "config", ["max_batch_size=some", "whole number", "batching/wrong.yaml"]),
+    ("batching=zero", "config", ["max_batch_size=0", "at least 1"]),
+    ("batching=broken", "config", ["broken.yaml"]),
+    ("batching=none", "config", ["batching=none", "mine", "throughput"]),
+    ("port=1", "loose", ["loose", "defaults"]),
+])  # fmt: skip
+def test_mistakes_in_files(site: Path, override: str, name: str, words: list[str]) -> None:
+    with pytest.raises(UsageError) as error:
+        load.compose([override], str(site), name)
+    assert "\n" not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_composed_is_frozen() -> None:
+    with pytest.raises(AttributeError):
+        load.compose([]).port = 1
+
+
+@pytest.mark.parametrize("text", ["${x}", "null", "5e1234", "ü 漢 🙂", "a\nb", "'\"\\"])
+def test_the_way_to_a_child_changes_nothing(text: str) -> None:
+    config = ServerConfig(model_id=text, dtype=DType.bfloat16, log_level=LogLevel.debug, router=Part("tgi_server.x.y"))
+    launch = Launch(config, Resolved(model_dir=text, num_shard=3, dtype=DType.float16, listen_fd=7))
+    written = load.dump(launch)
+    assert written.isascii()
+    read = load.read(io.StringIO(written))
+    assert read == launch
+    with pytest.raises(AttributeError):
+        read.config.quantize._target_ = "x"
+
+
+def test_instantiate() -> None:
+    launch = load.instantiate(Part("tgi_server.config.schema.Resolved"), num_shard=4)
+    assert launch == Resolved(num_shard=4)
+
+
+@pytest.mark.parametrize("target", ["os.system", "tgi_server_evil.x", "tgi_server.nothing.X", "tgi_server.types.X", ""])
+def test_instantiate_refuses(target: str) -> None:
+    with pytest.raises(UsageError, match="_target_"):
+        load.instantiate(Part(target))

@@ -1,0 +1,264 @@
+"""The engine over fake shards: real scheduler, real text, real event loop."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer
+
+from tgi_server.config.schema import BatchingOptions
+from tgi_server.engine.engine import Engine
+from tgi_server.errors import (
+    GenerationError,
+    OverloadedError,
+    ShuttingDownError,
+    UnhealthyError,
+    ValidationError,
+)
+from tgi_server.rpc.fake import FakeShards
+from tgi_server.telemetry.metrics import Metrics
+from tgi_server.types import (
+    FinishReason,
+    GenerationRequest,
+    NewSequence,
+    SamplingParams,
+    ShardInfo,
+    StoppingParams,
+    TokenEvent,
+)
+
+INFO = ShardInfo(
+    dtype="float32", device_type="cpu", num_blocks=64, vocab_size=340, eos_token_ids=[0], max_positions=2048
+)
+
+
+class Rig:
+    """An engine, what is under it and what it counts."""
+
+    def __init__(self, tokenizer: Tokenizer, shards: FakeShards, options: BatchingOptions) -> None:
+        self.tokenizer, self.shards, self.metrics = tokenizer, shards, Metrics(1024, 2048)
+        self.engine = Engine(shards, options, tokenizer, self.metrics)
+
+    def request(self, prompt: str = "the dog", new: int = 8, **parameters: Any) -> GenerationRequest:
+        sampling = {key: parameters.pop(key) for key in ("top_n_tokens", "prompt_logprobs") if key in parameters}
+        return GenerationRequest(
+            prompt_ids=self.tokenizer.encode(prompt).ids,
+            sampling=SamplingParams(**sampling),
+            stopping=StoppingParams(max_new_tokens=new, **{"ignore_eos": True, **parameters}),
+        )
+
+    async def events(self, request: GenerationRequest) -> list[TokenEvent]:
+        async with self.engine.generate(request) as generation:
+            return [event async for event in generation]
+
+    def count(self, series: str) -> float:
+        """The value of one line of the metrics; 0 when it is not there yet."""
+        values = [line.split()[-1] for line in self.metrics.render().splitlines() if line.split()[0] == series]
+        return float(values[0]) if values else 0.0
+
+
+Start = Callable[..., Any]
+
+
+@pytest.fixture
+async def start(tokenizer: Tokenizer) -> AsyncIterator[Start]:
+    async with AsyncExitStack() as stack:
+
+        @asynccontextmanager
+        async def running(shards: FakeShards, options: dict[str, Any]) -> AsyncIterator[Rig]:
+            rig = Rig(tokenizer, shards, BatchingOptions(**options))
+            await rig.engine.start()
+            yield rig
+            await rig.engine.stop()
+
+        async def start(shards: FakeShards | None = None, **options: Any) -> Rig:
+            return await stack.enter_async_context(running(shards or FakeShards(INFO), options))
+
+        yield start
+
+
+def spell(tokenizer: Tokenizer, text: str) -> Callable[[NewSequence, int], int]:
+    """Every sequence generates `text`, then its end."""
+    ids = [*tokenizer.encode(text).ids, 0]
+    return lambda new, position: ids[min(position - len(new.prompt_ids), len(ids) - 1)]
+
+
+async def test_a_generation_from_first_to_last_token(start: Start, tokenizer: Tokenizer) -> None:
+    rig = await start(FakeShards(INFO, choose=spell(tokenizer, " jumps over")))
+    async with rig.engine.generate(rig.request(new=50, ignore_eos=False)) as generation:
+        events = [event async for event in generation]
+    finish = events[-1].finish
+    assert finish is not None and finish.reason is FinishReason.EOS_TOKEN
+    assert finish.text == " jumps over" == "".join(e.token.text for e in events if not e.token.special)
+    assert finish.generated_tokens == len(events)
+    assert all(event.finish is None for event in events[:-1])
+    assert generation.inference_time >= 0.0 <= generation.queue_time
+    assert (rig.engine.running, rig.engine.waiting) == (0, 0)
+
+
+async def test_each_gets_the_same_text_alone_and_among_others(start: Start) -> None:
+    rig = await start(max_batch_size=3)
+    requests = [rig.request(prompt="fox" * (1 + n % 5), new=5 + n % 7) for n in range(20)]
+    alone = [await rig.events(request) for request in requests]
+    together = await asyncio.gather(*(rig.events(request) for request in requests))
+    assert alone == together
+
+
+async def test_two_plans_are_in_flight(start: Start) -> None:
+    rig = await start(FakeShards(INFO, step_seconds=0.02))
+    async with rig.engine.generate(rig.request(new=10)) as generation:
+        await generation.drain()
+        assert len(rig.shards.plans) >= 2
+
+
+async def test_drain_joins_what_is_ready(start: Start) -> None:
+    rig = await start()
+    async with rig.engine.generate(rig.request(new=6)) as generation:
+        events = await generation.drain()
+        await asyncio.sleep(0.01)
+        rest = await generation.drain()
+        assert len(events) + len(rest) == 6 and len(rest) > 1
+        assert await generation.drain() == []
+
+
+async def test_a_stop_sequence_ends_the_sequence_in_the_batch(start: Start, tokenizer: Tokenizer) -> None:
+    rig = await start(FakeShards(INFO, choose=spell(tokenizer, " jumps over the lazy dog")))
+    events = await rig.events(rig.request(new=50, stop_sequences=("over",)))
+    assert events[-1].finish is not None
+    assert (events[-1].finish.text, events[-1].finish.reason) == (" jumps over", FinishReason.STOP_SEQUENCE)
+    assert rig.engine.running == 0
+    await rig.events(rig.request(new=1))
+    assert [plan.finished for plan in rig.shards.plans if plan.finished] == [[0]]
+
+
+async def test_leaving_early_aborts_running_and_waiting(start: Start) -> None:
+    rig = await start(FakeShards(INFO, step_seconds=0.005), max_batch_size=1)
+    async with rig.engine.generate(rig.request(new=100)) as first:
+        await first.drain()
+        async with rig.engine.generate(rig.request(new=100)):
+            await asyncio.sleep(0)
+            assert (rig.engine.running, rig.engine.waiting) == (1, 1)
+        assert (rig.engine.running, rig.engine.waiting) == (1, 0)
+        sent = len(rig.shards.plans)
+    assert rig.engine.running == 0
+    assert await rig.events(rig.request(new=1))
+    assert rig.shards.plans[sent].finished == [0], "told in the very next plan"
+    assert rig.count("tgi_batch_current_size") == 0 == rig.count("tgi_batch_current_max_tokens")
+
+
+async def test_cancelling_the_reader_aborts(start: Start) -> None:
+    rig = await start(FakeShards(INFO, step_seconds=0.01))
+    task = asyncio.create_task(rig.events(rig.request(new=100)))
+    await asyncio.sleep(0.025)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert rig.engine.running == 0
+
+
+async def test_prompt_tokens_and_alternatives(start: Start) -> None:
+    rig = await start()
+    request = rig.request(prompt="the dog", new=2, prompt_logprobs=True, top_n_tokens=3)
+    async with rig.engine.generate(request) as generation:
+        events = [event async for event in generation]
+    assert "".join(token.text for token in generation.prompt) == "the dog"
+    assert generation.prompt[0].logprob is None and generation.prompt[1].logprob == -1.0
+    assert [len(event.top_tokens) for event in events] == [3, 3]
+
+
+async def test_what_can_never_run_is_refused(start: Start) -> None:
+    rig = await start()
+    with pytest.raises(ValidationError, match="max_batch_total_tokens"):
+        await rig.events(rig.request(new=5000))
+    assert rig.engine.waiting == 0
+
+
+async def test_permits_are_limited_and_given_back(start: Start) -> None:
+    rig = await start(max_concurrent_requests=2)
+    with rig.engine.permit(), rig.engine.permit():
+        with pytest.raises(OverloadedError, match="Model is overloaded"), rig.engine.permit():
+            pass
+        await rig.engine.health()  # the probe needs no permit
+    with rig.engine.permit():
+        rig.engine.begin_drain()
+        with pytest.raises(ShuttingDownError), rig.engine.permit():
+            pass
+        assert len(await rig.events(rig.request())) == 8, "what is inside goes on"
+    with pytest.raises(UnhealthyError, match="shutting down"):
+        await rig.engine.health()
+
+
+async def test_health_generates_a_token_until_one_has_succeeded(start: Start) -> None:
+    rig = await start()
+    await asyncio.gather(rig.engine.health(), rig.engine.health(), rig.engine.health())
+    assert len(rig.shards.plans) == 1, "probes do not pile up"
+    await rig.engine.health()
+    assert len(rig.shards.plans) == 1
+
+
+async def test_a_failed_sequence_fails_alone_and_health_probes_again(start: Start) -> None:
+    rig = await start(FakeShards(INFO, step_seconds=0.002))
+    rig.shards.model.failures[0] = "out of memory"
+    fine = asyncio.create_task(rig.events(rig.request(new=5)))
+    with pytest.raises(GenerationError, match=r"^out of memory$"):
+        await rig.events(rig.request(new=5))
+    assert len(await fine) == 5
+    assert rig.count('tgi_batch_inference_failure{method="prefill"}') == 1
+    rig.shards.model.failures[2] = "again"
+    with pytest.raises(GenerationError):
+        await rig.events(rig.request())
+    sent = len(rig.shards.plans)
+    await rig.engine.health()
+    assert len(rig.shards.plans) == sent + 1
+    assert not rig.engine.failed.is_set()
+
+
+async def test_the_death_of_the_shards_ends_everything(start: Start) -> None:
+    rig = await start(FakeShards(INFO, step_seconds=0.005), max_batch_size=1)
+    await rig.engine.health()
+    tasks = [asyncio.create_task(rig.events(rig.request(new=500))) for _ in range(3)]
+    await asyncio.sleep(0.02)
+    rig.shards.kill("shard 1 died: signal 9")
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [str(result) for result in results] == ["shard 1 died: signal 9"] * 3
+    assert all(isinstance(result, GenerationError) for result in results)
+    assert rig.engine.failed.is_set()
+    with pytest.raises(GenerationError, match="shard 1 died"):
+        await rig.events(rig.request())
+    with pytest.raises(UnhealthyError, match="shard 1 died"):
+        await rig.engine.health()
+
+
+async def test_shards_that_die_idle_are_noticed(start: Start) -> None:
+    rig = await start()
+    rig.shards.kill()
+    await asyncio.wait_for(rig.engine.failed.wait(), 1)
+
+
+async def test_stopping_ends_what_is_left(tokenizer: Tokenizer) -> None:
+    rig = Rig(tokenizer, FakeShards(INFO, step_seconds=0.01), BatchingOptions())
+    await rig.engine.start()
+    task = asyncio.create_task(rig.events(rig.request(new=500)))
+    await asyncio.sleep(0.03)
+    await rig.engine.stop()
+    with pytest.raises(GenerationError, match="stopped"):
+        await task
+
+
+async def test_batch_metrics(start: Start) -> None:
+    rig = await start(max_waiting_tokens=0)
+    await rig.events(rig.request(new=3))
+    assert rig.count('tgi_batch_inference_count{method="prefill"}') == 1
+    assert rig.count('tgi_batch_inference_count{method="decode"}') == 2
+    assert rig.count('tgi_batch_inference_success{method="decode"}') == 2
+    assert rig.count('tgi_batch_inference_duration_count{method="decode"}') == 2
+    assert rig.count('tgi_batch_forward_duration_count{method="prefill"}') == 1
+    assert rig.count("tgi_batch_next_size_sum") == 1
+    assert rig.count('tgi_batch_concat{reason="wait_exceeded"}') == 0
+    async with rig.engine.generate(rig.request(new=60)) as first:
+        await first.drain()
+        await rig.events(rig.request(new=2))
+    assert rig.count('tgi_batch_concat{reason="wait_exceeded"}') == 1
+    assert rig.count("tgi_queue_size") == 0

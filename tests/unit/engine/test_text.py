@@ -1,0 +1,182 @@
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models
+
+from tgi_server.engine.text import Detokenizer, GenerationText, Vocabulary
+from tgi_server.types import (
+    Finish,
+    FinishReason,
+    GenerationRequest,
+    SamplingParams,
+    StoppingParams,
+    TokenEvent,
+    TopTokens,
+)
+
+END, TURN = 0, 1
+
+
+def generate(
+    tokenizer: Tokenizer,
+    ids: Iterable[int],
+    stops: tuple[str, ...] = (),
+    keep_stop: bool = True,
+    last: FinishReason = FinishReason.LENGTH,
+    sampling: SamplingParams | None = None,
+) -> tuple[list[list[TokenEvent]], Finish]:
+    """What each token released, and the end."""
+    ids = list(ids)
+    stopping = StoppingParams(max_new_tokens=len(ids), stop_sequences=stops, keep_stop=keep_stop)
+    prompt = tokenizer.encode("Paris").ids
+    request = GenerationRequest(prompt_ids=prompt, sampling=sampling or SamplingParams(), stopping=stopping)
+    text = GenerationText(Vocabulary(tokenizer), request)
+    released = []
+    for index, id in enumerate(ids):
+        released.append(text.push(id, -1.0, None, last if index == len(ids) - 1 else None))
+        if released[-1] and released[-1][-1].finish:
+            return released, released[-1][-1].finish
+    raise AssertionError("no end")
+
+
+def texts(released: list[list[TokenEvent]]) -> list[str]:
+    return [event.token.text for events in released for event in events]
+
+
+def test_each_token_shows_its_text_at_once(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode(" is the capital").ids
+    released, finish = generate(tokenizer, ids)
+    assert [len(events) for events in released] == [1] * len(ids)
+    assert "".join(texts(released)) == finish.text == " is the capital"
+    assert (finish.reason, finish.generated_tokens, finish.seed) == (FinishReason.LENGTH, len(ids), None)
+
+
+def test_a_character_is_shown_when_it_is_complete_and_what_is_before_it_at_once(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode(" 😀 你").ids
+    released, finish = generate(tokenizer, ids)
+    assert [text for text in texts(released) if text] == [" ", "😀", " ", "你"]
+    assert finish.text == " 😀 你"
+
+
+def test_an_end_inside_a_character_keeps_what_is_complete(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode("dé😀").ids[:-1]
+    assert generate(tokenizer, ids)[1].text == "dé"
+    assert generate(tokenizer, [*ids, END], last=FinishReason.EOS_TOKEN)[1].text == "dé"
+
+
+def test_special_tokens_are_shown_but_not_part_of_the_text(tokenizer: Tokenizer) -> None:
+    ids = [*tokenizer.encode("the").ids, TURN, *tokenizer.encode(" dog").ids, END]
+    released, finish = generate(tokenizer, ids, last=FinishReason.EOS_TOKEN)
+    special = [(event.token.text, event.token.special) for events in released for event in events]
+    assert ("<|turn|>", True) in special and special[-1] == ("<|end|>", True)
+    assert (finish.text, finish.reason) == ("the dog", FinishReason.EOS_TOKEN)
+
+
+@pytest.mark.parametrize(
+    ("stops", "keep_stop", "expected"),
+    [
+        (("qui",), True, "the qui"),  # in the middle of a token
+        (("qui",), False, "the "),
+        (("ck b", "zzz"), True, "the quick b"),  # across tokens
+        (("ck b", "zzz"), False, "the qui"),
+        (("brown", "quick"), True, "the quick"),  # the earliest
+        (("the quick",), False, ""),
+    ],
+)
+def test_stop_sequences_are_found_anywhere(
+    tokenizer: Tokenizer, stops: tuple[str, ...], keep_stop: bool, expected: str
+) -> None:
+    ids = tokenizer.encode("the quick brown fox").ids
+    released, finish = generate(tokenizer, ids, stops, keep_stop)
+    assert finish.reason is FinishReason.STOP_SEQUENCE
+    assert finish.text == "".join(texts(released)) == expected
+
+
+def test_text_that_may_become_a_stop_sequence_is_held_back(tokenizer: Tokenizer) -> None:
+    ids = [tokenizer.encode(piece).ids for piece in ("a", "b", "c", "d")]
+    flat = [id for piece in ids for id in piece]
+    released, finish = generate(tokenizer, flat, ("bcx",))
+    assert [[event.token.text for event in events] for events in released] == [["a"], [], [], ["b", "c", "d"]]
+    assert finish.text == "abcd"
+    released, finish = generate(tokenizer, flat[:3], ("bcx",))
+    assert [len(events) for events in released] == [1, 0, 2], "the end releases what was held"
+
+
+def test_a_special_token_can_be_a_stop_sequence(tokenizer: Tokenizer) -> None:
+    ids = [*tokenizer.encode("the").ids, TURN, *tokenizer.encode(" dog").ids]
+    _, finish = generate(tokenizer, ids, ("<|turn|>",))
+    assert (finish.reason, finish.text) == (FinishReason.STOP_SEQUENCE, "the")
+
+
+def test_the_seed_is_told_when_the_choice_was_random(tokenizer: Tokenizer) -> None:
+    sampling = SamplingParams(temperature=0.5, seed=42)
+    assert generate(tokenizer, [5], sampling=sampling)[1].seed == 42
+
+
+def test_alternatives_and_prompt_tokens_are_decoded_alone(tokenizer: Tokenizer) -> None:
+    vocabulary = Vocabulary(tokenizer)
+    tokens = vocabulary.top(TopTokens([TURN, *tokenizer.encode("x").ids], [-0.1, -2.0]))
+    assert [(token.text, token.special, token.logprob) for token in tokens] == [
+        ("<|turn|>", True, -0.1),
+        ("x", False, -2.0),
+    ]
+    assert [token.logprob for token in vocabulary.prompt([4, 5, 6], [-1.0, -2.0])] == [None, -1.0, -2.0]
+
+
+@given(
+    text=st.text(st.sampled_from("ab é😀你"), max_size=20),
+    stops=st.lists(st.text(st.sampled_from("ab é😀"), min_size=1, max_size=4), max_size=3),
+    keep_stop=st.booleans(),
+    specials=st.lists(st.integers(0, 40), max_size=2),
+    cut=st.integers(0, 3),
+)
+def test_events_join_to_the_generated_text(
+    tokenizer: Tokenizer, text: str, stops: list[str], keep_stop: bool, specials: list[int], cut: int
+) -> None:
+    ids = tokenizer.encode(text).ids
+    ids = ids[: len(ids) - cut] or tokenizer.encode("a").ids
+    full = tokenizer.decode(ids).rstrip("\ufffd")
+    for position in specials:
+        ids.insert(min(position, len(ids)), TURN)
+    released, finish = generate(tokenizer, ids, tuple(stops), keep_stop)
+    events = [event for batch in released for event in batch]
+    assert finish.text == "".join(event.token.text for event in events if not event.token.special)
+    assert "\ufffd" not in finish.text or specials, "never half a character"
+    assert finish.generated_tokens == len(events)
+    if not specials:
+        ends = [full.find(stop) + len(stop) for stop in stops if stop in full]
+        begins = [min(ends) - len(stop) for stop in stops if full[: min(ends)].endswith(stop)] if ends else []
+        assert finish.text == (full[: min(ends) if keep_stop else min(begins)] if ends else full)
+
+
+def test_a_prompt_that_ends_inside_a_character_is_completed(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode("fox 😀").ids
+    detokenizer = Detokenizer(Vocabulary(tokenizer), ids[:-1])
+    assert detokenizer.push(ids[-1]) == "😀"
+
+
+@pytest.fixture
+def sentencepiece() -> Tokenizer:
+    """Pieces with a space marker, and bytes as a fallback, as in Llama's first tokenizers."""
+    pieces = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁Hello", "▁world"]
+    vocabulary = {piece: id for id, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], byte_fallback=True, unk_token="<unk>"))
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return tokenizer
+
+
+def test_a_space_before_the_first_word_depends_on_the_prompt(sentencepiece: Tokenizer) -> None:
+    hello, world = 257, 258
+    assert Detokenizer(Vocabulary(sentencepiece), [hello]).push(world) == " world"
+    assert Detokenizer(Vocabulary(sentencepiece), []).push(world) == "world"
+
+
+def test_characters_of_single_bytes_and_bytes_that_are_none(sentencepiece: Tokenizer) -> None:
+    detokenizer = Detokenizer(Vocabulary(sentencepiece), [257])
+    assert [detokenizer.push(byte + 1) for byte in "你".encode()] == ["", "", "你"]
+    detokenizer = Detokenizer(Vocabulary(sentencepiece), [257])
+    assert [detokenizer.push(id) for id in (0x41 + 1, 0xE4 + 1, 258, 257)] == ["A", "", " world", " Hello"]

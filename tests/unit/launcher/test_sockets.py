@@ -1,0 +1,82 @@
+"""Ports and shard sockets: conflicts are found early, live sockets are never taken."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from tgi_server.config.schema import NetworkOptions, ShardOptions
+from tgi_server.errors import ConfigError
+from tgi_server.launcher import sockets
+
+
+@pytest.mark.parametrize("hostname", ["127.0.0.1", "0.0.0.0", "::1", "::", "localhost"])
+def test_bind(hostname: str) -> None:
+    with sockets.bind(NetworkOptions(hostname=hostname, port=0)) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(ConnectionRefusedError):  # bound, not listening
+            socket.create_connection(("localhost", port), timeout=1)
+        listener.listen()
+        socket.create_connection(("127.0.0.1" if hostname == "::" else hostname, port), timeout=1).close()
+        with pytest.raises(ConfigError, match=f"port={port}: another program"):
+            sockets.bind(NetworkOptions(hostname=hostname, port=port))
+
+
+@pytest.mark.parametrize("hostname", ["203.0.113.7", "no such host", "ü" * 100])
+def test_not_an_address_of_this_machine(hostname: str) -> None:
+    with pytest.raises(ConfigError, match="hostname="):
+        sockets.bind(NetworkOptions(hostname=hostname, port=0))
+
+
+def test_claims_hold_until_closed(tmp_path: Path) -> None:
+    network, shards = NetworkOptions(port=3999), ShardOptions(shard_uds_path=str(tmp_path / "shard"))
+    with sockets.claim_port(network), sockets.claim_paths(shards):
+        with pytest.raises(ConfigError, match="port=3999"):
+            sockets.claim_port(network)
+        with pytest.raises(ConfigError, match="shard_uds_path"):
+            sockets.claim_paths(ShardOptions(shard_uds_path=f"{tmp_path}/../{tmp_path.name}/shard"))
+        sockets.claim_port(NetworkOptions(port=3998)).close()
+    sockets.claim_port(network).close()
+    with sockets.claim_port(NetworkOptions(port=0)):
+        pass
+
+
+def test_stale_sockets_are_removed_and_live_ones_refused(tmp_path: Path) -> None:
+    options = ShardOptions(shard_uds_path=str(tmp_path / "shard"))
+    paths = sockets.shard_paths(options, 2)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(paths[0]))
+        server.listen()
+        with pytest.raises(ConfigError, match=r"shard_uds_path=.*another server"):
+            sockets.clear(options, paths)
+    assert sockets.is_socket(paths[0])
+    sockets.clear(options, paths)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_files_are_left_alone(tmp_path: Path) -> None:
+    options = ShardOptions(shard_uds_path=str(tmp_path / "shard"))
+    paths = sockets.shard_paths(options, 1)
+    paths[0].write_text("mine")
+    with pytest.raises(ConfigError, match="no socket"):
+        sockets.clear(options, paths)
+    assert paths[0].read_text() == "mine"
+
+
+@pytest.mark.parametrize("prefix", ["/nowhere/at/all", "/tmp/" + "x" * 110])
+def test_impossible_prefixes(prefix: str) -> None:
+    options = ShardOptions(shard_uds_path=prefix)
+    with pytest.raises(ConfigError, match="shard_uds_path="):
+        sockets.clear(options, sockets.shard_paths(options, 1))
+
+
+def test_master_port() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"master_port={port}"):
+            sockets.check_master_port(ShardOptions(master_port=port))
+    sockets.check_master_port(ShardOptions(master_port=port))

@@ -1,0 +1,92 @@
+"""Whatever a client sends, the answer is a documented status and never a defect."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.router_app import Router, started
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+NUMBER = st.none() | st.integers(-2, 20) | st.floats(-1, 3) | st.sampled_from([10.0, 2**64, 1e39, 1e-50, "1"])
+TEXT = st.text(max_size=20)
+FLAG = st.booleans() | st.none()
+
+
+def objects(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """Some of the fields, each with a plausible value or anything at all."""
+    return st.fixed_dictionaries({}, optional={name: strategy | JSON for name, strategy in fields.items()})
+
+
+PARAMETERS = objects(
+    best_of=NUMBER, temperature=NUMBER, repetition_penalty=NUMBER, frequency_penalty=NUMBER, top_k=NUMBER, top_p=NUMBER,
+    typical_p=NUMBER, do_sample=FLAG, max_new_tokens=NUMBER, return_full_text=FLAG, stop=st.lists(TEXT, max_size=3),
+    truncate=NUMBER, watermark=FLAG, details=FLAG, decoder_input_details=FLAG, seed=NUMBER, top_n_tokens=NUMBER,
+)  # fmt: skip
+NATIVE = st.fixed_dictionaries({"inputs": TEXT}, optional={"parameters": PARAMETERS, "stream": st.booleans()})
+SHARED: dict[str, st.SearchStrategy[Any]] = {
+    "max_tokens": NUMBER, "temperature": NUMBER, "top_p": NUMBER, "top_k": NUMBER, "seed": NUMBER, "n": NUMBER,
+    "stop": TEXT | st.lists(TEXT, max_size=3) | st.none(), "stream": FLAG, "frequency_penalty": NUMBER,
+    "stream_options": objects(include_usage=FLAG), "ignore_eos": FLAG, "logit_bias": st.just({}), "tools": st.just([]),
+}  # fmt: skip
+MESSAGE = st.fixed_dictionaries({"role": st.sampled_from(["user", "system", "tool"]), "content": TEXT})
+CHAT = st.builds(
+    lambda messages, rest: {"messages": messages} | rest,
+    st.lists(MESSAGE | JSON, max_size=3),
+    objects(**SHARED, logprobs=FLAG, top_logprobs=NUMBER, max_completion_tokens=NUMBER),
+)
+COMPLETION = st.builds(
+    lambda prompt, rest: {"prompt": prompt} | rest,
+    TEXT | st.lists(st.integers(-1, 350), max_size=5) | st.lists(TEXT, max_size=2) | JSON,
+    objects(**SHARED, logprobs=NUMBER, echo=FLAG, suffix=st.none()),
+)
+REQUESTS = (
+    st.tuples(st.sampled_from(["/generate", "/generate_stream", "/", "/tokenize"]), NATIVE | JSON)
+    | st.tuples(st.just("/v1/chat/completions"), CHAT | JSON)
+    | st.tuples(st.just("/v1/completions"), COMPLETION | JSON)
+)
+
+
+class Served:
+    """A router that a synchronous test can ask."""
+
+    def __init__(self, runner: asyncio.Runner, router: Router) -> None:
+        self._runner = runner
+        self._client = router.app.test_client()
+        self.router = router
+
+    def post(self, path: str, body: Any) -> tuple[int, str]:
+        async def ask() -> tuple[int, str]:
+            response = await self._client.post(
+                path, data=json.dumps(body), headers={"content-type": "application/json"}
+            )
+            return response.status_code, await response.get_data(as_text=True)
+
+        return self._runner.run(ask())
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    with asyncio.Runner() as runner:
+        opened = started(max_input_length=12, max_total_tokens=24)
+        yield Served(runner, runner.run(opened.__aenter__()))
+        runner.run(opened.__aexit__(None, None, None))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(request_=REQUESTS)
+def test_no_request_is_answered_with_a_defect(served: Served, request_: tuple[str, Any]) -> None:
+    path, body = request_
+    status, text = served.post(path, body)
+    assert status in ({200, 400} if path.startswith("/v1") else {200, 400, 422}), text
+    if status == 200 and "data: " in text[:6]:
+        assert "internal" not in text
+    assert served.router.engine.running == served.router.engine.waiting == 0

@@ -1,0 +1,79 @@
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import pytest
+
+from tests.router_app import TOKENIZER, Router, started
+from tgi_server.config.schema import ServerConfig
+from tgi_server.errors import ValidationError
+from tgi_server.router import native_answers, validate
+from tgi_server.router.calls import Calls
+from tgi_server.router.stream import KEEP_ALIVE, complete, token_chunks
+from tgi_server.router.validate import Limits
+from tgi_server.router.wire import GenerateBody, Parameters
+
+
+def opening(router: Router, pool: ThreadPoolExecutor, max_new_tokens: int, inputs: str = "x") -> tuple[Any, Any]:
+    limits = Limits.of(ServerConfig(), ServerConfig(), router.engine.info)
+    calls = Calls(router.engine, TOKENIZER, limits, pool, router.metrics)
+    parameters = Parameters(max_new_tokens=max_new_tokens)
+    prepare = partial(validate.native, GenerateBody(inputs, parameters))
+    return calls.begin(prepare, parameters), native_answers.StreamAnswer(parameters, None).event
+
+
+async def test_comments_while_nothing_comes() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        async with started(step_seconds=0.1) as router:
+            chunks = [chunk async for chunk in token_chunks(*opening(router, pool, 2), keep_alive=0.03)]
+    comments = [chunk for chunk in chunks if chunk == KEEP_ALIVE]
+    assert KEEP_ALIVE.startswith(b":") and len(comments) >= 4
+    assert len([chunk for chunk in chunks if chunk.startswith(b"data:")]) == 2
+
+
+async def test_events_that_wait_are_written_at_once() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        async with started(step_seconds=0.001) as router:
+            sizes = []
+            async for chunk in token_chunks(*opening(router, pool, 60)):
+                sizes.append(chunk.count(b"data: "))
+                await asyncio.sleep(0.02)  # a slow reader
+    assert sum(sizes) == 60 and len(sizes) < 30
+
+
+async def test_the_first_item_tells_that_the_request_is_admitted() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        async with started() as router:
+            chunks = token_chunks(*opening(router, pool, 3))
+            assert await anext(chunks) == b""
+            await chunks.aclose()
+            assert router.engine.running == router.engine.waiting == 0
+            assert router.metric('tgi_request_failure{err="dropped"}') == 1
+            with pytest.raises(ValidationError):
+                await anext(token_chunks(*opening(router, pool, 3, inputs="")))
+
+
+async def test_a_stream_nobody_starts_holds_nothing() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        async with started(max_concurrent_requests=1) as router:
+            await complete(token_chunks(*opening(router, pool, 3)), native_answers.error_body).aclose()
+            with router.engine.permit():
+                pass
+            assert router.metric("tgi_request_count") == 0
+
+
+async def test_errors_end_the_stream() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        async with started(step_seconds=0.01) as router:
+            written = []
+            async for chunk in complete(
+                token_chunks(*opening(router, pool, 50)), native_answers.error_body, end=b"end"
+            ):
+                written.append(chunk)
+                if len(written) == 2:
+                    router.shards.kill("shard 0 died")
+    assert written[0].startswith(b'data: {"index":1')
+    *_, error, end = written
+    message = b"Request failed during generation: shard 0 died"
+    assert error == b'data: {"error":"%b","error_type":"generation"}\n\n' % message and end == b"end"

@@ -1,0 +1,118 @@
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tgi_server.shard.sampler import IntArray, choose, top_tokens, uniforms
+from tgi_server.types import SamplingParams
+
+NO_HISTORY = np.array([], np.int64)
+
+
+def pick(logits: Tensor, *params: SamplingParams, history: IntArray = NO_HISTORY, position: int = 0) -> list[int]:
+    rows = logits.clone() if logits.dim() == 2 else logits.clone().repeat(len(params), 1)
+    choice = choose(rows, params, lambda row: history, np.full(len(params), position))
+    tokens: list[int] = choice.tokens.tolist()
+    return tokens
+
+
+def possible(logits: Tensor, params: SamplingParams) -> set[int]:
+    """Every token that 400 seeds choose."""
+    many = [
+        SamplingParams(**{name: getattr(params, name) for name in params.__slots__} | {"seed": seed, "do_sample": True})
+        for seed in range(400)
+    ]
+    return set(pick(logits, *many))
+
+
+def test_greedy_picks_the_best_and_reports_its_logprob() -> None:
+    logits = torch.tensor([[1.0, 3.0, 2.0], [5.0, 0.0, 0.0]])
+    choice = choose(logits.clone(), [SamplingParams()] * 2, lambda row: NO_HISTORY, np.zeros(2, np.int64))
+    assert choice.tokens.tolist() == [1, 0]
+    assert torch.allclose(choice.logprobs, logits.log_softmax(-1)[[0, 1], [1, 0]])
+
+
+def test_top_k_keeps_ties_with_the_last() -> None:
+    logits = torch.tensor([3.0, 2.0, 2.0, 1.0, 0.0])
+    assert possible(logits, SamplingParams(top_k=2)) == {0, 1, 2}
+    assert possible(logits, SamplingParams(top_k=1)) == {0}
+    assert possible(logits, SamplingParams(top_k=99)) == {0, 1, 2, 3, 4}
+
+
+def test_top_p_keeps_what_reaches_the_mass() -> None:
+    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
+    assert possible(logits, SamplingParams(top_p=0.4)) == {0}
+    assert possible(logits, SamplingParams(top_p=0.7)) == {0, 1}
+    assert possible(logits, SamplingParams(top_p=0.9)) == {0, 1, 2}
+
+
+def test_typical_p_prefers_tokens_of_average_surprise() -> None:
+    logits = torch.tensor([0.45, 0.25, 0.2, 0.1]).log()
+    # entropy is 1.26 nats: 0.25 (1.39) is the most typical token, then 0.2, then 0.45
+    assert possible(logits, SamplingParams(typical_p=0.2)) == {1}
+    assert possible(logits, SamplingParams(typical_p=0.4)) == {1, 2}
+
+
+def test_temperature_sharpens() -> None:
+    logits = torch.tensor([1.0, 0.0])
+    cold = [SamplingParams(temperature=0.1, seed=s) for s in range(200)]
+    hot = [SamplingParams(temperature=10.0, seed=s) for s in range(200)]
+    assert sum(pick(logits, *cold)) < 5 < 60 < sum(pick(logits, *hot)) < 140
+
+
+def test_repetition_penalty_divides_positive_and_multiplies_negative_scores_once() -> None:
+    history = np.array([0, 0, 1], np.int64)
+    logits = torch.tensor([3.0, -1.0, 1.6, -1.5])
+    assert pick(logits, SamplingParams(repetition_penalty=2.0), history=history) == [2]
+    negative = torch.tensor([-1.0, -1.0, -9.0, -1.5])
+    assert pick(negative, SamplingParams(repetition_penalty=2.0), history=history) == [3]
+
+
+def test_frequency_penalty_counts_occurrences() -> None:
+    history = np.array([0, 0, 0, 1], np.int64)
+    logits = torch.tensor([2.0, 1.5, 0.9])
+    assert pick(logits, SamplingParams(frequency_penalty=0.3), history=history) == [1]
+    assert pick(logits, SamplingParams(frequency_penalty=0.7), history=history) == [2]
+
+
+def test_draws_follow_the_distribution() -> None:
+    probabilities = torch.tensor([0.5, 0.3, 0.2])
+    tokens = pick(probabilities.log(), *[SamplingParams(do_sample=True, seed=s) for s in range(4000)])
+    counts = np.bincount(tokens, minlength=3) / 4000
+    assert np.abs(counts - probabilities.numpy()).max() < 0.03
+
+
+def test_a_choice_depends_only_on_its_own_seed_and_position() -> None:
+    logits = torch.randn(50, generator=torch.Generator().manual_seed(0))
+    mine = SamplingParams(do_sample=True, seed=7)
+    alone = pick(logits, mine, position=12)
+    beside = pick(logits, SamplingParams(top_k=3, seed=1), mine, SamplingParams(), position=12)
+    assert beside[1:2] == alone
+    assert len({pick(logits, mine, position=p)[0] for p in range(40)}) > 5
+
+
+def test_uniforms_are_spread_and_reproducible() -> None:
+    seeds = np.arange(20000, dtype=np.uint64)
+    values = uniforms(seeds, np.full(20000, 3))
+    assert values.min() >= 0 and values.max() < 1
+    assert abs(values.mean() - 0.5) < 0.01 and abs(values.var() - 1 / 12) < 0.005
+    assert np.array_equal(values[5:6], uniforms(seeds[5:6], np.array([3])))
+    assert uniforms(np.array([2**64 - 1], np.uint64), np.array([10**6]))[0] < 1
+
+
+@pytest.mark.parametrize(
+    ("n", "ids"), [(1, [0]), (2, [0, 3]), (3, [0, 3, 1, 4]), (4, [0, 3, 1, 4]), (5, [0, 3, 1, 4, 2])]
+)
+def test_top_tokens_hold_all_ties(n: int, ids: list[int]) -> None:
+    assert top_tokens(torch.tensor([-1.0, -3.0, -4.0, -2.0, -3.0]), n).ids == ids
+
+
+def test_impossible_tokens_are_no_alternatives() -> None:
+    choice = choose(
+        torch.tensor([[2.0, 1.0, 0.0]]),
+        [SamplingParams(top_k=2, top_n_tokens=3)],
+        lambda row: NO_HISTORY,
+        np.zeros(1, np.int64),
+    )
+    assert choice.top[0].ids == [0, 1]
+    assert sum(np.exp(choice.top[0].logprobs)) == pytest.approx(1.0)

@@ -1,0 +1,165 @@
+"""Decides what each step computes. Arithmetic only: no clock, no device, no waiting.
+
+Plans may be made ahead of their outcomes: how many positions a sequence needs does not depend on which tokens come.
+The shards run plans strictly in order, so what one plan gives up (`Plan.finished`, and the blocks behind it) may be
+used again by the same plan. Tokens that arrive for a sequence which has ended meanwhile are dropped.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Literal
+
+from tgi_server.batching.blocks import BlockPool
+from tgi_server.batching.policy import PausingPolicy
+from tgi_server.batching.sequence import Progress, Sequence
+from tgi_server.config.schema import BatchingOptions
+from tgi_server.errors import ValidationError
+from tgi_server.types import BLOCK_SIZE, FinishReason, Outcome, Plan
+
+
+class Scheduler:
+    """The waiting and running sequences and the cache blocks they own.
+
+    Args:
+        options: token budgets and the rule for letting waiting sequences in.
+        num_blocks: cache blocks of `BLOCK_SIZE` positions that every shard has.
+        eos_token_ids: tokens that end a sequence which does not ignore them.
+
+    Attributes:
+        joined: why the new sequences of the last plan joined running ones; None when they did not.
+    """
+
+    def __init__(self, options: BatchingOptions, num_blocks: int, eos_token_ids: Iterable[int] = ()) -> None:
+        self.joined: Literal["backpressure", "wait_exceeded"] | None = None
+        self._max_prefill = options.max_batch_prefill_tokens
+        self._policy = PausingPolicy(options)
+        self._pool = BlockPool(num_blocks)
+        self._eos = frozenset(eos_token_ids)
+        self._steps = 0
+        self._waiting: deque[Sequence] = deque()
+        self._running: dict[int, Sequence] = {}
+        self._open: dict[int, Sequence] = {}  # every sequence that has not ended, also the fully planned ones
+        self._finished: list[int] = []  # told to the shards with the next plan
+
+    @property
+    def waiting(self) -> int:
+        """Sequences that have not started."""
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        """Sequences that further steps are needed for."""
+        return len(self._running)
+
+    @property
+    def reserved_tokens(self) -> int:
+        """Cache positions that running sequences own."""
+        return self._pool.used * BLOCK_SIZE
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue `sequence`. Raises ValidationError for one that no step and no cache could ever hold."""
+        if sequence.input_length > self._max_prefill:
+            raise ValidationError(
+                f"`inputs` must have at most {self._max_prefill} tokens, the `max_batch_prefill_tokens` of this "
+                f"server. Given: {sequence.input_length}"
+            )
+        if sequence.blocks_needed > self._pool.total:
+            raise ValidationError(
+                f"`inputs` tokens + `max_new_tokens` must fit the cache of this server, "
+                f"{self._pool.total * BLOCK_SIZE} tokens (`max_batch_total_tokens`). "
+                f"Given: {sequence.input_length} `inputs` tokens and {sequence.max_new_tokens} `max_new_tokens`"
+            )
+        self._open[sequence.id] = sequence
+        self._waiting.append(sequence)
+
+    def abort(self, id: int, now: float) -> None:
+        """End a sequence, waiting or running; one that has ended already is left alone."""
+        sequence = self._open.get(id)
+        if sequence is None:
+            return
+        if sequence.started is None:
+            self._waiting.remove(sequence)
+        self._end(sequence, now)
+
+    def plan(self, now: float) -> Plan | None:
+        """The next step, or None when there is nothing to compute."""
+        running, overdue = len(self._running), self._policy.overdue
+        count = self._policy.admit(self._waiting, running, self._pool.free)
+        self.joined = None
+        if count and running:
+            self.joined = "wait_exceeded" if overdue else "backpressure"
+        new = [self._start(now) for _ in range(count)]
+        batch = new or list(self._running.values())
+        if not batch:
+            return None
+        plan = Plan(
+            step=self._steps,
+            ids=[sequence.id for sequence in batch],
+            counts=[sequence.advance() for sequence in batch],
+            new=[sequence.announcement() for sequence in new],
+            finished=self._finished,
+        )
+        self._steps += 1
+        self._finished = []
+        for sequence in batch:
+            if sequence.fully_planned:
+                self._retire(sequence)
+        return plan
+
+    def commit(self, outcome: Outcome, now: float) -> list[Progress]:
+        """Take in what a step produced: the progress of each sequence that is still open, in the plan's order."""
+        progress = []
+        start = 0
+        for id, count in zip(outcome.ids, outcome.counts, strict=True):
+            sequence = self._open.get(id)
+            if sequence is not None and (count or id in outcome.failed):
+                progress.append(self._progress(sequence, outcome, start, count))
+                if progress[-1].finish or progress[-1].failure is not None:
+                    self._end(sequence, now)
+            start += count
+        return progress
+
+    def _start(self, now: float) -> Sequence:
+        sequence = self._waiting.popleft()
+        sequence.started = now
+        sequence.blocks = self._pool.allocate(sequence.blocks_needed)
+        self._running[sequence.id] = sequence
+        return sequence
+
+    def _progress(self, sequence: Sequence, outcome: Outcome, start: int, count: int) -> Progress:
+        tokens = outcome.tokens[start : start + count]
+        finish = None
+        for used, token in enumerate(tokens, 1):
+            finish = self._finish_reason(sequence, token)
+            if finish is not None:
+                tokens = tokens[:used]
+                break
+        return Progress(
+            sequence,
+            tokens,
+            outcome.logprobs[start : start + len(tokens)],
+            outcome.top_tokens.get(sequence.id, [])[: len(tokens)],
+            finish,
+            outcome.failed.get(sequence.id),
+        )
+
+    def _finish_reason(self, sequence: Sequence, token: int) -> FinishReason | None:
+        sequence.committed += 1
+        if token in self._eos and not sequence.request.stopping.ignore_eos:
+            return FinishReason.EOS_TOKEN
+        return FinishReason.LENGTH if sequence.committed == sequence.max_new_tokens else None
+
+    def _end(self, sequence: Sequence, now: float) -> None:
+        sequence.ended = now
+        del self._open[sequence.id]
+        if sequence.id in self._running:
+            self._retire(sequence)
+
+    def _retire(self, sequence: Sequence) -> None:
+        """Give up its place and blocks with the next plan: no plan after the ones already made will name it."""
+        del self._running[sequence.id]
+        self._pool.release(sequence.blocks)
+        sequence.blocks = []
+        self._finished.append(sequence.id)

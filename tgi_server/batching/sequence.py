@@ -1,0 +1,67 @@
+"""One request as the scheduler sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Items
+from dataclasses import dataclass, field
+
+from tgi_server.types import BLOCK_SIZE, FinishReason, GenerationRequest, NewSequence, TopTokens
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """A request from its arrival to its last token. Times are seconds on the caller's clock.
+
+    `planned` counts the new tokens that steps were planned for, `committed` those whose value is known; `planned`
+    runs ahead while steps are in flight.
+    """
+
+    id: int
+    request: GenerationRequest
+    arrived: float = 0.0
+    started: float | None = None
+    ended: float | None = None
+    blocks: list[int] = field(default_factory=list)
+    planned: int = 0
+    committed: int = 0
+
+    @property
+    def input_length(self) -> int:
+        """Prompt tokens."""
+        return len(self.request.prompt_ids)
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Most tokens that may be generated."""
+        return self.request.stopping.max_new_tokens
+
+    @property
+    def blocks_needed(self) -> int:
+        """Cache blocks of its whole life. The last token is never fed back, so it takes no position."""
+        return -(-(self.input_length + self.max_new_tokens - 1) // BLOCK_SIZE)
+
+    @property
+    def fully_planned(self) -> bool:
+        """No further step is needed, even if no end of sequence comes."""
+        return self.planned >= self.max_new_tokens
+
+    def advance(self) -> int:
+        """Plan its next token: the number of positions to compute for it, the whole prompt at first."""
+        self.planned += 1
+        return self.input_length if self.planned == 1 else 1
+
+    def announcement(self) -> NewSequence:
+        """What the shards have to know before its first step."""
+        return NewSequence(self.id, self.request.prompt_ids, self.blocks, self.request.sampling)
+
+
+@dataclass(slots=True)
+class Progress:
+    """What one step brought one sequence. `failure` says why the sequence ended without a last token."""
+
+    sequence: Sequence
+    tokens: Items[int]
+    logprobs: Items[float]
+    top_tokens: Items[TopTokens]
+    finish: FinishReason | None = None
+    failure: str | None = None

@@ -1,0 +1,129 @@
+"""YAML files and overrides to one typed `ServerConfig`, through Hydra. Nothing else imports Hydra or OmegaConf."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import ClassVar, cast
+
+import hydra
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.errors import MissingConfigException, OverrideParseException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
+
+from tgi_server.config import describe, files
+from tgi_server.config.schema import ServerConfig, freeze
+from tgi_server.errors import UsageError
+
+
+class _UserDirectory(SearchPathPlugin):
+    """Puts the operator's own directory before ours."""
+
+    path: ClassVar[Path | None] = None
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        if self.path is not None:
+            search_path.prepend("config-dir", f"file://{self.path}", anchor="main")
+
+
+ConfigStore.instance().store(name="schema", node=ServerConfig)
+Plugins.instance().register(_UserDirectory)
+
+
+def compose(
+    overrides: Sequence[str], config_dir: str | None, config_name: str, origins: Mapping[str, str]
+) -> ServerConfig:
+    """See `tgi_server.config.load.compose`."""
+    _UserDirectory.path = _existing(config_dir) if config_dir is not None else None
+    try:
+        with hydra.initialize_config_dir(str(files.directory()), version_base="1.3"):
+            composed = hydra.compose(config_name, list(overrides))
+        if OmegaConf.get_type(composed) is not ServerConfig:
+            raise UsageError(f"config_name={config_name}: its defaults list must begin with `- config` or `- schema`")
+        for name in _unknown_keys(composed):
+            raise UsageError(_unknown_option(name, None, origins))
+        config = cast(ServerConfig, OmegaConf.to_object(composed))
+    except UsageError:
+        raise
+    except Exception as error:  # Hydra, OmegaConf and YAML raise many kinds, all about what the operator wrote
+        raise UsageError(_explain(error, config_name, origins)) from error
+    problems = list(describe.out_of_bounds(config, origins))
+    if problems:
+        raise UsageError("; ".join(problems))
+    freeze(config)
+    return config
+
+
+def _existing(directory: str) -> Path:
+    path = Path(directory).expanduser().resolve()
+    if not path.is_dir():
+        raise UsageError(f"config_dir={directory}: there is no such directory")
+    return path
+
+
+def _unknown_keys(composed: DictConfig) -> Iterator[str]:
+    """Keys that `+key=value` added past the schema, which would be ignored."""
+    allowed = {field.name for field in fields(ServerConfig)}
+    for name in map(str, composed):
+        if name not in allowed:
+            yield name
+        elif name not in describe.TYPES:
+            part = {field.name for field in fields(OmegaConf.get_type(composed, name) or ServerConfig)}
+            yield from (f"{name}.{key}" for key in composed[name] if key not in part)
+
+
+def _explain(error: Exception, config_name: str, origins: Mapping[str, str]) -> str:
+    """One line that names the option, its value and what is allowed."""
+    for cause in _chain(error):
+        if isinstance(cause, MissingConfigException):
+            return _missing_file(cause, config_name, origins)
+        if isinstance(cause, OverrideParseException):
+            return f"cannot read {cause.override}: {_first_line(cause)}"
+        if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+            file = re.match(r"In '(.+?)':", str(error))
+            return _bad_key(cause, f"{file[1]}.yaml" if file else None, origins)
+    return _first_line(error)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    if type(error).__module__.startswith("yaml"):
+        return " ".join(line.strip() for line in lines)  # what is wrong and where are spread over its lines
+    return lines[0].rstrip(".")
+
+
+def _missing_file(error: MissingConfigException, config_name: str, origins: Mapping[str, str]) -> str:
+    missing = error.missing_cfg_file or config_name
+    group, _, choice = str(missing).rpartition("/")
+    if not group:
+        return f"config_name={config_name}: there is no such file in the configuration directories"
+    available = ", ".join(error.options or []) or "none"
+    return describe.refused(group, choice, f"there is no such choice; available: {available}", origins.get(group))
+
+
+def _bad_key(error: OmegaConfBaseException, file: str | None, origins: Mapping[str, str]) -> str:
+    name = str(error.full_key)
+    if isinstance(error, (ConfigKeyError, ConfigAttributeError)):
+        return _unknown_option(name, file, origins)
+    where = file or origins.get(name)
+    if isinstance(error, ValidationError) and name in describe.TYPES:
+        return describe.refused(name, error.value, f"expected {describe.expectation(describe.TYPES[name])}", where)
+    return f"{name}: {_first_line(error)}" + (f" ({where})" if where else "")
+
+
+def _unknown_option(name: str, file: str | None, origins: Mapping[str, str]) -> str:
+    where = file or origins.get(name)
+    known = [] if "." in name else [*describe.TYPES, *files.groups()]
+    return f"unknown option {name}" + describe.nearest(name, known) + (f" ({where})" if where else "")

@@ -1,0 +1,220 @@
+"""The options of the server: one dataclass a group, one field an option, `ServerConfig` inherits them all.
+
+Stdlib only. Each field carries its help text; `--help` and the option list are made from it. A consumer takes the
+group it needs (`BatchingOptions`), never the whole. Instances are plain and mutable while Hydra fills them and are
+frozen once `config.load` has checked them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import Field, dataclass, field, fields
+from enum import Enum
+from typing import Any, Optional
+
+
+class DType(Enum):
+    """Number format of weights and activations; the names are what the option takes."""
+
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+    float32 = "float32"
+
+
+class LogLevel(Enum):
+    """Severity of a log line, from the least to the most severe."""
+
+    trace = "trace"
+    debug = "debug"
+    info = "info"
+    warn = "warn"
+    error = "error"
+
+
+def option(
+    default: Any, help: str, minimum: float | None = None, above: float | None = None, maximum: float | None = None
+) -> Any:
+    """A documented field.
+
+    `help` says what it does and in which unit; `minimum`, `maximum` (inclusive) and `above` (exclusive) bound numbers.
+    """
+    metadata = {"help": help, "minimum": minimum, "above": above, "maximum": maximum}
+    if isinstance(default, (dict, list)) or hasattr(default, "__dataclass_fields__"):
+        return field(default_factory=lambda: default.__class__(**vars(default)), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+class Options:
+    """Base of all groups: assignable until `freeze`, read-only afterwards."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self.__dict__.get("_frozen", False):
+            raise AttributeError(f"the configuration is frozen: {name} cannot be set")
+        object.__setattr__(self, name, value)
+
+
+def freeze(options: Options) -> None:
+    """Make `options` and the groups inside it read-only."""
+    for value in list(vars(options).values()):
+        if isinstance(value, Options):
+            freeze(value)
+    object.__setattr__(options, "_frozen", True)
+
+
+@dataclass
+class Part(Options):
+    """A replaceable part: the dotted path of a class or function inside `tgi_server`."""
+
+    _target_: str = ""
+
+
+@dataclass
+class ModelOptions(Options):
+    """Which model, and how its numbers are stored."""
+
+    model_id: str = option(
+        "bigscience/bloom-560m",
+        "The model to serve: an id on the hub, a local directory with config.json, tokenizer.json and safetensors, "
+        "a .gguf file, or package:NAME/FILE for a file inside an installed Python package.",
+    )
+    revision: Optional[str] = option(None, "Branch, tag or commit of a hub model; the default branch when unset.")
+    dtype: Optional[DType] = option(
+        None,
+        "Number format of weights and activations. Unset: float16 on GPUs; on CPUs bfloat16 where the processor "
+        "computes it natively, else float32.",
+    )
+    tokenizer_config_path: Optional[str] = option(
+        None, "A tokenizer configuration (JSON) whose chat_template is used instead of the model's own."
+    )
+    huggingface_hub_cache: Optional[str] = option(
+        None, "Directory of the hub cache; the hub library's own default when unset."
+    )
+    conversion_cache: Optional[str] = option(
+        None,
+        "Directory where models converted from other formats (GGUF) are kept; tgi_server/ in the user's cache "
+        "directory when unset.",
+    )
+
+
+@dataclass
+class ShardOptions(Options):
+    """How the model is spread over processes."""
+
+    num_shard: Optional[int] = option(
+        None,
+        "Number of shard processes. Unset: the number of visible accelerators, 1 where there is none.",
+        minimum=1,
+    )
+    shard_uds_path: str = option(
+        "/tmp/text-generation-server", "Prefix of the unix sockets between router and shards; -RANK is appended."
+    )
+    master_addr: str = option("localhost", "Address where the shards meet (torch.distributed).")
+    master_port: int = option(29500, "Port where the shards meet (torch.distributed).", minimum=1, maximum=65535)
+
+
+@dataclass
+class BatchingOptions(Options):
+    """What one request, one step and all running requests together may use, in tokens."""
+
+    max_concurrent_requests: int = option(
+        128, "Requests being validated, waiting or running at a time; further ones are refused (429).", minimum=1
+    )
+    max_input_length: int = option(1024, "Longest prompt in tokens.", minimum=1)
+    max_total_tokens: int = option(2048, "Longest prompt and answer together, in tokens.", minimum=2)
+    waiting_served_ratio: float = option(
+        1.2,
+        "Running requests are paused for a prefill once this many times their number is waiting "
+        "(or after max_waiting_tokens).",
+        minimum=0,
+    )
+    max_batch_prefill_tokens: int = option(4096, "Prompt tokens one prefill step may take.", minimum=1)
+    max_batch_total_tokens: Optional[int] = option(
+        None,
+        "Tokens of cache that all running requests may hold together. Unset: what fits in the free memory, "
+        "as far as max_concurrent_requests can use it.",
+        minimum=1,
+    )
+    max_waiting_tokens: int = option(
+        20, "Decode steps after which waiting requests are let in regardless of waiting_served_ratio.", minimum=0
+    )
+    max_batch_size: Optional[int] = option(None, "Most requests running at a time; no limit when unset.", minimum=1)
+
+
+@dataclass
+class ValidationOptions(Options):
+    """What a request may ask for."""
+
+    validation_workers: int = option(2, "Threads that tokenise and check requests.", minimum=1)
+    max_stop_sequences: int = option(4, "Most stop sequences a request may give.", minimum=0)
+    max_top_n_tokens: int = option(5, "Most alternatives a token (top_n_tokens) a request may ask for.", minimum=0)
+
+
+@dataclass
+class NetworkOptions(Options):
+    """Where the server listens and how it stops."""
+
+    hostname: str = option("0.0.0.0", "IP address to listen on (IPv4 or IPv6).")
+    port: int = option(3000, "Port to listen on; 0 lets the system choose one.", minimum=0, maximum=65535)
+    shutdown_timeout: float = option(
+        90.0, "Seconds that running requests have to finish after SIGTERM or SIGINT.", minimum=0
+    )
+
+
+@dataclass
+class TelemetryOptions(Options):
+    """What the server says about itself."""
+
+    json_output: bool = option(False, "Write logs as one JSON object a line instead of text.")
+    log_level: LogLevel = option(LogLevel.info, "Least severe log lines to write.")
+
+
+@dataclass
+class ServerConfig(
+    ModelOptions,
+    ShardOptions,
+    BatchingOptions,
+    ValidationOptions,
+    NetworkOptions,
+    TelemetryOptions,
+):
+    """The whole configuration, one flat list of options and the parts that are put in from YAML groups."""
+
+    quantize: Part = field(
+        default_factory=lambda: Part("tgi_server.quantize.none.NoQuantize"),
+        metadata={"help": "How linear layers store and multiply their weights."},
+    )
+    attention: Part = field(
+        default_factory=lambda: Part("tgi_server.attention.sdpa.SdpaAttention"),
+        metadata={"help": "Which attention kernels the shards use."},
+    )
+    runner: Part = field(
+        default_factory=lambda: Part("tgi_server.shard.runner.ModelRunner"),
+        metadata={"help": "What a shard process runs."},
+    )
+    router: Part = field(
+        default_factory=lambda: Part("tgi_server.router.app.create_app"),
+        metadata={"help": "What the router process serves."},
+    )
+
+
+def documented_options() -> list[Field[Any]]:
+    """The fields of `ServerConfig` that are options of their own, in the order of their groups."""
+    return [f for f in fields(ServerConfig) if f.type != "Part"]
+
+
+@dataclass
+class Resolved(Options):
+    """What the launcher found out from the configuration and this machine, told to its child processes."""
+
+    model_dir: str = ""
+    num_shard: int = 1
+    dtype: DType = DType.float32
+    listen_fd: int = -1
+    """Bound, not yet listening socket that the router inherits; -1 in shards."""
+
+
+@dataclass
+class Launch(Options):
+    """All a child process needs to start."""
+
+    config: ServerConfig = field(default_factory=ServerConfig)
+    resolved: Resolved = field(default_factory=Resolved)

@@ -1,0 +1,197 @@
+"""The loop between requests and shards: plan, send, receive, commit, deliver."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import Coroutine
+from contextlib import AbstractContextManager
+
+from tokenizers import Tokenizer
+
+from tgi_server.batching.scheduler import Scheduler
+from tgi_server.batching.sequence import Progress, Sequence
+from tgi_server.config.schema import BatchingOptions
+from tgi_server.engine.generation import Generation
+from tgi_server.engine.observer import BatchObserver
+from tgi_server.engine.permits import Permits
+from tgi_server.engine.text import GenerationText, Vocabulary
+from tgi_server.errors import GenerationError, TgiError, UnhealthyError
+from tgi_server.rpc.client import Shards
+from tgi_server.telemetry.metrics import Metrics
+from tgi_server.types import GenerationRequest, Outcome, SamplingParams, ShardInfo, StoppingParams
+
+log = logging.getLogger(__name__)
+
+PLANS_IN_FLIGHT = 2
+"""One that the shards work on and one that they find ready when it is done."""
+
+
+class Engine:
+    """Continuous batching of generations over the shards. All methods belong to one event loop.
+
+    Attributes:
+        info: what the shards told about themselves; set by `start`.
+        failed: set when the shards are lost; the process cannot recover from that.
+    """
+
+    def __init__(self, shards: Shards, options: BatchingOptions, tokenizer: Tokenizer, metrics: Metrics) -> None:
+        self.info: ShardInfo
+        self.failed = asyncio.Event()
+        self._shards = shards
+        self._options = options
+        self._vocabulary = Vocabulary(tokenizer)
+        self._observer = BatchObserver(metrics)
+        self._permits = Permits(options.max_concurrent_requests)
+        self._ids = itertools.count()
+        self._generations: dict[int, Generation] = {}
+        self._in_flight = 0
+        self._work = asyncio.Event()
+        self._failure: str | None = None
+        self._proven = False  # the last step that came back had no failure
+        self._probing = asyncio.Lock()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._scheduler: Scheduler
+
+    @property
+    def running(self) -> int:
+        """Generations that have begun and not ended."""
+        return len(self._generations) - self._scheduler.waiting
+
+    @property
+    def waiting(self) -> int:
+        """Generations that wait for their first step."""
+        return self._scheduler.waiting
+
+    async def start(self) -> None:
+        """Connect to the shards and begin to work. Raises UnhealthyError when they do not answer."""
+        self.info = await self._shards.connect()
+        self._scheduler = Scheduler(self._options, self.info.num_blocks, self.info.eos_token_ids)
+        self._tasks = [asyncio.create_task(self._guard(loop)) for loop in (self._send_plans(), self._take_outcomes())]
+
+    async def stop(self) -> None:
+        """End all generations that are left (they raise GenerationError) and close the shards' connections."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._end_all("the server stopped")
+        await self._shards.close()
+
+    def permit(self) -> AbstractContextManager[None]:
+        """One of the `max_concurrent_requests` places, to be held from validation to the end of the answer.
+
+        Entering raises OverloadedError when all are taken, ShuttingDownError while draining.
+        """
+        return self._permits.permit()
+
+    def begin_drain(self) -> None:
+        """Refuse new permits and report unhealthy; what has a permit goes on."""
+        self._permits.draining = True
+
+    def generate(self, request: GenerationRequest) -> Generation:
+        """A generation that starts when it is entered."""
+        sequence = Sequence(next(self._ids), request)
+        return Generation(sequence, GenerationText(self._vocabulary, request), self._enter, self._leave)
+
+    async def health(self) -> None:
+        """Raises UnhealthyError while draining, or when the shards do not answer.
+
+        A whole one-token generation is tried when none has succeeded yet or the last step failed.
+        """
+        if self._permits.draining:
+            raise UnhealthyError("the server is shutting down")
+        async with self._probing:  # probes never pile up: who waited here finds the answer of the one before
+            if not self._proven:
+                await self._probe()
+                return
+        await self._shards.health()
+
+    async def _probe(self) -> None:
+        stopping = StoppingParams(max_new_tokens=1, ignore_eos=True)
+        request = GenerationRequest(prompt_ids=[0], sampling=SamplingParams(), stopping=stopping)
+        try:
+            async with self.generate(request) as generation:
+                await generation.drain()
+        except GenerationError as error:
+            raise UnhealthyError(str(error)) from error
+
+    def _enter(self, generation: Generation) -> None:
+        if self._failure is not None:
+            raise GenerationError(self._failure)
+        generation.sequence.arrived = time.monotonic()
+        self._scheduler.add(generation.sequence)
+        self._generations[generation.sequence.id] = generation
+        self._observer.queue(self._scheduler)
+        self._work.set()
+
+    def _leave(self, generation: Generation) -> None:
+        """Forget a generation; nothing is left to abort when it ended by itself."""
+        if self._generations.pop(generation.sequence.id, None) is not None:
+            self._scheduler.abort(generation.sequence.id, time.monotonic())
+            self._observer.queue(self._scheduler)
+            self._work.set()
+
+    async def _guard(self, loop: Coroutine[None, None, None]) -> None:
+        """Run one of the two loops; its end by an error is the end of all generations."""
+        try:
+            await loop
+        except TgiError as error:
+            log.error("shards lost: %s", error)
+            self._break(str(error))
+        except Exception as error:
+            log.exception("the engine broke")
+            self._break(f"{type(error).__name__}: {error}")
+
+    async def _send_plans(self) -> None:
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            while self._in_flight < PLANS_IN_FLIGHT:
+                now = time.monotonic()
+                plan = self._scheduler.plan(now)
+                if plan is None:
+                    break
+                self._in_flight += 1
+                self._observer.planned(self._scheduler, plan, now)
+                await self._shards.send(plan)
+
+    async def _take_outcomes(self) -> None:
+        while True:
+            outcome = await self._shards.receive()
+            now = time.monotonic()
+            self._in_flight -= 1
+            self._proven = not outcome.failed
+            self._observer.received(outcome, now)
+            # The sender runs before the readers that `deliver` wakes, and after the stop sequences it finds.
+            self._work.set()
+            self._deliver(outcome, self._scheduler.commit(outcome, now), now)
+            self._observer.queue(self._scheduler)
+
+    def _deliver(self, outcome: Outcome, progresses: list[Progress], now: float) -> None:
+        for id, logprobs in outcome.prompt_logprobs.items():
+            if generation := self._generations.get(id):
+                generation.prompt = self._vocabulary.prompt(generation.sequence.request.prompt_ids, logprobs)
+        for progress in progresses:
+            id = progress.sequence.id
+            generation = self._generations[id]
+            if progress.failure is not None:
+                generation.fail(progress.failure)
+            elif not generation.deliver(progress):
+                continue
+            self._scheduler.abort(id, now)  # a stop sequence is an end that the scheduler does not see
+            del self._generations[id]
+
+    def _break(self, message: str) -> None:
+        self._proven = False
+        self._observer.broke()
+        self._end_all(message)
+        self.failed.set()
+
+    def _end_all(self, message: str) -> None:
+        self._failure = message
+        for generation in self._generations.values():
+            self._scheduler.abort(generation.sequence.id, time.monotonic())
+            generation.fail(message)
+        self._generations.clear()

@@ -1,0 +1,115 @@
+"""One request on its way through the engine, as its caller sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from types import TracebackType
+
+from tgi_server.batching.sequence import Progress, Sequence
+from tgi_server.engine.text import GenerationText
+from tgi_server.errors import GenerationError
+from tgi_server.types import Token, TokenEvent, TopTokens
+
+
+class Generation:
+    """Async context manager and async iterator of the token events of one request.
+
+    Entering queues the request (raises ValidationError for one that can never run, GenerationError when the engine
+    has failed); leaving before the last event aborts it. Reading raises GenerationError when a shard failed.
+
+    Attributes:
+        prompt: the prompt's tokens with their log-probabilities, where the request asked for them; filled before
+            the first event.
+    """
+
+    def __init__(
+        self,
+        sequence: Sequence,
+        text: GenerationText,
+        enter: Callable[[Generation], None],
+        leave: Callable[[Generation], None],
+    ) -> None:
+        self.prompt: list[Token] = []
+        self.sequence = sequence
+        self._text = text
+        self._enter, self._leave = enter, leave
+        self._events: deque[TokenEvent] = deque()
+        self._closed = False
+        self._failure: str | None = None
+        self._reader: asyncio.Future[None] | None = None
+
+    @property
+    def queue_time(self) -> float:
+        """Seconds it waited, or has been waiting, for its first step."""
+        started = self.sequence.started
+        return (time.monotonic() if started is None else started) - self.sequence.arrived
+
+    @property
+    def inference_time(self) -> float:
+        """Seconds from its first step to its last token or to now."""
+        if self.sequence.started is None:
+            return 0.0
+        ended = self.sequence.ended
+        return (time.monotonic() if ended is None else ended) - self.sequence.started
+
+    async def __aenter__(self) -> Generation:
+        self._enter(self)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave(self)
+
+    def __aiter__(self) -> Generation:
+        return self
+
+    async def __anext__(self) -> TokenEvent:
+        await self._wait()
+        if not self._events:
+            raise StopAsyncIteration
+        return self._events.popleft()
+
+    async def drain(self) -> list[TokenEvent]:
+        """All events that are ready, once there is one; empty after the last. For writers that join events."""
+        await self._wait()
+        events = list(self._events)
+        self._events.clear()
+        return events
+
+    def deliver(self, progress: Progress) -> bool:
+        """Engine side: turn new tokens into events. True when the generation ended."""
+        tops: Iterable[TopTokens | None] = progress.top_tokens or [None] * len(progress.tokens)
+        events: list[TokenEvent] = []
+        last = len(progress.tokens) - 1
+        for index, (id, logprob, top) in enumerate(zip(progress.tokens, progress.logprobs, tops, strict=True)):
+            events += self._text.push(id, logprob, top, progress.finish if index == last else None)
+            if events and events[-1].finish:
+                self._closed = True
+                break
+        self._events.extend(events)
+        if events:
+            self._wake()
+        return self._closed
+
+    def fail(self, message: str) -> None:
+        """Engine side: end with a GenerationError, which the reader meets after the events that are ready."""
+        self._closed, self._failure = True, message
+        self._wake()
+
+    async def _wait(self) -> None:
+        """Until an event is ready or the generation is over."""
+        while not self._events:
+            if self._failure is not None:
+                raise GenerationError(self._failure)
+            if self._closed:
+                return
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)

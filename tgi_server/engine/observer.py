@@ -1,0 +1,58 @@
+"""The batch and queue metrics, updated from what the scheduler did."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from tgi_server.batching.scheduler import Scheduler
+from tgi_server.telemetry.metrics import Metrics
+from tgi_server.types import Outcome, Plan
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    method: str
+    at: float
+
+
+class BatchObserver:
+    """Follows each step from its plan to its outcome. Times are seconds on the caller's clock."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._in_flight: deque[_Sent] = deque()
+        self._last_outcome = 0.0
+
+    def queue(self, scheduler: Scheduler) -> None:
+        """The number of waiting, running or ended sequences changed."""
+        self._metrics.gauge("tgi_queue_size", scheduler.waiting)
+        self._metrics.gauge("tgi_batch_current_size", scheduler.running)
+        self._metrics.gauge("tgi_batch_current_max_tokens", scheduler.reserved_tokens)
+
+    def planned(self, scheduler: Scheduler, plan: Plan, now: float) -> None:
+        """A plan is about to be sent."""
+        method = "prefill" if plan.new else "decode"
+        self._in_flight.append(_Sent(method, now))
+        self._metrics.counter("tgi_batch_inference_count", method=method)
+        if plan.new:
+            self._metrics.observe("tgi_batch_next_size", len(plan.new))
+        if scheduler.joined:
+            self._metrics.counter("tgi_batch_concat", reason=scheduler.joined)
+        self.queue(scheduler)
+
+    def received(self, outcome: Outcome, now: float) -> None:
+        """The outcome of the oldest plan in flight arrived; its time runs from when the shards were free for it."""
+        sent = self._in_flight.popleft()
+        self._metrics.observe(
+            "tgi_batch_inference_duration", now - max(sent.at, self._last_outcome), method=sent.method
+        )
+        self._metrics.observe("tgi_batch_forward_duration", outcome.forward_ns / 1e9, method=sent.method)
+        result = "failure" if outcome.failed else "success"
+        self._metrics.counter(f"tgi_batch_inference_{result}", method=sent.method)
+        self._last_outcome = now
+
+    def broke(self) -> None:
+        """The shards are gone, and with them the steps in flight."""
+        while self._in_flight:
+            self._metrics.counter("tgi_batch_inference_failure", method=self._in_flight.popleft().method)

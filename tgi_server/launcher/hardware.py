@@ -1,0 +1,75 @@
+"""What this machine offers, found without torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from tgi_server.config.schema import DType
+
+
+def accelerators(environ: Mapping[str, str], root: Path = Path("/")) -> int:
+    """How many GPUs the shards will see: those of the machine, as far as the visibility variables allow.
+
+    Args:
+        environ: CUDA_VISIBLE_DEVICES decides, NVIDIA_VISIBLE_DEVICES where that is not set, else all count.
+        root: where /dev and /proc are.
+    """
+    present = len(list(root.glob("dev/nvidia[0-9]*"))) or len(list(root.glob("proc/driver/nvidia/gpus/*")))
+    allowed = environ.get("CUDA_VISIBLE_DEVICES", environ.get("NVIDIA_VISIBLE_DEVICES", "all"))
+    return min(present, _listed(allowed, present))
+
+
+def _listed(visible: str, present: int) -> int:
+    """Devices that a visibility variable names; the list ends at the first entry that is none."""
+    if visible.strip() == "all":
+        return present
+    count = 0
+    for entry in visible.split(","):
+        if not re.fullmatch(r"\d+|(GPU|MIG)-.+", entry.strip()):
+            break
+        count += 1
+    return count
+
+
+def torch_knows_cuda() -> bool:
+    """Whether the installed torch was built for GPUs; read from its version file, as importing it takes seconds."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return False
+    version = Path(spec.origin).with_name("version.py")
+    return version.exists() and not re.search(r"^cuda\b.*= None$", version.read_text(), re.MULTILINE)
+
+
+def preferred_dtype(gpu: bool, cpuinfo: Path = Path("/proc/cpuinfo")) -> DType:
+    """float16 on GPUs; on processors bfloat16 where it is computed natively, else float32."""
+    if gpu:
+        return DType.float16
+    native = cpuinfo.exists() and re.search(r"\b(avx512_bf16|amx_bf16)\b", cpuinfo.read_text())
+    return DType.bfloat16 if native else DType.float32
+
+
+def usable_cores(root: Path = Path("/"), affinity: int | None = None) -> int:
+    """Processor cores this process may use: by its affinity, and by the quota of its control groups."""
+    return max(1, min([affinity or _affinity(), *_quotas(root)]))
+
+
+def _affinity() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _quotas(root: Path) -> list[int]:
+    """Whole cores that control groups (version 2 of every level, version 1 at the root) grant."""
+    groups = root / "sys/fs/cgroup"
+    membership = root / "proc/self/cgroup"
+    own = re.search(r"^0::/(.*)$", membership.read_text(), re.MULTILINE) if membership.exists() else None
+    levels = [Path(own[1] if own else ""), *Path(own[1] if own else "").parents]
+    limits = [(groups / level / "cpu.max") for level in levels]
+    grants = [path.read_text().split() for path in limits if path.exists()]
+    old = [groups / "cpu" / f"cpu.cfs_{name}_us" for name in ("quota", "period")]
+    if all(path.exists() for path in old):
+        grants.append([path.read_text().strip() for path in old])
+    return [int(quota) // int(period) for quota, period in grants if quota not in ("max", "-1")]

@@ -1,0 +1,107 @@
+"""`python -m tgi_server`: options, checks, weights, then shards and router until told to stop."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import tgi_server
+from tgi_server.config import cli, describe, load, usage
+from tgi_server.config.schema import DType, ModelOptions, Resolved, ServerConfig
+from tgi_server.errors import TgiError
+from tgi_server.launcher import check, hardware, sockets
+from tgi_server.launcher.process import environment
+from tgi_server.launcher.progress import Progress
+from tgi_server.launcher.supervise import Programs, Server, StoppedError, StopSignals
+from tgi_server.telemetry import logging as log
+
+Fetch = Callable[[ModelOptions, DType, Callable[[str, float], None]], Path]
+"""Brings a model to this machine; see `tgi_server.launcher.weights.fetch`."""
+
+logger = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None, programs: Programs | None = None, fetch: Fetch | None = None) -> int:
+    """Run a server and return the exit status: 0 when told to stop, 2 for unreadable options, 1 for all else.
+
+    Args:
+        argv: the arguments after the program's name.
+        programs: what to run instead of the real shards and router.
+        fetch: what to call instead of `weights.fetch`.
+    """
+    stop = StopSignals()
+    stop.install()
+    try:
+        _run(sys.argv[1:] if argv is None else argv, programs or Programs(), fetch or _fetch, stop)
+    except StoppedError:
+        logger.info("stopped before the server was ready")
+    except TgiError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return getattr(error, "exit_code", 1)
+    return 0
+
+
+def _run(argv: Sequence[str], programs: Programs, fetch: Fetch, stop: StopSignals) -> None:
+    arguments = cli.parse(argv)
+    if arguments.show == "help":
+        print(usage.text())
+    elif arguments.show == "version":
+        print(f"tgi_server {tgi_server.__version__}")
+    else:
+        config = load.compose(arguments.overrides, arguments.config_dir, arguments.config_name, arguments.origins)
+        if arguments.show == "config":
+            print(load.as_yaml(config), end="")
+        else:
+            log.setup(config, "launcher")
+            _introduce(config, arguments)
+            _serve(config, programs, fetch, stop)
+
+
+def _introduce(config: ServerConfig, arguments: cli.Arguments) -> None:
+    for warning in arguments.warnings:
+        logger.warning(warning)
+    changed = describe.changed(config, arguments.origins)
+    logger.info("options that differ from their defaults: %s", ", ".join(changed) or "none")
+
+
+def _serve(config: ServerConfig, programs: Programs, fetch: Fetch, stop: StopSignals) -> None:
+    check.options(config)
+    accelerators = hardware.accelerators(environment()) if hardware.torch_knows_cuda() else 0
+    num_shard = check.number_of_shards(config, accelerators)
+    dtype = config.dtype or hardware.preferred_dtype(gpu=accelerators > 0)
+    with ExitStack() as held:
+        held.enter_context(sockets.claim_port(config))
+        listener = held.enter_context(sockets.bind(config))
+        held.enter_context(sockets.claim_paths(config))
+        sockets.clear(config, sockets.shard_paths(config, num_shard))
+        if num_shard > 1:
+            sockets.check_master_port(config)
+        logger.info("%d shard(s), %s, port %d", num_shard, dtype.name, listener.getsockname()[1])
+        model_dir = _prepare(config, dtype, fetch, stop)
+        resolved = Resolved(model_dir=str(model_dir), num_shard=num_shard, dtype=dtype)
+        Server(programs, config, resolved, listener, stop).run()
+
+
+def _prepare(config: ServerConfig, dtype: DType, fetch: Fetch, stop: StopSignals) -> Path:
+    """The model's directory; StoppedError when a signal comes meanwhile."""
+    progress = Progress(bar=not config.json_output)
+
+    def report(stage: str, fraction: float) -> None:
+        stop.check()
+        progress.report(stage, fraction)
+
+    try:
+        model_dir = fetch(config, dtype, report)
+    finally:
+        progress.finish()
+    stop.check()
+    return model_dir
+
+
+def _fetch(options: ModelOptions, dtype: DType, report: Callable[[str, float], None]) -> Path:
+    from tgi_server.launcher import weights  # only those who serve need it
+
+    return weights.fetch(options, dtype, report)

@@ -1,0 +1,220 @@
+"""Child processes: start them, pass on what they write, tell how they ended, leave none behind."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO
+
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
+_CHUNK = 65536
+"""Bytes read from a child at once; a longer line is passed on in pieces."""
+_LAST_WORDS = 20
+"""Lines of standard error that are remembered."""
+_TICK = 0.05
+"""Seconds between two looks at whether a child has ended."""
+_SIGNALS = {
+    signal.SIGILL: "illegal instruction: the processor lacks one that this build uses",
+    signal.SIGABRT: "aborted",
+    signal.SIGBUS: "bus error: often too little shared memory",
+    signal.SIGKILL: "killed: often because memory ran out",
+    signal.SIGSEGV: "segmentation fault",
+}
+
+logger = logging.getLogger(__name__)
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of this process, with additions."""
+    return {**os.environ, **(extra or {})}
+
+
+class Child:
+    """One child process. Its own session keeps a terminal's Ctrl-C away: only the launcher decides when it stops."""
+
+    def __init__(
+        self, name: str, command: Sequence[str], text: str, extra: Mapping[str, str], inherited: Sequence[int] = ()
+    ) -> None:
+        """Start `command`, which reads `text` from its standard input.
+
+        Args:
+            name: how logs call it.
+            extra: additional environment variables.
+            inherited: file descriptors it keeps, under their numbers.
+        """
+        self.name = name
+        self._words: deque[str] = deque(maxlen=_LAST_WORDS)
+        self._killed = False
+        self._process = subprocess.Popen(
+            list(command),
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment(extra),
+            pass_fds=inherited,
+            start_new_session=True,
+            preexec_fn=_end_with(os.getpid()),
+        )
+        assert self._process.stdin and self._process.stdout and self._process.stderr
+        self.pipes = {
+            self._process.stdout: _Lines(_relay),
+            self._process.stderr: _Lines(self._remember),
+        }
+        with self._process.stdin as stdin, contextlib.suppress(BrokenPipeError):
+            stdin.write(text.encode())  # fits into the pipe: this never waits for the child
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self._process.poll() is None
+
+    @property
+    def error(self) -> str | None:
+        """The message of a last line `Error: MESSAGE` on its standard error."""
+        last = self._words[-1] if self._words else ""
+        return last.removeprefix("Error: ") if last.startswith("Error: ") else None
+
+    @property
+    def last_words(self) -> str:
+        """The last lines of its standard error."""
+        return "\n".join(self._words)
+
+    def ending(self) -> str:
+        """How it ended, in words."""
+        code = self._process.wait()
+        if code >= 0:
+            return f"ended with exit code {code}"
+        words = _SIGNALS.get(signal.Signals(-code)) or signal.strsignal(-code)
+        return f"was ended by signal {-code} ({words})"
+
+    def terminate(self) -> None:
+        """Ask it to stop."""
+        self._process.terminate()
+
+    def kill(self) -> None:
+        """End it at once, with all processes it started; again does nothing, the number may be another's by then."""
+        if not self._killed:
+            self._killed = True
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def _remember(self, line: bytes) -> None:
+        text = line.decode(errors="replace").rstrip()
+        if text:
+            self._words.append(text)
+            # What matters is repeated when the child ends; until then it is mostly the noise of libraries.
+            logger.debug("%s: %s", self.name, text)
+
+
+def _end_with(launcher: int) -> Callable[[], None] | None:
+    """What a new child calls before its program starts, so that it dies when this process does, by kill -9 too."""
+    if _LIBC is None:
+        return None
+
+    def before_exec() -> None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != launcher:  # it died before the line above
+            os._exit(1)
+
+    return before_exec
+
+
+class _Lines:
+    """Cuts a stream of bytes into lines."""
+
+    def __init__(self, take: Callable[[bytes], None]) -> None:
+        self._take = take
+        self._rest = b""
+
+    def feed(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            self._take(line + b"\n")
+        if len(self._rest) > _CHUNK:
+            self.end()
+
+    def end(self) -> None:
+        if self._rest:
+            self._take(self._rest + b"\n")
+        self._rest = b""
+
+
+def _relay(line: bytes) -> None:
+    with contextlib.suppress(OSError):  # nobody reads our output any more
+        sys.stdout.buffer.write(line)
+        sys.stdout.buffer.flush()
+
+
+class Children:
+    """All child processes of the launcher. Leaving the context kills those that still run."""
+
+    def __init__(self) -> None:
+        self._children: list[Child] = []
+        self._selector = selectors.DefaultSelector()
+
+    def __enter__(self) -> Children:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop(self._children, 0)
+        for key in list(self._selector.get_map().values()):
+            self._close(key.fileobj)  # type: ignore[arg-type]
+        self._selector.close()
+
+    def start(
+        self, name: str, command: Sequence[str], text: str, extra: Mapping[str, str], inherited: Sequence[int] = ()
+    ) -> Child:
+        """Start a child; the arguments are those of `Child`."""
+        child = Child(name, command, text, extra, inherited)
+        self._children.append(child)
+        for pipe, lines in child.pipes.items():
+            self._selector.register(pipe, selectors.EVENT_READ, lines)
+        return child
+
+    def poll(self, timeout: float = _TICK) -> None:
+        """Pass on what the children write; returns after `timeout` seconds, or earlier when there was something."""
+        for key, _ in self._selector.select(timeout):
+            data = os.read(key.fd, _CHUNK)
+            if data:
+                key.data.feed(data)
+            else:
+                key.data.end()
+                self._close(key.fileobj)  # type: ignore[arg-type]
+
+    def ended(self) -> list[Child]:
+        """Children that no longer run, those first whose last words say clearly why."""
+        return sorted((child for child in self._children if not child.alive), key=lambda child: child.error is None)
+
+    def hear_out(self, child: Child, seconds: float) -> None:
+        """Pass on what a child that ended left in its pipes, for at most `seconds`: others may hold them open."""
+        deadline = time.monotonic() + seconds
+        while not all(pipe.closed for pipe in child.pipes) and time.monotonic() < deadline:
+            self.poll()
+
+    def stop(self, children: Sequence[Child], grace: float, hurried: Callable[[], bool] = lambda: False) -> None:
+        """Ask children to stop, wait, kill those that have not stopped after `grace` seconds or once `hurried`."""
+        running = [child for child in children if child.alive]
+        for child in running:
+            child.terminate()
+        deadline = time.monotonic() + grace
+        while any(child.alive for child in running) and time.monotonic() < deadline and not hurried():
+            self.poll()
+        for child in children:
+            child.kill()
+        self.poll(0)
+
+    def _close(self, pipe: IO[bytes]) -> None:
+        self._selector.unregister(pipe)
+        pipe.close()

@@ -1,0 +1,148 @@
+"""The addresses a server occupies: its port and its shards' sockets. Conflicts are found before any slow work."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from tgi_server.config.schema import NetworkOptions, ShardOptions
+from tgi_server.errors import ConfigError
+
+_LONGEST_PATH = 107
+"""Bytes that the path of a unix socket may have."""
+
+
+def bind(options: NetworkOptions) -> socket.socket:
+    """A socket bound to the server's address. It does not listen yet: until the model is loaded, nobody is let wait.
+
+    Raises:
+        ConfigError: the address is in use, not of this machine, or not allowed.
+    """
+    listener, address = _resolve(options)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if listener.family == socket.AF_INET6:
+            # The wildcard takes IPv4 as well, whatever the system's own default is.
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(options.hostname != "::"))
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(_bind_problem(error, options)) from error
+    return listener
+
+
+def _resolve(options: NetworkOptions) -> tuple[socket.socket, Any]:
+    try:
+        found = socket.getaddrinfo(options.hostname, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"hostname={options.hostname}: not an address ({error})") from error
+    family, kind, protocol, _, address = found[0]
+    return socket.socket(family, kind, protocol), address
+
+
+def _bind_problem(error: OSError, options: NetworkOptions) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port={options.port}: another program uses this port on {options.hostname}"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"hostname={options.hostname}: not an address of this machine"
+    return f"port={options.port}: cannot be used on {options.hostname} ({os.strerror(error.errno or 0)})"
+
+
+def check_master_port(options: ShardOptions) -> None:
+    """Raises ConfigError when the port where the shards are to meet is taken."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", options.master_port))
+        except OSError as error:
+            raise ConfigError(
+                f"master_port={options.master_port}: another program uses this port, where the shards would meet"
+            ) from error
+
+
+def shard_paths(options: ShardOptions, num_shard: int) -> list[Path]:
+    """The path of each rank's socket."""
+    return [Path(f"{options.shard_uds_path}-{rank}") for rank in range(num_shard)]
+
+
+def claim_port(options: NetworkOptions) -> socket.socket:
+    """Hold the server's address against other servers; see `_claim`. Port 0 is never in the way of another."""
+    held = f"{options.hostname}:{options.port}" if options.port else f"process {os.getpid()}"
+    return _claim(held, f"port={options.port}")
+
+
+def claim_paths(options: ShardOptions) -> socket.socket:
+    """Hold the prefix of the shards' sockets against other servers; see `_claim`."""
+    return _claim(str(Path(options.shard_uds_path).resolve()), f"shard_uds_path={options.shard_uds_path}")
+
+
+def _claim(held: str, option: str) -> socket.socket:
+    """Hold a name until the result is closed.
+
+    Nothing listens while a model loads, so a second server started meanwhile would find everything free. The claim
+    is an address in Linux's abstract socket space: it leaves no file and ends with this process, however that ends.
+
+    Raises:
+        ConfigError: another server holds it.
+    """
+    holder = socket.socket(socket.AF_UNIX)
+    if not sys.platform.startswith("linux"):
+        return holder
+    try:
+        holder.bind("\0tgi_server/" + hashlib.sha256(os.fsencode(held)).hexdigest())
+    except OSError as error:
+        holder.close()
+        raise ConfigError(f"{option}: another server is using it") from error
+    return holder
+
+
+def clear(options: ShardOptions, paths: list[Path]) -> None:
+    """Remove the sockets a crashed server left, so that a socket file always means a ready shard.
+
+    Raises:
+        ConfigError: a path is too long, cannot be written, is no socket, or belongs to a running server.
+    """
+    option = f"shard_uds_path={options.shard_uds_path}"
+    if max(len(os.fsencode(path)) for path in paths) > _LONGEST_PATH:
+        raise ConfigError(f"{option}: too long for a socket, at most {_LONGEST_PATH - len('-0')} bytes")
+    if not os.access(paths[0].parent, os.W_OK | os.X_OK):
+        raise ConfigError(f"{option}: no files can be made in {paths[0].parent}")
+    for path in paths:
+        if is_socket(path) and _is_alive(path):
+            raise ConfigError(f"{option}: another server is using {path}")
+        if path.exists() and not is_socket(path):
+            raise ConfigError(f"{option}: {path} exists and is no socket")
+    remove(paths)
+
+
+def is_socket(path: Path) -> bool:
+    """Whether there is a socket file, which means that a shard is ready."""
+    try:
+        return path.is_socket()
+    except OSError:
+        return False
+
+
+def _is_alive(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return False
+        except OSError:
+            return True  # busy, or not ours to ask
+    return True
+
+
+def remove(paths: list[Path]) -> None:
+    """Remove the sockets of shards that have ended."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            path.unlink()

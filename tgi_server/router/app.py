@@ -1,0 +1,72 @@
+"""The HTTP application, put together from the parts that the process has started."""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+
+from quart import Quart, Response, request
+from tokenizers import Tokenizer
+from werkzeug.exceptions import HTTPException
+
+from tgi_server.config.schema import ServerConfig
+from tgi_server.engine.engine import Engine
+from tgi_server.router.calls import Calls
+from tgi_server.router.chat import ChatTemplate
+from tgi_server.router.openai_answers import error_object
+from tgi_server.router.routes.body import answer
+from tgi_server.router.routes.native import NativeRoutes
+from tgi_server.router.routes.openai import OpenAIRoutes
+from tgi_server.router.routes.ops import OpsRoutes
+from tgi_server.router.validate import Limits
+from tgi_server.telemetry.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 2 * 1024 * 1024
+
+
+def create_app(
+    config: ServerConfig,
+    num_shard: int,
+    engine: Engine,
+    tokenizer: Tokenizer,
+    template: ChatTemplate | None,
+    metrics: Metrics,
+) -> Quart:
+    """The application that serves a started `engine`.
+
+    Args:
+        config: limits and names.
+        num_shard: number of shards behind the engine.
+        template: the model's chat template, None where it has none.
+    """
+    app = Quart(__name__, static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.config["RESPONSE_TIMEOUT"] = None  # a stream lasts as long as its tokens take
+    pool = ThreadPoolExecutor(config.validation_workers, thread_name_prefix="validation")
+    calls = Calls(engine, tokenizer, Limits.of(config, config, engine.info), pool, metrics)
+    compute_type = f"{num_shard}-{engine.info.device_type}"
+    app.register_blueprint(NativeRoutes(calls, compute_type).blueprint())
+    app.register_blueprint(OpenAIRoutes(calls, template, config.model_id, compute_type).blueprint())
+    app.register_blueprint(OpsRoutes(config, engine, metrics).blueprint())
+    app.register_error_handler(HTTPException, _http_error)
+
+    @app.after_serving
+    async def stop_pool() -> None:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+    return app
+
+
+async def _http_error(error: HTTPException) -> Response:
+    """Errors of HTTP itself: unknown path, wrong method, body too large; and what nobody expected (500)."""
+    status = error.code or 500
+    headers = {name: value for name, value in error.get_headers() if name.lower() != "content-type"}
+    if request.path.startswith("/v1/"):
+        kind = "invalid_request_error" if status < 500 else "server_error"
+        return answer(error_object(error.description or "", kind, None, None), status, headers)
+    if status == 500:
+        return answer({"error": error.description, "error_type": "internal"}, status, headers)
+    text = "" if status in (404, 405) else error.description or ""
+    return Response(text, status=status, content_type="text/plain; charset=utf-8", headers=headers)

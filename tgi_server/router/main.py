@@ -1,0 +1,171 @@
+"""The router process: `python -m tgi_server.router.main`, started by the launcher with a `Launch` on standard input."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+import time
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+import uvloop
+from quart import Quart
+from tokenizers import Tokenizer
+
+from tgi_server.config import load
+from tgi_server.config.schema import Launch
+from tgi_server.engine.engine import Engine
+from tgi_server.errors import ConfigError, ModelError, TgiError
+from tgi_server.router.chat import find_template
+from tgi_server.rpc.client import GrpcShards
+from tgi_server.telemetry import logging as log_setup
+from tgi_server.telemetry.metrics import Metrics
+
+logger = logging.getLogger("tgi_server.router.main")  # this module runs as __main__
+
+KEEP_ALIVE_SECONDS = 75
+"""An idle connection lives longer than in the pools of usual clients and proxies, so that these close first."""
+
+LAST_WORDS_SECONDS = 5
+"""Time to write the answers of requests that were ended."""
+
+
+def main() -> None:
+    """Serve until SIGTERM or SIGINT; exit status 1 when the start or a shard fails."""
+    launch = load.read(sys.stdin)
+    log_setup.setup(launch.config, "router")
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            status = runner.run(run(launch))
+    except TgiError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        status = 1
+    sys.exit(status)
+
+
+async def run(launch: Launch) -> int:
+    """Connect, serve, drain; returns the exit status."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    config, resolved = launch.config, launch.resolved
+    tokenizer = load_tokenizer(Path(resolved.model_dir))
+    template = find_template(Path(resolved.model_dir), config.tokenizer_config_path)
+    metrics = Metrics(config.max_input_length, config.max_total_tokens)
+    shards = GrpcShards(config.shard_uds_path, resolved.num_shard)
+    engine = Engine(shards, config, tokenizer, metrics)
+    await engine.start()
+    app = load.instantiate(
+        config.router,
+        config=config,
+        num_shard=resolved.num_shard,
+        engine=engine,
+        tokenizer=tokenizer,
+        template=template,
+        metrics=metrics,
+    )
+    return await serve(app, engine, socket.socket(fileno=resolved.listen_fd), stop, config.shutdown_timeout)
+
+
+def load_tokenizer(model_dir: Path) -> Tokenizer:
+    """The tokenizer of a model directory; truncation and padding in its file are for training and switched off.
+
+    Raises:
+        ModelError: the file is missing or broken.
+    """
+    path = model_dir / "tokenizer.json"
+    if not path.is_file():
+        raise ModelError(f"{path} does not exist: the model has no tokenizer that this server can read")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the binding has no narrower class
+        raise ModelError(f"{path} cannot be read: {error}") from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+async def serve(app: Quart, engine: Engine, listener: socket.socket, stop: asyncio.Event, grace: float) -> int:
+    """Serve `app` on a bound socket until `stop` is set or the engine fails; returns the exit status.
+
+    Args:
+        grace: seconds that running requests have to finish after `stop`.
+
+    Raises:
+        ConfigError: the socket cannot listen, because another one does.
+    """
+    host, port = listener.getsockname()[:2]
+    server = Server(app)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    await _first(stop.wait(), engine.failed.wait(), asyncio.shield(serving))
+    if not (engine.failed.is_set() or serving.done()):
+        await drain(server, engine, grace)
+    failed = engine.failed.is_set()
+    await engine.stop()
+    server.should_exit = True
+    try:
+        await serving
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {host} port {port}: {error.strerror or error}") from None
+    if failed:
+        logger.error("Stopped because the shards are lost")
+    return 1 if failed else 0
+
+
+async def drain(server: Server, engine: Engine, grace: float) -> None:
+    """Refuse new requests and wait for the running ones, `grace` seconds at most (decision D23)."""
+    engine.begin_drain()
+    deadline = time.monotonic() + grace
+    requests = server.server_state.tasks
+    logger.info("Shutting down: %d requests left", len(requests))
+    while requests and (rest := deadline - time.monotonic()) > 0:
+        await asyncio.wait(set(requests), timeout=rest)
+    if requests:
+        logger.warning("Ending %d requests that were not done after %g s", len(requests), grace)
+
+
+class Server(uvicorn.Server):
+    """uvicorn without signal handlers of its own: when to stop is decided by `serve`."""
+
+    def __init__(self, app: Quart) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="httptools",
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=LAST_WORDS_SECONDS,
+            )
+        )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to listen, and say so."""
+        await super().startup(sockets)
+        for listener in sockets or []:
+            logger.info("Serving on %s port %s", *listener.getsockname()[:2])
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals alone."""
+        yield
+
+
+async def _first(*events: Coroutine[Any, Any, Any] | asyncio.Future[Any]) -> None:
+    tasks = [asyncio.ensure_future(event) for event in events]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The HTTP routes, a class for each kind of API."""

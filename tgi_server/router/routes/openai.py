@@ -1,0 +1,77 @@
+"""The OpenAI endpoints: `/v1/chat/completions`, `/v1/completions` and `/v1/models`."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+
+from quart import Blueprint, Response
+
+from tgi_server.errors import TgiError
+from tgi_server.router import native_answers, validate_openai
+from tgi_server.router.calls import Calls, Prepare
+from tgi_server.router.chat import ChatTemplate
+from tgi_server.router.openai_answers import ChatAnswer, CompletionAnswer, OpenAIAnswer, envelope, error_status
+from tgi_server.router.routes.body import answer, read
+from tgi_server.router.stream import DONE, complete, event_stream, token_chunks
+from tgi_server.router.wire import ChatBody, CompletionBody, OpenAIBody
+
+
+class OpenAIRoutes:
+    """The handlers.
+
+    Args:
+        template: the model's chat template, None where it has none.
+        model: the served model's name; requests may name any.
+        compute_type: told in a header of every answer.
+    """
+
+    def __init__(self, calls: Calls, template: ChatTemplate | None, model: str, compute_type: str) -> None:
+        self._calls = calls
+        self._template = template
+        self._model = model
+        self._compute_type = compute_type
+        self._created = int(time.time())
+
+    def blueprint(self) -> Blueprint:
+        """The routes with their error format."""
+        blueprint = Blueprint("openai", __name__, url_prefix="/v1")
+        blueprint.add_url_rule("/chat/completions", view_func=self.chat, methods=["POST"])
+        blueprint.add_url_rule("/completions", view_func=self.completion, methods=["POST"])
+        blueprint.add_url_rule("/models", view_func=self.models, methods=["GET"])
+        blueprint.register_error_handler(TgiError, error_response)
+        return blueprint
+
+    async def chat(self) -> Response:
+        """The assistant's answer to a conversation."""
+        body = await read(ChatBody)
+        prepare = partial(validate_openai.chat, body, self._template)
+        return await self._answer(body, prepare, ChatAnswer(body, self._model))
+
+    async def completion(self) -> Response:
+        """The continuation of a text."""
+        body = await read(CompletionBody)
+        return await self._answer(body, partial(validate_openai.completion, body), CompletionAnswer(body, self._model))
+
+    async def models(self) -> Response:
+        """The one model that is served."""
+        model = {"id": self._model, "object": "model", "created": self._created, "owned_by": "tgi_server"}
+        return answer({"object": "list", "data": [model]})
+
+    async def _answer(self, body: OpenAIBody, prepare: Prepare, making: OpenAIAnswer) -> Response:
+        opening = self._calls.begin(prepare, body)
+        if not body.stream:
+            async with opening as call:
+                making.start(call)
+                whole = making.whole(await call.answer())
+                headers = native_answers.headers(call, self._compute_type)
+            return answer(whole, headers=headers)
+        chunks = token_chunks(opening, making.chunk, making.start)
+        await anext(chunks)  # what is wrong with the request is still answered with a status
+        headers = {"x-compute-type": self._compute_type}
+        return event_stream(complete(chunks, envelope, making.closing, DONE), headers)
+
+
+async def error_response(error: TgiError) -> Response:
+    """The error envelope of the OpenAI API."""
+    return answer(envelope(error), error_status(error))

@@ -1,0 +1,71 @@
+"""For operators: `/health`, `/info` and `/metrics`."""
+
+from __future__ import annotations
+
+from quart import Blueprint, Response
+
+from tgi_server import __version__
+from tgi_server.config.schema import ServerConfig
+from tgi_server.engine.engine import Engine
+from tgi_server.errors import TgiError
+from tgi_server.router.routes.body import answer
+from tgi_server.router.routes.native import error_response
+from tgi_server.telemetry.metrics import CONTENT_TYPE, Metrics
+from tgi_server.types import BLOCK_SIZE
+
+MAX_BEST_OF = 1
+"""Candidates a request may ask for."""
+
+
+class OpsRoutes:
+    """The handlers."""
+
+    def __init__(self, config: ServerConfig, engine: Engine, metrics: Metrics) -> None:
+        self._config = config
+        self._engine = engine
+        self._metrics = metrics
+
+    def blueprint(self) -> Blueprint:
+        """The routes."""
+        blueprint = Blueprint("ops", __name__)
+        blueprint.add_url_rule("/health", view_func=self.health, methods=["GET"])
+        blueprint.add_url_rule("/", endpoint="root_health", view_func=self.health, methods=["GET"])
+        blueprint.add_url_rule("/info", view_func=self.info, methods=["GET"])
+        blueprint.add_url_rule("/metrics", view_func=self.metrics, methods=["GET"])
+        blueprint.register_error_handler(TgiError, error_response)
+        return blueprint
+
+    async def health(self) -> Response:
+        """200 while the shards answer, 503 otherwise and while draining."""
+        await self._engine.health()
+        return Response(b"", content_type="text/plain")
+
+    async def info(self) -> Response:
+        """What is served, and within which limits."""
+        config, shard = self._config, self._engine.info
+        return answer(
+            {
+                "model_id": config.model_id,
+                "model_sha": None,
+                "model_dtype": f"torch.{shard.dtype}",
+                "model_device_type": shard.device_type,
+                "model_pipeline_tag": None,
+                "max_concurrent_requests": config.max_concurrent_requests,
+                "max_best_of": MAX_BEST_OF,
+                "max_stop_sequences": config.max_stop_sequences,
+                "max_input_length": config.max_input_length,
+                "max_total_tokens": config.max_total_tokens,
+                "waiting_served_ratio": config.waiting_served_ratio,
+                "max_batch_total_tokens": shard.num_blocks * BLOCK_SIZE,
+                "max_waiting_tokens": config.max_waiting_tokens,
+                "max_batch_size": config.max_batch_size,
+                "validation_workers": config.validation_workers,
+                "version": __version__,
+                "sha": None,
+                "docker_label": None,
+            }
+        )
+
+    async def metrics(self) -> Response:
+        """Everything counted so far, as Prometheus text."""
+        return Response(self._metrics.render(), content_type=CONTENT_TYPE)

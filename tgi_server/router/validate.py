@@ -1,0 +1,264 @@
+"""From what a client wrote to a `GenerationRequest`, or to the first rule it breaks. Pure: no I/O, no shared state.
+
+The functions tokenise, so they are run in the validation threads. Rules are checked in the order of the TGI router.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from msgspec import UNSET
+from tokenizers import Encoding, Tokenizer
+
+from tgi_server.config.schema import BatchingOptions, ValidationOptions
+from tgi_server.errors import ValidationError
+from tgi_server.router.wire import GenerateBody, Parameters
+from tgi_server.types import GenerationRequest, SamplingParams, ShardInfo, StoppingParams
+
+Item = TypeVar("Item")
+
+NO_PARAMETERS = Parameters(do_sample=True)
+"""What a native request without `parameters` means (decision D24)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one request may ask for; lengths in tokens. What the batch can hold is the scheduler's to know."""
+
+    max_input_length: int
+    max_total_tokens: int
+    max_stop_sequences: int
+    max_top_n_tokens: int
+    vocab_size: int
+
+    @staticmethod
+    def of(batching: BatchingOptions, validation: ValidationOptions, shard: ShardInfo) -> Limits:
+        """The limits of a configuration and of the model that the shards run."""
+        return Limits(
+            max_input_length=batching.max_input_length,
+            max_total_tokens=batching.max_total_tokens,
+            max_stop_sequences=validation.max_stop_sequences,
+            max_top_n_tokens=validation.max_top_n_tokens,
+            vocab_size=shard.vocab_size,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request that may run. `text` is the prompt as text, empty where it came as token ids."""
+
+    text: str
+    request: GenerationRequest
+
+
+def parameters_of(body: GenerateBody) -> Parameters:
+    """The parameters of a native request, with the defaults that depend on their presence."""
+    return NO_PARAMETERS if body.parameters is UNSET else body.parameters
+
+
+def check_endpoint(parameters: Parameters, streaming: bool) -> None:
+    """The rules that come before a request is even counted against `max_concurrent_requests`.
+
+    Raises:
+        ValidationError: several candidates are asked for, or something that a stream cannot carry.
+    """
+    candidates = 1 if parameters.best_of is None else parameters.best_of
+    if streaming:
+        _require(candidates == 1, "`best_of` must be 1 when streaming tokens", "best_of")
+        _require(
+            not parameters.decoder_input_details,
+            "`decoder_input_details` must be false when streaming tokens",
+            "decoder_input_details",
+        )
+    _require(candidates <= 1, "`best_of` > 1 is not allowed on this endpoint", "best_of")
+
+
+def native(body: GenerateBody, limits: Limits, tokenizer: Tokenizer, random_seed: int) -> Prepared:
+    """Check and tokenise a request of the native API; `random_seed` is used where the client gives none.
+
+    Raises:
+        ValidationError: the first rule the request breaks.
+    """
+    parameters = parameters_of(body)
+    check_numbers(parameters)
+    check_stop(parameters.stop, limits)
+    top_n_tokens = parameters.top_n_tokens or 0
+    check_top_n("top_n_tokens", top_n_tokens, limits)
+    _require(not parameters.watermark, "`watermark` is not supported", "watermark")
+    _require(parameters.grammar is None, "`grammar` is not supported", "grammar")
+    _require(body.inputs != "", "`inputs` cannot be empty", "inputs")
+    _check_truncate(parameters.truncate, limits)
+    ids = tokenise(tokenizer, body.inputs, truncate=parameters.truncate)
+    sampling = SamplingParams(
+        do_sample=parameters.do_sample,
+        temperature=_or(parameters.temperature, 1.0),
+        top_k=parameters.top_k or 0,
+        top_p=_or(parameters.top_p, 1.0),
+        typical_p=_or(parameters.typical_p, 1.0),
+        repetition_penalty=_or(parameters.repetition_penalty, 1.0),
+        frequency_penalty=_or(parameters.frequency_penalty, 0.0),
+        seed=random_seed if parameters.seed is None else parameters.seed,
+        top_n_tokens=top_n_tokens,
+        prompt_logprobs=parameters.decoder_input_details,
+    )
+    stopping = StoppingParams(
+        max_new_tokens=allowed_tokens(ids, parameters.max_new_tokens, limits),
+        stop_sequences=tuple(parameters.stop),
+    )
+    return Prepared(body.inputs, GenerationRequest(prompt_ids=ids, sampling=sampling, stopping=stopping))
+
+
+def check_numbers(parameters: Parameters) -> None:
+    """Ranges of the native sampling parameters.
+
+    Raises:
+        ValidationError: a number is out of its range.
+    """
+    check_above_zero("temperature", parameters.temperature)
+    check_above_zero("repetition_penalty", parameters.repetition_penalty)
+    check_frequency_penalty(parameters.frequency_penalty)
+    for name, share in (("top_p", parameters.top_p), ("typical_p", parameters.typical_p)):
+        _require(share is None or 0.0 < share < 1.0, f"`{name}` must be > 0.0 and < 1.0", name)
+    check_above_zero("top_k", parameters.top_k)
+    check_above_zero("max_new_tokens", parameters.max_new_tokens)
+
+
+def check_above_zero(name: str, value: float | None) -> None:
+    """Refuse zero and below, also what is only zero or infinite as the 32-bit float it is computed with.
+
+    Raises:
+        ValidationError: see above.
+    """
+    if value is None:
+        return
+    try:
+        (single,) = struct.unpack("<f", struct.pack("<f", value))
+    except OverflowError:
+        raise ValidationError(f"`{name}` is too large", name) from None
+    _require(single > 0, f"`{name}` must be strictly positive", name)
+
+
+def check_frequency_penalty(value: float | None) -> None:
+    """Refuse a penalty outside of -2 to 2.
+
+    Raises:
+        ValidationError: see above.
+    """
+    _require(
+        value is None or -2.0 <= value <= 2.0, "`frequency_penalty` must be >= -2.0 and <= 2.0", "frequency_penalty"
+    )
+
+
+def check_stop(stop: Sequence[str], limits: Limits) -> None:
+    """Refuse too many stop sequences, or an empty one, which would match everywhere.
+
+    Raises:
+        ValidationError: see above.
+    """
+    _require(
+        len(stop) <= limits.max_stop_sequences,
+        f"`stop` supports up to {limits.max_stop_sequences} stop sequences. Given: {len(stop)}",
+        "stop",
+    )
+    _require("" not in stop, "`stop` cannot hold an empty string", "stop")
+
+
+def check_top_n(name: str, value: int, limits: Limits) -> None:
+    """Refuse more alternatives a token than the server gives.
+
+    Raises:
+        ValidationError: see above.
+    """
+    maximum = limits.max_top_n_tokens
+    _require(value <= maximum, f"`{name}` must be >= 0 and <= {maximum}. Given: {value}", name)
+
+
+def tokenise(
+    tokenizer: Tokenizer, text: str, *, truncate: int | None = None, add_special_tokens: bool = True
+) -> list[int]:
+    """Token ids of a text, the last `truncate` of them.
+
+    Raises:
+        ValidationError: the tokenizer refuses the text.
+    """
+    return _last(_encode(tokenizer, text, add_special_tokens).ids, truncate)
+
+
+def token_spans(tokenizer: Tokenizer, text: str, truncate: int | None) -> list[dict[str, int | str]]:
+    """What `/tokenize` answers: id, text and character offsets of each token, special tokens included and empty.
+
+    Raises:
+        ValidationError: the tokenizer refuses the text.
+    """
+    encoding = _encode(tokenizer, text, add_special_tokens=True)
+    spans: list[dict[str, int | str]] = [
+        {"id": token, "text": text[start:stop], "start": start, "stop": stop}
+        for token, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True)
+    ]
+    return _last(spans, truncate)
+
+
+def allowed_tokens(
+    ids: Sequence[int],
+    max_new_tokens: int | None,
+    limits: Limits,
+    prompt_field: str = "inputs",
+    count_field: str = "max_new_tokens",
+) -> int:
+    """How many tokens may follow the prompt `ids`; None fills up to `max_total_tokens`.
+
+    The two fields are what the API calls the prompt and the number.
+
+    Raises:
+        ValidationError: prompt and answer are too long, or hold ids the model does not know.
+    """
+    length = len(ids)
+    total = limits.max_total_tokens
+    allowed = max(total - length, 0) if max_new_tokens is None else max_new_tokens
+    _require(length > 0, f"`{prompt_field}` must have at least one token", prompt_field)
+    _require(
+        length + allowed <= total,
+        f"`{prompt_field}` tokens + `{count_field}` must be <= {total}. "
+        f"Given: {length} `{prompt_field}` tokens and {allowed} `{count_field}`",
+        count_field,
+    )
+    _require(
+        length <= limits.max_input_length,
+        f"`{prompt_field}` must have less than or equal to {limits.max_input_length} tokens. Given: {length}",
+        prompt_field,
+    )
+    foreign = next((token for token in ids if not 0 <= token < limits.vocab_size), None)
+    _require(foreign is None, f"the model has no token {foreign}; ids must be < {limits.vocab_size}", prompt_field)
+    return allowed
+
+
+def _encode(tokenizer: Tokenizer, text: str, add_special_tokens: bool) -> Encoding:
+    try:
+        return tokenizer.encode(text, add_special_tokens=add_special_tokens)
+    except Exception as error:  # the binding raises bare Exception for every failure of the tokenizer
+        raise ValidationError(f"Tokenizer error {error}", "inputs") from None
+
+
+def _last(items: list[Item], count: int | None) -> list[Item]:
+    return items if count is None else items[max(0, len(items) - count) :]
+
+
+def _check_truncate(truncate: int | None, limits: Limits) -> None:
+    maximum = limits.max_input_length
+    _require(
+        truncate is None or 0 < truncate <= maximum,
+        f"`truncate` must be strictly positive and less than {maximum}. Given: {truncate}",
+        "truncate",
+    )
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
+def _require(holds: bool, message: str, param: str) -> None:
+    if not holds:
+        raise ValidationError(message, param)

@@ -1,0 +1,152 @@
+"""The shard's side: a gRPC server whose threads only move messages, and the loop that works on them.
+
+`serve` runs the steps on the thread that calls it, so that the device never waits for the network: the next plan is
+decoded and the last outcome is sent while a step runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from queue import SimpleQueue
+from types import FrameType
+from typing import Any
+
+import grpc
+
+from tgi_server.errors import ConfigError
+from tgi_server.rpc.codec import INFO, OUTCOME, PLAN, SERVICE, UNLIMITED
+from tgi_server.types import Outcome, Plan, ShardInfo
+
+log = logging.getLogger(__name__)
+
+LONGEST_SOCKET_PATH = 107
+"""Bytes; what the kernel takes."""
+
+Step = Callable[[Plan], Outcome]
+
+
+class _Stop:
+    """Put into the queues to end those who wait there."""
+
+
+STOP = _Stop()
+
+
+class _Shard:
+    """The handlers. They serve one router: a second stream is refused, its sequences would mix with the first's."""
+
+    def __init__(self, info: ShardInfo, rank: int) -> None:
+        self.plans: SimpleQueue[Plan | Exception | _Stop] = SimpleQueue()
+        self.outcomes: SimpleQueue[Outcome | _Stop] = SimpleQueue()
+        self.stopping = threading.Event()
+        self._info = INFO.encode(info)
+        self._sends = rank == 0
+        self._taken = threading.Lock()
+
+    def handler(self) -> Any:
+        return grpc.method_handlers_generic_handler(
+            SERVICE,
+            {
+                "Info": grpc.unary_unary_rpc_method_handler(lambda request, context: self._info),
+                "Health": grpc.unary_unary_rpc_method_handler(lambda request, context: b""),
+                "Steps": grpc.stream_stream_rpc_method_handler(self._steps),
+            },
+        )
+
+    def run(self, step: Step) -> None:
+        """Work on plans as they come, until `stop`. Raises what `step` raises."""
+        while True:
+            plan = self.plans.get()
+            if isinstance(plan, Exception):
+                raise plan
+            if isinstance(plan, _Stop) or self.stopping.is_set():
+                return
+            try:
+                outcome = step(plan)
+            except Exception:
+                if self.stopping.is_set():  # the other ranks may have left in the middle of a step
+                    return
+                raise
+            if self._sends:
+                self.outcomes.put(outcome)
+
+    def stop(self) -> None:
+        """Let `run` return after the step it works on. May be called by a signal handler."""
+        self.stopping.set()
+        self.plans.put(STOP)
+
+    def _steps(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        if not self._taken.acquire(blocking=False):
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, "this shard has served a router already")
+        context.add_callback(lambda: self.outcomes.put(STOP))
+        threading.Thread(target=self._read, args=(requests,), name="plans", daemon=True).start()
+        while not isinstance(outcome := self.outcomes.get(), _Stop):
+            yield OUTCOME.encode(outcome)
+
+    def _read(self, requests: Iterator[bytes]) -> None:
+        try:
+            for data in requests:
+                self.plans.put(PLAN.decode(data))
+        except grpc.RpcError:
+            log.info("the router closed its stream")
+        except Exception as error:
+            self.plans.put(error)
+
+
+def serve(socket_path: str, info: ShardInfo, step: Step, rank: int) -> None:
+    """Serve one router on the unix socket `socket_path` until SIGTERM; to be called on the main thread.
+
+    The socket appears, with mode 0600, once requests can be answered, and is removed at the end. Raises what `step`
+    raises, ConfigError when the path cannot be used.
+    """
+    shard = _Shard(info, rank)
+    server = grpc.server(ThreadPoolExecutor(max_workers=4, thread_name_prefix="rpc"), options=UNLIMITED)
+    server.add_generic_rpc_handlers((shard.handler(),))
+    with _stopped_by_signals(shard), _listening(server, socket_path):
+        try:
+            shard.run(step)
+        finally:
+            shard.outcomes.put(STOP)
+            server.stop(grace=0).wait()
+
+
+@contextmanager
+def _stopped_by_signals(shard: _Shard) -> Iterator[None]:
+    def stop(number: int, frame: FrameType | None) -> None:
+        shard.stop()
+
+    previous: Any = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+@contextmanager
+def _listening(server: grpc.Server, path: str) -> Iterator[None]:
+    """Start `server` under a temporary name; only a server that answers gets the final one."""
+    temporary, directory = f"{path}.new", Path(path).parent
+    if len(os.fsencode(temporary)) > LONGEST_SOCKET_PATH:
+        raise ConfigError(f"shard_uds_path: {path} is longer than a socket's path may be ({LONGEST_SOCKET_PATH} bytes)")
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise ConfigError(f"shard_uds_path: {directory} is not a directory that this user can write to")
+    umask = os.umask(0o177)
+    try:
+        server.add_insecure_port(f"unix:{temporary}")
+    except RuntimeError as error:
+        raise ConfigError(f"shard_uds_path: cannot listen on {path}: {error}") from error
+    finally:
+        os.umask(umask)
+    server.start()
+    Path(temporary).replace(path)
+    try:
+        yield
+    finally:
+        Path(path).unlink(missing_ok=True)

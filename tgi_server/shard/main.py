@@ -1,0 +1,53 @@
+"""Entry point of a shard process: `python -m tgi_server.shard.main --rank R`, the configuration on standard input."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from tgi_server.config import load
+from tgi_server.config.schema import Launch
+from tgi_server.errors import ConfigError, TgiError
+from tgi_server.models.spec import ModelSpec, read_spec
+from tgi_server.telemetry import logging
+
+
+def check(launch: Launch) -> ModelSpec:
+    """Everything that can be refused before torch is loaded; raises ConfigError or ModelError."""
+    spec = read_spec(Path(launch.resolved.model_dir))
+    spec.check_shards(launch.resolved.num_shard)
+    if launch.config.max_total_tokens > spec.max_positions:
+        raise ConfigError(
+            f"max_total_tokens={launch.config.max_total_tokens} is more than the {spec.max_positions} positions the "
+            f"model was made for; max_total_tokens={spec.max_positions} works"
+        )
+    return spec
+
+
+def serve(launch: Launch, rank: int) -> None:
+    """Load the model and run plans until told to stop."""
+    spec = check(launch)
+    from tgi_server.rpc import server  # with the model's libraries, only once the options are known to work
+
+    runner = load.instantiate(launch.config.runner, launch=launch, spec=spec, rank=rank)
+    server.serve(f"{launch.config.shard_uds_path}-{rank}", runner.info, runner.step, rank)
+
+
+def main() -> int:
+    """Exit status: 0 when stopped, 1 when the model cannot be served (last line on stderr: why)."""
+    parser = argparse.ArgumentParser(prog="python -m tgi_server.shard.main")
+    parser.add_argument("--rank", type=int, required=True)
+    rank = parser.parse_args().rank
+    launch = load.read(sys.stdin)
+    logging.setup(launch.config, f"shard-{rank}")
+    try:
+        serve(launch, rank)
+    except TgiError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

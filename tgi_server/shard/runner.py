@@ -1,0 +1,190 @@
+"""Runs a model on one rank: loads it, warms it up, and turns each plan into an outcome."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tgi_server.attention.base import Attention
+from tgi_server.config.load import instantiate
+from tgi_server.config.schema import Launch, ServerConfig
+from tgi_server.errors import ConfigError
+from tgi_server.layers.parallel import Group
+from tgi_server.models.decoder import Decoder, attention_shape
+from tgi_server.models.spec import ModelSpec
+from tgi_server.models.weights import Checkpoint, WeightLoader
+from tgi_server.quantize.base import QuantizeMethod
+from tgi_server.shard import kv_cache
+from tgi_server.shard.batch import BatchState, StepInputs
+from tgi_server.shard.sampler import Choice, choose
+from tgi_server.types import BLOCK_SIZE, NewSequence, Outcome, Plan, SamplingParams, ShardInfo, TopTokens
+
+log = logging.getLogger(__name__)
+
+LOGPROB_ROWS = 128
+"""Rows of prompt logits held at a time: a row is the whole vocabulary in float32."""
+
+
+class ModelRunner:
+    """One rank of a model.
+
+    Raises ConfigError or ModelError when the model cannot be served with these options on this machine.
+    """
+
+    def __init__(self, launch: Launch, spec: ModelSpec, rank: int) -> None:
+        config, world = launch.config, launch.resolved.num_shard
+        self._spec = spec
+        self._device = _device(rank)
+        self._dtype: torch.dtype = getattr(torch, launch.resolved.dtype.value)
+        self._group = Group.join(rank, world, config.master_addr, config.master_port, self._device)
+        self._model = self._load(launch)
+        self._state = BatchState(config.max_total_tokens, self._device)
+        self._prompt_logprobs: dict[int, list[float]] = {}
+        blocks = self._allocate(config)
+        self._warm_up(config)
+        self.info = ShardInfo(
+            dtype=str(self._dtype),
+            device_type=self._device.type,
+            num_blocks=blocks,
+            vocab_size=spec.vocab_size,
+            eos_token_ids=list(spec.eos_token_ids),
+            max_positions=spec.max_positions,
+        )
+
+    def _load(self, launch: Launch) -> Decoder:
+        quantize: QuantizeMethod = _part("quantize", instantiate(launch.config.quantize), self._device)
+        attention: Attention = _part("attention", instantiate(launch.config.attention), self._device)
+        checkpoint = Checkpoint(Path(launch.resolved.model_dir))
+        loader = WeightLoader(checkpoint, quantize, self._group, self._dtype, self._device)
+        return Decoder(self._spec, loader, attention, launch.config.max_total_tokens)
+
+    def _allocate(self, config: ServerConfig) -> int:
+        """Make the KV cache; every rank gets as many blocks as the poorest can hold."""
+        shape = attention_shape(self._spec, self._group.world)
+        size = kv_cache.block_bytes(shape, self._spec.num_layers, self._dtype)
+        free = kv_cache.free_memory(self._device)
+        if self._device.type == "cpu":
+            free //= self._group.world  # the ranks share the host's memory
+        blocks = kv_cache.plan_blocks(config, self._group.minimum(free, self._device), size)
+        self._caches = kv_cache.allocate(blocks, shape, self._spec.num_layers, self._dtype, self._device)
+        log.info(
+            "KV cache: %d tokens in %d blocks of %.1f KiB a shard (%.2f of %.2f GiB free)",
+            blocks * BLOCK_SIZE, blocks, size / 1024, blocks * size / 2**30, free / 2**30,
+        )  # fmt: skip
+        return blocks
+
+    def _warm_up(self, config: ServerConfig) -> None:
+        """Run a small prefill and a decode, so that the first request does not pay for what torch sets up lazily."""
+        prompt = [0] * min(BLOCK_SIZE // 2, config.max_input_length)
+        new = NewSequence(id=-1, prompt_ids=prompt, blocks=[0], sampling=SamplingParams())
+        self.step(Plan(step=-2, ids=[-1], counts=[len(prompt)], new=[new]))
+        self.step(Plan(step=-1, ids=[-1], counts=[1]))
+        self._state.forget(-1)
+
+    @torch.inference_mode()
+    def step(self, plan: Plan) -> Outcome:
+        """Run one step. A failure is told as the failure of the plan's sequences as long as no other rank waits."""
+        start = time.perf_counter_ns()
+        self._state.update(plan)
+        for id in plan.finished:
+            self._prompt_logprobs.pop(id, None)
+        if not plan.ids:
+            return Outcome(plan.step, [], [], [], [])
+        try:
+            outcome = self._forward(plan)
+        except Exception as error:
+            if self._group.world > 1:
+                raise
+            return self._failed(plan, error)
+        return _timed(outcome, time.perf_counter_ns() - start)
+
+    def _forward(self, plan: Plan) -> Outcome:
+        inputs = self._state.inputs(plan)
+        hidden = self._model.forward(inputs.ids, inputs.positions, self._caches, inputs.attention)
+        prompt_logprobs = self._score_prompts(plan, inputs, hidden)
+        tokens, logprobs, top = self._choose(plan, inputs, hidden)
+        self._state.advance(plan, inputs.yielding, tokens)
+        counts = [0] * len(plan.ids)
+        for index in inputs.yielding:
+            counts[index] = 1
+        return Outcome(plan.step, plan.ids, counts, tokens, logprobs, top, prompt_logprobs)
+
+    def _choose(
+        self, plan: Plan, inputs: StepInputs, hidden: Tensor
+    ) -> tuple[list[int], list[float], dict[int, list[TopTokens]]]:
+        """The next token of each yielding sequence: rank 0 decides, all learn it."""
+        ids = [plan.ids[index] for index in inputs.yielding]
+        if not ids:
+            return [], [], {}
+        logits = self._model.logits(hidden[inputs.last_rows])
+        if logits is None:
+            tokens = torch.empty(len(ids), dtype=torch.int64, device=self._device)
+            return self._group.broadcast(tokens).tolist(), [], {}
+        choice = self._sample(ids, logits)
+        self._group.broadcast(choice.tokens)
+        top = {ids[row]: [entry] for row, entry in choice.top.items()}
+        return choice.tokens.tolist(), choice.logprobs.tolist(), top
+
+    def _sample(self, ids: list[int], logits: Tensor) -> Choice:
+        known = [self._state.known(id) for id in ids]
+        positions = np.array([len(k) for k in known], np.int64)
+        return choose(logits, [self._state.sampling(id) for id in ids], known.__getitem__, positions)
+
+    def _score_prompts(self, plan: Plan, inputs: StepInputs, hidden: Tensor) -> dict[int, list[float]]:
+        """Log-probabilities of prompt tokens for those who asked, once their whole prompt is computed."""
+        done = {}
+        for index, id in enumerate(plan.ids):
+            in_prompt = self._state.computed(id) < self._state.prompt_length(id)
+            if not (in_prompt and self._state.sampling(id).prompt_logprobs):
+                continue
+            collected = self._prompt_logprobs.setdefault(id, [])
+            start = inputs.attention.query_starts[index]
+            collected += self._score(hidden[start : start + plan.counts[index]], self._following(plan, index))
+            if index in inputs.yielding:
+                done[id] = self._prompt_logprobs.pop(id)
+        return done
+
+    def _following(self, plan: Plan, index: int) -> list[int]:
+        """The known tokens that follow each of the plan's positions of its sequence `index`."""
+        id = plan.ids[index]
+        first = self._state.computed(id) + 1
+        following: list[int] = self._state.known(id)[first : first + plan.counts[index]].tolist()
+        return following
+
+    def _score(self, hidden: Tensor, tokens: list[int]) -> list[float]:
+        scores: list[float] = []
+        for start in range(0, len(tokens), LOGPROB_ROWS):
+            part = tokens[start : start + LOGPROB_ROWS]
+            logits = self._model.logits(hidden[start : start + len(part)])
+            if logits is not None:
+                chosen = torch.tensor(part, device=logits.device).unsqueeze(1)
+                scores += logits.log_softmax(dim=-1).gather(1, chosen).squeeze(1).tolist()
+        return scores
+
+    def _failed(self, plan: Plan, error: Exception) -> Outcome:
+        """Blame the whole step. Its sequences stay known: a plan that is under way may still name them."""
+        log.exception("step %d failed", plan.step)
+        failed = dict.fromkeys(plan.ids, f"{type(error).__name__}: {error}")
+        return Outcome(plan.step, plan.ids, [0] * len(plan.ids), [], [], failed=failed)
+
+
+def _timed(outcome: Outcome, elapsed_ns: int) -> Outcome:
+    return replace(outcome, forward_ns=elapsed_ns)
+
+
+def _device(rank: int) -> torch.device:
+    return torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def _part(option: str, part: QuantizeMethod | Attention, device: torch.device) -> Any:
+    """`part`, once it has no reason not to run on `device`."""
+    if reasons := part.unsupported(device):
+        raise ConfigError(f"{option}={type(part).__name__}: {'; '.join(reasons)}")
+    return part

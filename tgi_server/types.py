@@ -1,0 +1,165 @@
+"""The vocabulary shared by router, engine, scheduler and shards. Stdlib only; plain data, no behaviour.
+
+Ids of sequences are integers that a server never uses twice. All token ids are vocabulary indices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+BLOCK_SIZE = 16
+"""Token positions in one block of the paged KV cache."""
+
+
+class FinishReason(str, Enum):
+    """Why a generation ended, under TGI's names."""
+
+    LENGTH = "length"
+    EOS_TOKEN = "eos_token"
+    STOP_SEQUENCE = "stop_sequence"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How one sequence picks its next token. The defaults switch every step off, which is greedy decoding."""
+
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    typical_p: float = 1.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    seed: int = 0
+    top_n_tokens: int = 0
+    prompt_logprobs: bool = False
+
+    @property
+    def samples(self) -> bool:
+        """True when the choice is random: asked for, or implied by any of the warping parameters."""
+        return self.do_sample or self.temperature != 1.0 or self.top_k != 0 or self.top_p < 1.0 or self.typical_p < 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoppingParams:
+    """When one sequence ends."""
+
+    max_new_tokens: int
+    stop_sequences: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    keep_stop: bool = True
+    """Leave the matched stop sequence in the text (native API) or cut it off (OpenAI API); decision D10."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """A request that passed validation."""
+
+    prompt_ids: Sequence[int]
+    sampling: SamplingParams
+    stopping: StoppingParams
+
+
+@dataclass(frozen=True, slots=True)
+class NewSequence:
+    """A sequence the shard does not know yet, with the cache blocks of its whole life.
+
+    `blocks` holds physical block numbers in position order: position p lives in `blocks[p // BLOCK_SIZE]`.
+    """
+
+    id: int
+    prompt_ids: Sequence[int]
+    blocks: Sequence[int]
+    sampling: SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One step of work, the same message to every rank.
+
+    `ids[i]` gets `counts[i]` new positions. A sequence whose known tokens are all computed after this step
+    yields a token; a prompt chunk that is not the last one yields none. `finished` ids are forgotten before the step.
+    """
+
+    step: int
+    ids: list[int]
+    counts: list[int]
+    new: list[NewSequence] = field(default_factory=list)
+    finished: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class TopTokens:
+    """The most likely alternatives at one position, sorted by falling log-probability."""
+
+    ids: list[int]
+    logprobs: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a step produced, in the order of the plan's `ids`.
+
+    `counts[i]` tokens belong to `ids[i]` (0 for an unfinished prompt); `tokens` and `logprobs` are their
+    concatenation. The dictionaries are keyed by sequence id and hold only those who asked or failed.
+    `prompt_logprobs[id][j]` is the raw log-probability of prompt token j + 1 given the ones before it.
+    `forward_ns` is the time the device worked on the step.
+    """
+
+    step: int
+    ids: list[int]
+    counts: list[int]
+    tokens: list[int]
+    logprobs: list[float]
+    top_tokens: dict[int, list[TopTokens]] = field(default_factory=dict)
+    prompt_logprobs: dict[int, list[float]] = field(default_factory=dict)
+    failed: dict[int, str] = field(default_factory=dict)
+    forward_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ShardInfo:
+    """What a shard tells once its model is loaded and warmed up."""
+
+    dtype: str
+    device_type: str
+    num_blocks: int
+    vocab_size: int
+    eos_token_ids: list[int]
+    max_positions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token as a client sees it. `logprob` is None where the model gave none (first prompt token)."""
+
+    id: int
+    text: str
+    logprob: float | None
+    special: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The end of a generation: `text` is the whole generated text, `seed` is None for greedy decoding."""
+
+    reason: FinishReason
+    text: str
+    generated_tokens: int
+    seed: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEvent:
+    """One generated token, as soon as it may be shown.
+
+    `token.text` is the text this token adds: empty while a character is incomplete, cut where a stop sequence
+    ends. Events whose text may still become a stop sequence are held back until that is decided, so the texts of
+    the non-special tokens always join to the generated text. `finish` is set on the last event only.
+    """
+
+    token: Token
+    top_tokens: list[Token] = field(default_factory=list)
+    finish: Finish | None = None
