@@ -90,7 +90,13 @@ async def started(
 ) -> AsyncIterator[Router]:
     """A router on fake shards; `options` are options of the server."""
     config = ServerConfig(**options)
-    info = replace(FAKE_INFO, vocab_size=TOKENIZER.get_vocab_size(), eos_token_ids=[EOS_ID], num_blocks=num_blocks)
+    info = replace(
+        FAKE_INFO,
+        dtype="torch.float32",
+        vocab_size=TOKENIZER.get_vocab_size(),
+        eos_token_ids=[EOS_ID],
+        num_blocks=num_blocks,
+    )
     shards = FakeShards(info, step_seconds, choose)
     metrics = Metrics(config.max_input_length, config.max_total_tokens)
     engine = Engine(shards, config, TOKENIZER, metrics)

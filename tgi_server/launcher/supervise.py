@@ -120,15 +120,12 @@ class Server:
         return self._stop.hurried
 
     def _start_shard(self, rank: int) -> Child:
-        extra = {
-            "RANK": str(rank),
-            "WORLD_SIZE": str(self._resolved.num_shard),
-            "MASTER_ADDR": self._config.master_addr,
-            "MASTER_PORT": str(self._config.master_port),
+        threads = max(1, usable_cores() // self._resolved.num_shard)
+        wanted = {
+            "OMP_NUM_THREADS": str(threads),  # each shard would take all cores otherwise, and wait for the others
+            "GOMP_SPINCOUNT": "2000",  # spins of a waiting thread: more makes a busy machine's steps ten times slower
         }
-        if "OMP_NUM_THREADS" not in environment():
-            # Each would take all cores otherwise, and they would wait for each other.
-            extra["OMP_NUM_THREADS"] = str(max(1, usable_cores() // self._resolved.num_shard))
+        extra = {name: value for name, value in wanted.items() if name not in environment()}
         text = load.dump(Launch(self._config, self._resolved))
         return self._children.start(f"shard {rank}", [*self._programs.shard, "--rank", str(rank)], text, extra)
 

@@ -279,7 +279,7 @@ def test_a_damaged_element_count_takes_little_time_and_memory(source: Path, coun
     limit, started = resource.getrlimit(resource.RLIMIT_AS), time.perf_counter()
     with pytest.raises(ModelError, match="it is truncated or damaged"):
         GgufFile(source)
-    assert time.perf_counter() - started < 5
+    assert time.perf_counter() - started < 3
     assert resource.getrlimit(resource.RLIMIT_AS) == limit
 
 

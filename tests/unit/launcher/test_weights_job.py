@@ -79,6 +79,7 @@ def test_a_report_that_raises_ends_the_work_and_lets_it_clean_up(run: Run, tmp_p
         raise CancelledError
 
     mark = tmp_path / "cleaned"
+    before = psutil.Process().children()
     started = time.monotonic()
     with pytest.raises(CancelledError):
         run(
@@ -91,16 +92,17 @@ def test_a_report_that_raises_ends_the_work_and_lets_it_clean_up(run: Run, tmp_p
         )
     assert time.monotonic() - started < 2
     assert mark.exists()
-    assert not psutil.Process().children()
+    assert psutil.Process().children() == before
 
 
 def test_the_work_ends_when_its_launcher_is_killed(run: Run, tmp_path: Path) -> None:
     """Here the child of this test plays the launcher, and is killed while a grandchild works."""
     (tmp_path / "sleeper.py").write_text(WORK.format(body="time.sleep(60)"))
     found: list[psutil.Process] = []
+    before = psutil.Process().children()
 
     def kill_launcher(stage: str, fraction: float) -> None:
-        launcher = psutil.Process().children()[0]
+        (launcher,) = set(psutil.Process().children()) - set(before)
         found.extend(launcher.children())
         if found:
             launcher.send_signal(signal.SIGKILL)

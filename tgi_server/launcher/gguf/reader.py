@@ -21,11 +21,11 @@ _START = struct.Struct("<4sIQQ")
 """Magic, version, number of tensors, number of metadata values."""
 _TENSOR_BYTES, _VALUE_BYTES = 24, 13
 """The least that the description of a tensor and a metadata value take."""
-_EXPANSION, _MOST, _SPARE = 256, 1 << 30, 16 << 20
+_EXPANSION, _MOST, _SPARE = 100, 1 << 30, 8 << 20
 """Memory that reading may take: so many times the file's bytes, but never more than 1 GiB, and a little for itself.
 
-The package makes an array object of some 650 bytes for every element of a metadata array; an element takes 4 bytes
-in the file, or 16 when it needs two objects. A vocabulary of 128 000 tokens comes to 0.6 GB.
+The package makes an array object of some 650 bytes for every number of a metadata array, two for a string, which comes
+to 90 times the size of a metadata block with a vocabulary; most of a file are weights. 128 000 tokens take 0.6 GB.
 """
 
 T = TypeVar("T")

@@ -47,7 +47,7 @@ class OpsRoutes:
             {
                 "model_id": config.model_id,
                 "model_sha": None,
-                "model_dtype": f"torch.{shard.dtype}",
+                "model_dtype": shard.dtype,
                 "model_device_type": shard.device_type,
                 "model_pipeline_tag": None,
                 "max_concurrent_requests": config.max_concurrent_requests,
