@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -101,7 +100,6 @@ async def started(
     metrics = Metrics(config.max_input_length, config.max_total_tokens)
     engine = Engine(shards, config, TOKENIZER, metrics)
     await engine.start()
-    await asyncio.sleep(0)  # its tasks run: an engine that is stopped before leaves coroutines behind
     chat_template = ChatTemplate(template, {"eos_token": EOS}) if template is not None else None
     app = create_app(config, 1, engine, TOKENIZER, chat_template, metrics)
     try:

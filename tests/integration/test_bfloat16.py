@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from tests.integration import reference
-from tgi_server.attention.sdpa import SdpaAttention
+from tgi_server.attention.auto import AutoAttention
+from tgi_server.layers.ops import best_ops
 from tgi_server.layers.parallel import Group
 from tgi_server.models.decoder import Decoder, attention_shape
 from tgi_server.models.spec import read_spec
@@ -42,7 +43,8 @@ def test_teacher_forced_agreement() -> None:
     spec = read_spec(reference.model_directory())
     checkpoint = Checkpoint(reference.model_directory())
     loader = WeightLoader(checkpoint, NoQuantize(), Group(), torch.bfloat16, CPU)
-    model = Decoder(spec, loader, SdpaAttention(), 2048)
+    attention = AutoAttention().choose(CPU, torch.bfloat16, spec.head_dim)
+    model = Decoder(spec, loader, attention, best_ops(CPU, torch.bfloat16), 2048)
     same = total = 0
     for prompt in reference.PROMPTS:
         ids = reference.tokenizer()(prompt)["input_ids"]

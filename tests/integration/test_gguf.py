@@ -39,10 +39,35 @@ def test_logits_equal_those_of_transformers(tmp_path: Path) -> None:
         torch.testing.assert_close(ours(ids).logits, theirs(ids).logits, rtol=0, atol=1e-5)
 
 
+CONVERT = """
+import pathlib, resource, sys
+from tgi_server.config.schema import DType, ModelOptions
+from tgi_server.launcher import weights
+options = ModelOptions(model_id=sys.argv[1], conversion_cache=sys.argv[2])
+print(weights.fetch(options, DType.bfloat16, lambda stage, fraction: None))
+status = pathlib.Path("/proc/self/status").read_text()  # ru_maxrss would count what forked this process, too
+print(int(status.split("VmHWM:")[1].split()[0]) // 1024, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)
+"""
+
+
 @pytest.fixture(scope="module")
-def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    cache = tmp_path_factory.mktemp("cache")
-    return weights.fetch(ModelOptions(model_id=SMOLLM2, conversion_cache=str(cache)), DType.bfloat16, ignore)
+def conversion(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, int]:
+    """The converted demo model; the most memory that launcher and converter took, in MiB."""
+    command = [sys.executable, "-c", CONVERT, SMOLLM2, str(tmp_path_factory.mktemp("cache"))]
+    directory, memory = subprocess.check_output(command, text=True).splitlines()
+    launcher, converter = map(int, memory.split())
+    return Path(directory), launcher, converter
+
+
+@pytest.fixture
+def smollm2(conversion: tuple[Path, int, int]) -> Path:
+    return conversion[0]
+
+
+def test_memory_of_a_conversion(conversion: tuple[Path, int, int]) -> None:
+    _, launcher, converter = conversion
+    assert launcher < 100
+    assert converter < 400
 
 
 def test_the_demo_model_knows_the_capital_of_france(smollm2: Path) -> None:
@@ -71,25 +96,6 @@ def test_the_demo_tokenizer(smollm2: Path) -> None:
         assert tokenizer.decode(tokenizer(text).input_ids) == text
 
 
-CONVERT = """
-import pathlib, resource, sys
-from tgi_server.config.schema import DType, ModelOptions
-from tgi_server.launcher import weights
-options = ModelOptions(model_id=sys.argv[1], conversion_cache=sys.argv[2])
-weights.fetch(options, DType.float32, lambda stage, fraction: None)
-status = pathlib.Path("/proc/self/status").read_text()  # ru_maxrss would count what forked this process, too
-print(int(status.split("VmHWM:")[1].split()[0]) // 1024, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)
-"""
-
-
-def test_memory_of_a_conversion(tmp_path: Path) -> None:
-    """MiB of the launcher's process and of the one that converts, at their highest."""
-    command = [sys.executable, "-c", CONVERT, SMOLLM2, str(tmp_path)]
-    launcher, converter = map(int, subprocess.check_output(command, text=True).split())
-    assert launcher < 100
-    assert converter < 400
-
-
 def test_a_killed_conversion_leaves_no_half_model(tmp_path: Path) -> None:
     command = [sys.executable, "-c", CONVERT, SMOLLM2, str(tmp_path)]
     with subprocess.Popen(command) as launcher:
@@ -102,8 +108,9 @@ def test_a_killed_conversion_leaves_no_half_model(tmp_path: Path) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert all(path.suffix == ".partial" for path in directories(tmp_path))
-    options = ModelOptions(model_id=SMOLLM2, conversion_cache=str(tmp_path))
-    directory = weights.fetch(options, DType.float16, ignore)
+    other = gguf_files.write(tmp_path / "tiny.gguf", gguf_files.random_weights())
+    options = ModelOptions(model_id=str(other), conversion_cache=str(tmp_path))
+    directory = weights.fetch(options, DType.float32, ignore)
     assert directories(tmp_path) == [directory]
 
 

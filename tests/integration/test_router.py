@@ -9,8 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.router_app import TEMPLATE, TOKENIZER, Router, says, started
+from tests.integration.listening import listening, send, until
+from tests.router_app import TEMPLATE, TOKENIZER, says, started
 from tgi_server.config import load
 from tgi_server.config.schema import Launch, Resolved, ServerConfig
 from tgi_server.errors import ConfigError
@@ -29,32 +30,6 @@ SLOW = 0.02
 """Seconds a step; `LONG` takes half a minute."""
 
 
-@asynccontextmanager
-async def listening(**options: Any) -> AsyncIterator[tuple[Router, int]]:
-    """A router on a real server and a port, in this process."""
-    grace = options.pop("shutdown_timeout", 0)
-    async with started(**options) as router:
-        listener = socket.create_server(("127.0.0.1", 0))
-        stop = asyncio.Event()
-        port = listener.getsockname()[1]
-        serving = asyncio.create_task(serve(router.app, router.engine, listener, stop, grace))
-        try:
-            yield router, port
-        finally:
-            stop.set()
-            await serving
-
-
-async def send(port: int, path: str, body: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """An open connection with a request written to it."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    data = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
-    writer.write(head.encode() + data)
-    await writer.drain()
-    return reader, writer
-
-
 async def read_chunks(reader: asyncio.StreamReader) -> tuple[str, list[bytes]]:
     """Head and chunks of a chunked answer."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
@@ -62,13 +37,6 @@ async def read_chunks(reader: asyncio.StreamReader) -> tuple[str, list[bytes]]:
     while size := int(await reader.readuntil(b"\r\n"), 16):
         chunks.append((await reader.readexactly(size + 2))[:-2])
     return head, chunks
-
-
-async def until(holds: Callable[[], bool], seconds: float = 5.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        await asyncio.sleep(0.005)
 
 
 async def test_stream_framing() -> None:
@@ -303,6 +271,15 @@ def test_the_process_serves_and_drains(model_dir: Path, shard: subprocess.Popen[
         out, err = router.process.communicate(timeout=10)
         assert (router.process.returncode, err) == (0, "")
         assert "Serving on 127.0.0.1" in out and "Success" in out
+
+
+def test_the_process_that_waits_for_its_shards_stops_at_once(model_dir: Path) -> None:
+    with RouterProcess(model_dir) as router:
+        assert router.process.stdout is not None
+        assert "Chat template" in router.process.stdout.readline()  # said just before it connects
+        router.process.send_signal(signal.SIGTERM)
+        _, err = router.process.communicate(timeout=5)
+        assert (router.process.returncode, err) == (0, "")
 
 
 def test_the_process_is_small(model_dir: Path, shard: subprocess.Popen[bytes]) -> None:

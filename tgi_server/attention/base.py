@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,6 +40,10 @@ class AttentionBatch:
     block_tables: Tensor
     slots: Tensor
 
+    def rows(self, i: int) -> slice:
+        """The rows of sequence `i`."""
+        return slice(self.query_starts[i], self.query_starts[i + 1])
+
 
 @dataclass(frozen=True, slots=True)
 class LayerCache:
@@ -47,23 +52,22 @@ class LayerCache:
     keys: Tensor
     values: Tensor
 
-    def write(self, slots: Tensor, keys: Tensor, values: Tensor, block_size: int) -> None:
-        """Store `keys`, `values` `[tokens, kv_heads, head_dim]` at `slots`."""
-        block, offset = slots // block_size, slots % block_size
-        self.keys[block, :, offset] = keys
-        self.values[block, :, offset] = values
+
+Attend = Callable[[Tensor, Tensor, Tensor, LayerCache], Tensor]
+"""One layer's attention in a step.
+
+`query [tokens, heads, head_dim]` sees positions 0 up to its own of its sequence; `key` and `value`
+`[tokens, kv_heads, head_dim]` are the new ones, which are in the cache already. Returns the shape of `query`.
+"""
 
 
 class Attention(Protocol):
     """Scaled dot-product attention of new positions over their own cached context."""
 
-    def unsupported(self, device: torch.device) -> list[str]:
-        """Reasons why it cannot run on `device`; empty when it can."""
+    def unsupported(self, device: torch.device, dtype: torch.dtype, head_dim: int) -> list[str]:
+        """Reasons why it cannot run heads of this width in `dtype` on `device`; empty when it can."""
         ...
 
-    def __call__(self, query: Tensor, key: Tensor, value: Tensor, cache: LayerCache, batch: AttentionBatch) -> Tensor:
-        """Write `key`, `value` `[tokens, kv_heads, head_dim]` to the cache and attend.
-
-        `query` is `[tokens, heads, head_dim]`; the result has its shape. Position p of a sequence sees 0..p.
-        """
+    def begin(self, batch: AttentionBatch) -> Attend:
+        """Prepare a step once for all layers."""
         ...

@@ -11,67 +11,87 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from tgi_server.attention.base import AttentionBatch, LayerCache
+    from tgi_server.attention.base import Attend, AttentionBatch, LayerCache
 
 
 @dataclass
 class SdpaAttention:
     """All single new positions (decode) go in one padded call; every longer run (prefill) in one of its own."""
 
-    def unsupported(self, device: torch.device) -> list[str]:
+    def unsupported(self, device: torch.device, dtype: torch.dtype, head_dim: int) -> list[str]:
         """Runs everywhere."""
         return []
 
-    def __call__(self, query: Tensor, key: Tensor, value: Tensor, cache: LayerCache, batch: AttentionBatch) -> Tensor:
+    def begin(self, batch: AttentionBatch) -> Attend:
         """See `attention.base.Attention`."""
-        import torch
-
-        cache.write(batch.slots, key, value, BLOCK_SIZE)
         singles = [i for i, n in enumerate(batch.query_lengths) if n == 1]
-        result = torch.empty_like(query)
-        if singles:
-            rows = [batch.query_starts[i] for i in singles]
-            result[rows] = self._decode(query[rows], cache, batch, singles)
-        for i, length in enumerate(batch.query_lengths):
-            if length > 1:
-                run = slice(batch.query_starts[i], batch.query_starts[i + 1])
-                result[run] = self._prefill(query[run], key[run], value[run], cache, batch, i)
-        return result
+        runs = [Run(batch, i) for i, n in enumerate(batch.query_lengths) if n > 1]
+        decode = Decode(batch, singles) if singles else None
 
-    def _decode(self, query: Tensor, cache: LayerCache, batch: AttentionBatch, which: list[int]) -> Tensor:
-        """One query row a sequence, contexts padded to the longest: `[n, heads, head_dim]`."""
+        def attend(query: Tensor, key: Tensor, value: Tensor, cache: LayerCache) -> Tensor:
+            result = query.new_empty(query.shape)
+            if decode is not None:
+                result[decode.rows] = decode(query[decode.rows], cache)
+            for run in runs:
+                result[run.rows] = run(query[run.rows], key[run.rows], value[run.rows], cache)
+            return result
+
+        return attend
+
+
+class Decode:
+    """One query row for each of the sequences `which`, their contexts padded to the longest."""
+
+    def __init__(self, batch: AttentionBatch, which: list[int]) -> None:
         import torch
+
+        device = batch.block_tables.device
+        longest = max(batch.context_lengths[i] for i in which)
+        blocks = -(-longest // BLOCK_SIZE)
+        lengths = torch.tensor([batch.context_lengths[i] for i in which], device=device)
+        unseen = torch.arange(blocks * BLOCK_SIZE, device=device) >= lengths[:, None]
+        self.rows = [batch.query_starts[i] for i in which]
+        self._tables = batch.block_tables[which, :blocks]
+        self._mask = ~unseen[:, None, None, :]
+        self._unseen = unseen[:, None, :, None]
+
+    def __call__(self, query: Tensor, cache: LayerCache) -> Tensor:
+        """Query `[n, heads, head_dim]` to the same shape."""
         from torch.nn.functional import scaled_dot_product_attention
 
-        lengths = torch.tensor([batch.context_lengths[i] for i in which], device=query.device)
-        blocks = -(-max(batch.context_lengths[i] for i in which) // BLOCK_SIZE)
-        tables = batch.block_tables[which, :blocks]
-        keys, values = _gather(cache.keys, tables), _gather(cache.values, tables)
-        seen = torch.arange(keys.shape[2], device=query.device) < lengths[:, None]
+        keys, values = _gather(cache.keys, self._tables), _gather(cache.values, self._tables)
         for gathered in (keys, values):  # a mask does not silence what lies beyond a context when that is inf or NaN
-            gathered.masked_fill_(~seen[:, None, :, None], 0.0)
-        attended = scaled_dot_product_attention(
-            query.unsqueeze(2), keys, values, attn_mask=seen[:, None, None, :], enable_gqa=True
-        )
+            gathered.masked_fill_(self._unseen, 0.0)
+        attended = scaled_dot_product_attention(query.unsqueeze(2), keys, values, attn_mask=self._mask, enable_gqa=True)
         return attended.squeeze(2)
 
-    def _prefill(
-        self, query: Tensor, key: Tensor, value: Tensor, cache: LayerCache, batch: AttentionBatch, i: int
-    ) -> Tensor:
-        """A run of one sequence, `[n, heads, head_dim]`; the cache is read only where there is earlier context."""
+
+class Run:
+    """Several new positions of sequence `i`; the cache is read only where there is context before them."""
+
+    def __init__(self, batch: AttentionBatch, i: int) -> None:
         import torch
+
+        length, self._context = batch.query_lengths[i], batch.context_lengths[i]
+        self.rows = batch.rows(i)
+        self._table = batch.block_tables[i : i + 1, : -(-self._context // BLOCK_SIZE)]
+        self._mask = None
+        if self._context > length:
+            ones = torch.ones(length, self._context, dtype=torch.bool, device=self._table.device)
+            self._mask = ones.tril(self._context - length)
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, cache: LayerCache) -> Tensor:
+        """Query `[n, heads, head_dim]`, key and value `[n, kv_heads, head_dim]` to the shape of the query."""
         from torch.nn.functional import scaled_dot_product_attention
 
-        length, context = batch.query_lengths[i], batch.context_lengths[i]
-        mask = None
         keys, values = key.transpose(0, 1).unsqueeze(0), value.transpose(0, 1).unsqueeze(0)
-        if context > length:
-            table = batch.block_tables[i : i + 1, : -(-context // BLOCK_SIZE)]
-            keys, values = _gather(cache.keys, table)[:, :, :context], _gather(cache.values, table)[:, :, :context]
-            mask = torch.ones(length, context, dtype=torch.bool, device=query.device).tril(context - length)
+        if self._mask is not None:
+            keys = _gather(cache.keys, self._table)[:, :, : self._context]
+            values = _gather(cache.values, self._table)[:, :, : self._context]
         attended = scaled_dot_product_attention(
-            query.transpose(0, 1).unsqueeze(0), keys, values, attn_mask=mask, is_causal=mask is None, enable_gqa=True
-        )
+            query.transpose(0, 1).unsqueeze(0), keys, values,
+            attn_mask=self._mask, is_causal=self._mask is None, enable_gqa=True,
+        )  # fmt: skip
         return attended.squeeze(0).transpose(0, 1)
 
 

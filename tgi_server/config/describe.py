@@ -90,8 +90,6 @@ def _broken_bound(value: Any, bounds: Mapping[str, Any]) -> str | None:
         return "must be finite"
     if bounds["minimum"] is not None and value < bounds["minimum"]:
         return f"must be at least {bounds['minimum']}"
-    if bounds["above"] is not None and value <= bounds["above"]:
-        return f"must be more than {bounds['above']}"
     if bounds["maximum"] is not None and value > bounds["maximum"]:
         return f"must be at most {bounds['maximum']}"
     return None

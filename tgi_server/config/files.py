@@ -13,9 +13,9 @@ def directory() -> Path:
     return shipped if shipped.is_dir() else _PACKAGE.parent / "conf"
 
 
-def groups(root: Path | None = None) -> dict[str, list[str]]:
+def groups() -> dict[str, list[str]]:
     """The choices of every group, `{"batching": ["default", "latency", ...], ...}`, both sorted by name."""
     choices: dict[str, list[str]] = {}
-    for path in sorted((root or directory()).glob("*/*.yaml")):
+    for path in sorted(directory().glob("*/*.yaml")):
         choices.setdefault(path.parent.name, []).append(path.stem)
     return choices

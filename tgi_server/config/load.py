@@ -11,7 +11,7 @@ from typing import IO, Any, TypeVar, get_type_hints
 import yaml
 
 from tgi_server.config.describe import inner_type
-from tgi_server.config.schema import Launch, Options, Part, ServerConfig, freeze
+from tgi_server.config.schema import Launch, Options, Part, ServerConfig, documented_options, freeze
 from tgi_server.errors import UsageError
 
 _OptionsT = TypeVar("_OptionsT", bound=Options)
@@ -41,7 +41,9 @@ def compose(
 
 def as_yaml(config: ServerConfig) -> str:
     """Every option and part with its value, for a person to read."""
-    return str(yaml.safe_dump(dataclasses.asdict(config, dict_factory=_plain), sort_keys=False, allow_unicode=True))
+    values = dataclasses.asdict(config, dict_factory=_plain)
+    options = {field.name: values.pop(field.name) for field in documented_options()}
+    return str(yaml.safe_dump(options | values, sort_keys=False, allow_unicode=True))
 
 
 def dump(launch: Launch) -> str:

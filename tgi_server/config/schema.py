@@ -30,17 +30,9 @@ class LogLevel(Enum):
     error = "error"
 
 
-def option(
-    default: Any, help: str, minimum: float | None = None, above: float | None = None, maximum: float | None = None
-) -> Any:
-    """A documented field.
-
-    `help` says what it does and in which unit; `minimum`, `maximum` (inclusive) and `above` (exclusive) bound numbers.
-    """
-    metadata = {"help": help, "minimum": minimum, "above": above, "maximum": maximum}
-    if isinstance(default, (dict, list)) or hasattr(default, "__dataclass_fields__"):
-        return field(default_factory=lambda: default.__class__(**vars(default)), metadata=metadata)
-    return field(default=default, metadata=metadata)
+def option(default: Any, help: str, minimum: float | None = None, maximum: float | None = None) -> Any:
+    """A documented field: `help` says what it does and in which unit, the others bound numbers (inclusive)."""
+    return field(default=default, metadata={"help": help, "minimum": minimum, "maximum": maximum})
 
 
 class Options:
@@ -183,7 +175,7 @@ class ServerConfig(
         metadata={"help": "How linear layers store and multiply their weights."},
     )
     attention: Part = field(
-        default_factory=lambda: Part("tgi_server.attention.sdpa.SdpaAttention"),
+        default_factory=lambda: Part("tgi_server.attention.auto.AutoAttention"),
         metadata={"help": "Which attention kernels the shards use."},
     )
     runner: Part = field(
@@ -198,7 +190,7 @@ class ServerConfig(
 
 def documented_options() -> list[Field[Any]]:
     """The fields of `ServerConfig` that are options of their own, in the order of their groups."""
-    return [f for f in fields(ServerConfig) if f.type != "Part"]
+    return [f for group in ServerConfig.__bases__ for f in fields(group)]
 
 
 @dataclass

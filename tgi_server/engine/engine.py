@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
 
 from tokenizers import Tokenizer
@@ -32,18 +32,29 @@ PLANS_IN_FLIGHT = 2
 class Engine:
     """Continuous batching of generations over the shards. All methods belong to one event loop.
 
+    Args:
+        health_timeout: seconds that `health` may take; longer than the shards' own, which says more.
+
     Attributes:
         info: what the shards told about themselves; set by `start`.
         failed: set when the shards are lost; the process cannot recover from that.
     """
 
-    def __init__(self, shards: Shards, options: BatchingOptions, tokenizer: Tokenizer, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        shards: Shards,
+        options: BatchingOptions,
+        tokenizer: Tokenizer,
+        metrics: Metrics,
+        health_timeout: float = 15.0,
+    ) -> None:
         self.info: ShardInfo
         self.failed = asyncio.Event()
         self._shards = shards
         self._options = options
         self._vocabulary = Vocabulary(tokenizer)
         self._observer = BatchObserver(metrics)
+        self._health_timeout = health_timeout
         self._permits = Permits(options.max_concurrent_requests)
         self._ids = itertools.count()
         self._generations: dict[int, Generation] = {}
@@ -69,7 +80,7 @@ class Engine:
         """Connect to the shards and begin to work. Raises UnhealthyError when they do not answer."""
         self.info = await self._shards.connect()
         self._scheduler = Scheduler(self._options, self.info.num_blocks, self.info.eos_token_ids)
-        self._tasks = [asyncio.create_task(self._guard(loop)) for loop in (self._send_plans(), self._take_outcomes())]
+        self._tasks = [asyncio.create_task(self._guard(loop)) for loop in (self._send_plans, self._take_outcomes)]
 
     async def stop(self) -> None:
         """End all generations that are left (they raise GenerationError) and close the shards' connections."""
@@ -102,6 +113,14 @@ class Engine:
         """
         if self._permits.draining:
             raise UnhealthyError("the server is shutting down")
+        try:
+            async with asyncio.timeout(self._health_timeout):
+                await self._check()
+        except TimeoutError:
+            if not self._proven:  # a step of others may have proven it while the probe waited in the queue
+                raise UnhealthyError(f"no step was done within {self._health_timeout:g} s") from None
+
+    async def _check(self) -> None:
         async with self._probing:  # probes never pile up: who waited here finds the answer of the one before
             if not self._proven:
                 await self._probe()
@@ -133,10 +152,10 @@ class Engine:
             self._observer.queue(self._scheduler)
             self._work.set()
 
-    async def _guard(self, loop: Coroutine[None, None, None]) -> None:
+    async def _guard(self, loop: Callable[[], Coroutine[None, None, None]]) -> None:
         """Run one of the two loops; its end by an error is the end of all generations."""
         try:
-            await loop
+            await loop()
         except TgiError as error:
             log.error("shards lost: %s", error)
             self._break(str(error))

@@ -1,18 +1,26 @@
-"""Checks between options, and what follows from options and machine. Pure functions."""
+"""Checks between options, and what follows from options and machine. Nothing slow."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
-from tgi_server.config.schema import ServerConfig
+from tgi_server.config.schema import ModelOptions, ServerConfig
 from tgi_server.errors import ConfigError
 
 
 def options(config: ServerConfig) -> None:
     """Raises ConfigError that tells all problems at once, each with a value that works."""
-    problems = list(_budget_problems(config))
+    problems = [*_budget_problems(config), *_missing_files(config)]
     if problems:
         raise ConfigError("; ".join(problems))
+
+
+def _missing_files(config: ModelOptions) -> Iterator[str]:
+    """Files that nothing opens before the model is loaded."""
+    path = config.tokenizer_config_path
+    if path is not None and not Path(path).is_file():
+        yield f"tokenizer_config_path={path}: there is no such file"
 
 
 def _budget_problems(config: ServerConfig) -> Iterator[str]:

@@ -23,7 +23,7 @@ _LAST_WORDS = 20
 """Lines of standard error that are remembered."""
 _TICK = 0.05
 """Seconds between two looks at whether a child has ended."""
-_SIGNALS = {
+_SIGNALS: Mapping[int, str] = {
     signal.SIGILL: "illegal instruction: the processor lacks one that this build uses",
     signal.SIGABRT: "aborted",
     signal.SIGBUS: "bus error: often too little shared memory",
@@ -86,6 +86,11 @@ class Child:
         return last.removeprefix("Error: ") if last.startswith("Error: ") else None
 
     @property
+    def clarity(self) -> int:
+        """How much its end explains when several ended together: 2 its own message, 1 a signal, 0 anything else."""
+        return 2 if self.error is not None else int((self._process.poll() or 0) < 0)
+
+    @property
     def last_words(self) -> str:
         """The last lines of its standard error."""
         return "\n".join(self._words)
@@ -95,7 +100,7 @@ class Child:
         code = self._process.wait()
         if code >= 0:
             return f"ended with exit code {code}"
-        words = _SIGNALS.get(signal.Signals(-code)) or signal.strsignal(-code)
+        words = _SIGNALS.get(-code) or signal.strsignal(-code)
         return f"was ended by signal {-code} ({words})"
 
     def terminate(self) -> None:
@@ -194,8 +199,8 @@ class Children:
                 self._close(key.fileobj)  # type: ignore[arg-type]
 
     def ended(self) -> list[Child]:
-        """Children that no longer run, those first whose last words say clearly why."""
-        return sorted((child for child in self._children if not child.alive), key=lambda child: child.error is None)
+        """Children that no longer run, those first whose end says most clearly why."""
+        return sorted((child for child in self._children if not child.alive), key=lambda child: -child.clarity)
 
     def hear_out(self, child: Child, seconds: float) -> None:
         """Pass on what a child that ended left in its pipes, for at most `seconds`: others may hold them open."""

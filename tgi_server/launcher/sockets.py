@@ -14,8 +14,8 @@ from typing import Any
 from tgi_server.config.schema import NetworkOptions, ShardOptions
 from tgi_server.errors import ConfigError
 
-_LONGEST_PATH = 107
-"""Bytes that the path of a unix socket may have."""
+_LONGEST_PATH = 107 - len(".new")
+"""Bytes: the kernel takes 107, and a shard's socket has a longer name until it answers (`rpc.server`)."""
 
 
 def bind(options: NetworkOptions) -> socket.socket:
@@ -109,8 +109,8 @@ def clear(options: ShardOptions, paths: list[Path]) -> None:
         ConfigError: a path is too long, cannot be written, is no socket, or belongs to a running server.
     """
     option = f"shard_uds_path={options.shard_uds_path}"
-    if max(len(os.fsencode(path)) for path in paths) > _LONGEST_PATH:
-        raise ConfigError(f"{option}: too long for a socket, at most {_LONGEST_PATH - len('-0')} bytes")
+    if (excess := max(len(os.fsencode(path)) for path in paths) - _LONGEST_PATH) > 0:
+        raise ConfigError(f"{option}: too long for a socket by {excess} bytes")
     if not os.access(paths[0].parent, os.W_OK | os.X_OK):
         raise ConfigError(f"{option}: no files can be made in {paths[0].parent}")
     for path in paths:

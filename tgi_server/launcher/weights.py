@@ -39,6 +39,8 @@ def _directory(options: ModelOptions, dtype: DType, report: Report) -> Path:
     local = _locate(options.model_id)
     if local is None:
         return _download(options, report)
+    if options.revision is not None:
+        raise ModelError(f"revision={options.revision}: model_id={options.model_id} is not on the hub, it has none")
     return local if local.is_dir() else _convert(local, options, dtype, report)
 
 

@@ -28,6 +28,6 @@ class QuantizeMethod(Protocol):
         """The layer of this rank's `tensors` (keys of `layout`), already sliced and joined."""
         ...
 
-    def unsupported(self, device: torch.device) -> list[str]:
-        """Reasons why the method cannot run on `device`; empty when it can."""
+    def unsupported(self, device: torch.device, dtype: torch.dtype) -> list[str]:
+        """Reasons why the method cannot run with activations of `dtype` on `device`; empty when it can."""
         ...

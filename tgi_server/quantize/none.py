@@ -22,13 +22,38 @@ class NoQuantize:
         return {"weight": ("out", "in")}
 
     def build(self, tensors: Mapping[str, Tensor], bias: Tensor | None) -> LinearOp:
-        """A matrix product with an optional bias `[out]`."""
+        """A matrix product with an optional bias `[out]`; on CPUs oneDNN keeps the weight in its own blocked order."""
         from functools import partial
 
-        from torch.nn.functional import linear
+        import torch
 
-        return partial(linear, weight=tensors["weight"], bias=bias)
+        weight = tensors["weight"]
+        if weight.is_cpu and _onednn_multiplies(weight.dtype):
+            return _packed(weight, bias)
+        return partial(torch.nn.functional.linear, weight=weight, bias=bias)
 
-    def unsupported(self, device: torch.device) -> list[str]:
+    def unsupported(self, device: torch.device, dtype: torch.dtype) -> list[str]:
         """Runs everywhere."""
         return []
+
+
+def _onednn_multiplies(dtype: torch.dtype) -> bool:
+    import torch
+
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _packed(weight: Tensor, bias: Tensor | None) -> LinearOp:
+    """oneDNN's linear on a weight reordered once instead of at every call (torch's own fused-linear operator)."""
+    import torch
+
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight)
+    multiply = torch.ops.mkldnn._linear_pointwise.default
+
+    def apply(x: Tensor) -> Tensor:
+        product: Tensor = multiply(x, packed, bias, "none", [], "")
+        return product
+
+    return apply

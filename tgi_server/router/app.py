@@ -18,6 +18,7 @@ from tgi_server.router.routes.body import answer
 from tgi_server.router.routes.native import NativeRoutes
 from tgi_server.router.routes.openai import OpenAIRoutes
 from tgi_server.router.routes.ops import OpsRoutes
+from tgi_server.router.stream import Closing
 from tgi_server.router.validate import Limits
 from tgi_server.telemetry.metrics import Metrics
 
@@ -51,6 +52,7 @@ def create_app(
     app.register_blueprint(OpenAIRoutes(calls, template, config.model_id, compute_type).blueprint())
     app.register_blueprint(OpsRoutes(config, engine, metrics).blueprint())
     app.register_error_handler(HTTPException, _http_error)
+    app.asgi_app = Closing(app.asgi_app)  # type: ignore[method-assign]
 
     @app.after_serving
     async def stop_pool() -> None:

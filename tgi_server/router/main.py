@@ -23,6 +23,7 @@ from tgi_server.config.schema import Launch
 from tgi_server.engine.engine import Engine
 from tgi_server.errors import ConfigError, ModelError, TgiError
 from tgi_server.router.chat import find_template
+from tgi_server.router.protocol import HttpProtocol
 from tgi_server.rpc.client import GrpcShards
 from tgi_server.telemetry import logging as log_setup
 from tgi_server.telemetry.metrics import Metrics
@@ -60,7 +61,8 @@ async def run(launch: Launch) -> int:
     metrics = Metrics(config.max_input_length, config.max_total_tokens)
     shards = GrpcShards(config.shard_uds_path, resolved.num_shard)
     engine = Engine(shards, config, tokenizer, metrics)
-    await engine.start()
+    if not await started(engine, stop):
+        return 0
     app = load.instantiate(
         config.router,
         config=config,
@@ -71,6 +73,19 @@ async def run(launch: Launch) -> int:
         metrics=metrics,
     )
     return await serve(app, engine, socket.socket(fileno=resolved.listen_fd), stop, config.shutdown_timeout)
+
+
+async def started(engine: Engine, stop: asyncio.Event) -> bool:
+    """Start `engine`; False when `stop` was set before all shards answered."""
+    starting = asyncio.create_task(engine.start())
+    await _first(stop.wait(), asyncio.shield(starting))
+    if not starting.done():
+        starting.cancel()
+        await asyncio.wait([starting])
+        await engine.stop()
+        return False
+    await starting
+    return True
 
 
 def load_tokenizer(model_dir: Path) -> Tokenizer:
@@ -137,7 +152,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http="httptools",
+                http=HttpProtocol,
                 ws="none",
                 lifespan="on",
                 log_config=None,

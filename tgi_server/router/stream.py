@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, aclosing
-from typing import Any
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
+from typing import Any, cast
 
-from quart import Response
+from quart import Response, request
 
 from tgi_server.errors import TgiError
 from tgi_server.router.calls import Call
@@ -18,7 +18,33 @@ KEEP_ALIVE_SECONDS = 15.0
 KEEP_ALIVE = b":\n\n"
 DONE = b"data: [DONE]\n\n"
 
+OPENED = "tgi_server.opened"
+"""Key of the connection's scope under which `Closing` keeps what is to be closed."""
+
 Json = Mapping[str, Any]
+Asgi = Callable[[Any, Any, Any], Awaitable[None]]
+
+
+class Closing:
+    """ASGI middleware: what a request has opened is closed with it, also if its answer was never begun.
+
+    A client may go away when the answer is made and not yet taken up, and then nobody else would close it.
+    """
+
+    def __init__(self, app: Asgi) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """One connection or request, as ASGI has it."""
+        async with AsyncExitStack() as opened:
+            scope[OPENED] = opened
+            await self._app(scope, receive, send)
+
+
+def close_with_request(chunks: AsyncGenerator[bytes, None]) -> None:
+    """Close a generator that has been started when the current request is over, whatever becomes of it."""
+    opened: AsyncExitStack = cast(dict[str, Any], request.scope)[OPENED]
+    opened.push_async_callback(chunks.aclose)
 
 
 def sse(data: Json) -> bytes:

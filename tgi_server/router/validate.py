@@ -6,7 +6,7 @@ The functions tokenise, so they are run in the validation threads. Rules are che
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -184,7 +184,7 @@ def tokenise(
     Raises:
         ValidationError: the tokenizer refuses the text.
     """
-    return _last(_encode(tokenizer, text, add_special_tokens).ids, truncate)
+    return _last(_encode(tokenizer.encode_batch_fast, text, add_special_tokens).ids, truncate)
 
 
 def token_spans(tokenizer: Tokenizer, text: str, truncate: int | None) -> list[dict[str, int | str]]:
@@ -193,7 +193,7 @@ def token_spans(tokenizer: Tokenizer, text: str, truncate: int | None) -> list[d
     Raises:
         ValidationError: the tokenizer refuses the text.
     """
-    encoding = _encode(tokenizer, text, add_special_tokens=True)
+    encoding = _encode(tokenizer.encode_batch, text, add_special_tokens=True)
     spans: list[dict[str, int | str]] = [
         {"id": token, "text": text[start:stop], "start": start, "stop": stop}
         for token, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True)
@@ -235,9 +235,10 @@ def allowed_tokens(
     return allowed
 
 
-def _encode(tokenizer: Tokenizer, text: str, add_special_tokens: bool) -> Encoding:
+def _encode(encode_batch: Callable[..., list[Encoding]], text: str, add_special_tokens: bool) -> Encoding:
+    """`Tokenizer.encode` would keep all other threads waiting, for a second if the text is long; batches do not."""
     try:
-        return tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        return encode_batch([text], add_special_tokens=add_special_tokens)[0]
     except Exception as error:  # the binding raises bare Exception for every failure of the tokenizer
         raise ValidationError(f"Tokenizer error {error}", "inputs") from None
 

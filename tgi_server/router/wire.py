@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 import struct
+from functools import cache
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 import orjson
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
 from tgi_server.errors import TgiError
 
@@ -23,6 +24,9 @@ UInt64 = Annotated[int, Meta(ge=0)]
 
 MAX_UINT64 = 2**64 - 1
 _SINGLE = struct.Struct("f")
+_UNLOGGED = frozenset(
+    ["messages", "prompt", "suffix", "grammar", "tools", "tool_choice", "functions", "function_call", "response_format"]
+)
 BodyType = TypeVar("BodyType", bound=Struct)
 
 
@@ -181,9 +185,17 @@ def _is_json(content_type: str) -> bool:
 
 
 def without_text(asked: Struct) -> dict[str, Any]:
-    """What a client set, for the log: without defaults, and without the texts, which are nobody else's business."""
-    fields: dict[str, Any] = msgspec.to_builtins(asked)
-    return {name: value for name, value in fields.items() if name not in ("messages", "prompt", "suffix")}
+    """What a client set, for the log: without defaults, and without the texts, which are nobody else's business.
+
+    The fields of free shape go with them: one may be nested so deep that it can be read but not be written.
+    """
+    fields: dict[str, Any] = msgspec.to_builtins(structs.replace(asked, **_blanks(type(asked))))
+    return {name: value for name, value in fields.items() if name not in _UNLOGGED}
+
+
+@cache
+def _blanks(kind: type[Struct]) -> dict[str, None]:
+    return dict.fromkeys(_UNLOGGED.intersection(kind.__struct_fields__))
 
 
 def dumps(answer: Any) -> bytes:

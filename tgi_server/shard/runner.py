@@ -6,16 +6,16 @@ import logging
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tgi_server.attention.base import Attention
+from tgi_server.attention.auto import AutoAttention
 from tgi_server.config.load import instantiate
 from tgi_server.config.schema import Launch, ServerConfig
 from tgi_server.errors import ConfigError
+from tgi_server.layers.ops import best_ops
 from tgi_server.layers.parallel import Group
 from tgi_server.models.decoder import Decoder, attention_shape
 from tgi_server.models.spec import ModelSpec
@@ -59,11 +59,16 @@ class ModelRunner:
         )
 
     def _load(self, launch: Launch) -> Decoder:
-        quantize: QuantizeMethod = _part("quantize", instantiate(launch.config.quantize), self._device)
-        attention: Attention = _part("attention", instantiate(launch.config.attention), self._device)
+        quantize: QuantizeMethod = instantiate(launch.config.quantize)
+        _require("quantize", quantize, quantize.unsupported(self._device, self._dtype))
+        attention = instantiate(launch.config.attention)
+        if isinstance(attention, AutoAttention):
+            attention = attention.choose(self._device, self._dtype, self._spec.head_dim)
+        _require("attention", attention, attention.unsupported(self._device, self._dtype, self._spec.head_dim))
         checkpoint = Checkpoint(Path(launch.resolved.model_dir))
         loader = WeightLoader(checkpoint, quantize, self._group, self._dtype, self._device)
-        return Decoder(self._spec, loader, attention, launch.config.max_total_tokens)
+        ops = best_ops(self._device, self._dtype)
+        return Decoder(self._spec, loader, attention, ops, launch.config.max_total_tokens)
 
     def _allocate(self, config: ServerConfig) -> int:
         """Make the KV cache; every rank gets as many blocks as the poorest can hold."""
@@ -183,8 +188,6 @@ def _device(rank: int) -> torch.device:
     return torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def _part(option: str, part: QuantizeMethod | Attention, device: torch.device) -> Any:
-    """`part`, once it has no reason not to run on `device`."""
-    if reasons := part.unsupported(device):
+def _require(option: str, part: object, reasons: list[str]) -> None:
+    if reasons:
         raise ConfigError(f"{option}={type(part).__name__}: {'; '.join(reasons)}")
-    return part

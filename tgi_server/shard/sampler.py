@@ -1,7 +1,7 @@
 """Logits to tokens: penalties, temperature, top-k, top-p, typical-p, choice (in this order, as TGI has it).
 
-A sampled choice is made by one uniform number that is a hash of the request's seed and the position, so it depends on
-nothing else in the batch (decision D12) and needs no generator to be kept.
+The noise of a sampled choice is a function of the request's seed and the position, so it depends on nothing else in the
+batch (decision D12) and needs no generator to be kept.
 """
 
 from __future__ import annotations
@@ -17,6 +17,13 @@ from torch import Tensor
 from tgi_server.types import SamplingParams, TopTokens
 
 IntArray = npt.NDArray[np.int64]
+
+NEGLIGIBLE = 30.0
+"""Distance to the best score beyond which a token is never drawn: all of them together have less than 1e-8."""
+LARGEST = 1e30
+"""Size to which penalised scores are held, so that no penalty makes infinity of them."""
+MOST_TIES = 32
+"""Alternatives beyond the wanted number that are reported because they tie with the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +48,7 @@ def choose(
     tokens = logits.argmax(dim=-1)
     random = [row for row, p in enumerate(params) if p.samples]
     if random:
-        uniform = uniforms(np.array([params[row].seed for row in random], dtype=np.uint64), positions[random])
-        tokens[random] = _draw(logits[random], torch.from_numpy(uniform).to(logits.device))
+        tokens[random] = _draw(logits[random], [params[row].seed for row in random], positions[random])
     chosen = logits.gather(1, tokens.unsqueeze(1)).squeeze(1)
     normaliser = logits.logsumexp(dim=-1)
     top = {
@@ -51,25 +57,42 @@ def choose(
     return Choice(tokens, chosen - normaliser, top)
 
 
-def uniforms(seeds: npt.NDArray[np.uint64], positions: IntArray) -> npt.NDArray[np.float64]:
-    """Uniform numbers in [0, 1), one for each pair of seed and position (the SplitMix64 finaliser)."""
-    with np.errstate(over="ignore"):
-        x = _mix(_mix(seeds) + (positions.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15))
-    uniform: npt.NDArray[np.float64] = (x >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    return uniform
+def uniforms(seeds: Tensor, positions: Tensor, ids: Tensor) -> Tensor:
+    """Numbers in (0, 1), float64, one for each int64 triple: a hash of three rounds of SplitMix64's finaliser."""
+    x = _mix(_mix(_mix(seeds) + positions) + ids)
+    return (_shifted(x, 11).double() + 0.5) * 2.0**-53
 
 
-def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+def _mix(x: Tensor) -> Tensor:
+    x = x + _signed(0x9E3779B97F4A7C15)
+    x = (x ^ _shifted(x, 30)) * _signed(0xBF58476D1CE4E5B9)
+    x = (x ^ _shifted(x, 27)) * _signed(0x94D049BB133111EB)
+    return x ^ _shifted(x, 31)
 
 
-def _draw(logits: Tensor, uniform: Tensor) -> Tensor:
-    """The first token where the cumulative probability passes `uniform`, float64 against rounding at the far end."""
-    cumulative = logits.double().softmax(dim=-1).cumsum(dim=-1)
-    target = uniform.unsqueeze(1) * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, target, right=True).squeeze(1).clamp_(max=logits.shape[1] - 1)
+def _shifted(x: Tensor, bits: int) -> Tensor:
+    """Shift right as if unsigned."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _signed(number: int) -> int:
+    """The 64-bit number with the same bits as the unsigned `number`."""
+    return number - (1 << 64) if number >= 1 << 63 else number
+
+
+def _draw(logits: Tensor, seeds: Sequence[int], positions: IntArray) -> Tensor:
+    """A token for each row with the probability its score says: the largest of `score + Gumbel noise`.
+
+    Scores that differ in the last bits, as they do in other company, then rarely lead to another token; inverting the
+    cumulative distribution would shift every boundary. Tokens less likely than e^-NEGLIGIBLE times the best get none.
+    """
+    device = logits.device
+    seed = torch.tensor([_signed(seed) for seed in seeds], device=device)
+    rows, ids = (logits >= logits.amax(dim=-1, keepdim=True) - NEGLIGIBLE).nonzero(as_tuple=True)
+    uniform = uniforms(seed[rows], torch.from_numpy(positions).to(device)[rows], ids)
+    noisy = torch.full(logits.shape, -torch.inf, dtype=torch.float64, device=device)
+    noisy[rows, ids] = logits[rows, ids].double() - (-uniform.log()).log()
+    return noisy.argmax(dim=-1)
 
 
 def _penalise(logits: Tensor, params: Sequence[SamplingParams], history: Callable[[int], IntArray]) -> None:
@@ -81,12 +104,13 @@ def _penalise(logits: Tensor, params: Sequence[SamplingParams], history: Callabl
         scores = logits[row, ids]
         scores = torch.where(scores < 0, scores * p.repetition_penalty, scores / p.repetition_penalty)
         scores -= p.frequency_penalty * torch.from_numpy(count).to(logits.device)
-        logits[row, ids] = scores
+        logits[row, ids] = scores.clamp_(-LARGEST, LARGEST)
 
 
 def _warp(logits: Tensor, params: Sequence[SamplingParams]) -> None:
     """Temperature, then the three filters, each only on the rows that ask for it."""
     if any(p.temperature != 1.0 for p in params):
+        logits -= logits.amax(dim=-1, keepdim=True)  # the best stays at 0, however small the divisor
         logits /= logits.new_tensor([p.temperature for p in params]).unsqueeze(1)
     _filter(logits, [p.top_k for p in params], 0, _outside_top_k)
     _filter(logits, [p.top_p for p in params], 1.0, _outside_top_p)
@@ -129,8 +153,9 @@ def _outside_typical_p(scores: Tensor, p: Tensor) -> Tensor:
 
 
 def top_tokens(logprobs: Tensor, n: int) -> TopTokens:
-    """The `n` best of `logprobs [vocabulary]` with all ties of the n-th; impossible tokens are left out."""
+    """The `n` best of `logprobs [vocabulary]` with up to MOST_TIES ties of the n-th; impossible tokens are left out."""
     nth = logprobs.topk(min(n, logprobs.shape[0])).values[-1]
     ids = ((logprobs >= nth) & logprobs.isfinite()).nonzero().squeeze(1)
     values, order = logprobs[ids].sort(descending=True, stable=True)
-    return TopTokens(ids[order].tolist(), values.tolist())
+    kept = order[: n + MOST_TIES]
+    return TopTokens(ids[kept].tolist(), values[: n + MOST_TIES].tolist())

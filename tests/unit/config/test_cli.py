@@ -44,16 +44,20 @@ def test_port(argv: list[str]) -> None:
     assert cli.parse(argv, {}).overrides == ["port='81'"]
 
 
+def overrides_of(**options: str) -> list[str]:
+    return cli.parse([f"--{name.replace('_', '-')}={text}" for name, text in options.items()], {}).overrides
+
+
 @pytest.mark.parametrize("start", range(0, len(AWKWARD), len(TEXTS)))
 def test_awkward_texts_survive_in_every_spelling(start: int) -> None:
     given = dict(zip(TEXTS, AWKWARD[start:], strict=False))
+    config = load.compose(overrides_of(**given))
+    assert {name: getattr(config, name) for name in given} == given
+    environ = {name.upper(): text for name, text in given.items()}
+    assert cli.parse([], environ).overrides == overrides_of(**given)
     literal = {name: text for name, text in given.items() if text not in ("null", '"q"') and "${" not in text}
-    for config, expected in [
-        (compose(*(f"--{name.replace('_', '-')}={text}" for name, text in given.items())), given),
-        (compose(**{name.upper(): text for name, text in given.items()}), given),
-        (compose(*(f"{name}={text}" for name, text in literal.items())), literal),
-    ]:
-        assert {name: getattr(config, name) for name in expected} == expected
+    plain = cli.parse([f"{name}={text}" for name, text in literal.items()], {})
+    assert plain.overrides == overrides_of(**literal)
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
@@ -104,7 +108,9 @@ def test_a_flag_without_value_takes_no_other_argument() -> None:
 
 def test_groups_are_flags_too() -> None:
     assert compose("--batching", "latency").max_batch_size == 8
-    assert compose("--quantize", "none", ATTENTION="sdpa") == ServerConfig()
+    config = compose("--quantize", "none", ATTENTION="sdpa")
+    assert config.quantize._target_ == "tgi_server.quantize.none.NoQuantize"
+    assert config.attention._target_ == "tgi_server.attention.sdpa.SdpaAttention"
 
 
 def test_origins_and_environment_that_the_command_line_replaces() -> None:

@@ -1,6 +1,7 @@
 """The engine over fake shards: real scheduler, real text, real event loop."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -245,6 +246,24 @@ async def test_stopping_ends_what_is_left(tokenizer: Tokenizer) -> None:
     await rig.engine.stop()
     with pytest.raises(GenerationError, match="stopped"):
         await task
+
+
+async def test_stopping_at_once_leaves_nothing_behind(tokenizer: Tokenizer, recwarn: pytest.WarningsRecorder) -> None:
+    rig = Rig(tokenizer, FakeShards(INFO), BatchingOptions())
+    await rig.engine.start()
+    await rig.engine.stop()
+    del rig
+    gc.collect()
+    assert not recwarn.list, "a coroutine was never awaited"
+
+
+async def test_shards_that_hang_are_unhealthy(tokenizer: Tokenizer) -> None:
+    shards = FakeShards(INFO, step_seconds=60)
+    engine = Engine(shards, BatchingOptions(), tokenizer, Metrics(1024, 2048), health_timeout=0.05)
+    await engine.start()
+    for answer in await asyncio.gather(engine.health(), engine.health(), return_exceptions=True):
+        assert isinstance(answer, UnhealthyError) and "no step was done" in str(answer)
+    await engine.stop()
 
 
 async def test_batch_metrics(start: Start) -> None:

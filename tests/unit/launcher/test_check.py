@@ -34,9 +34,17 @@ def test_each_budget() -> None:
     assert "at least 2048" in problem(max_batch_total_tokens=2000, max_batch_prefill_tokens=1500)
 
 
+def test_a_missing_file() -> None:
+    check.options(ServerConfig(tokenizer_config_path=__file__))
+    assert (
+        problem(tokenizer_config_path="/nowhere/x.json")
+        == "tokenizer_config_path=/nowhere/x.json: there is no such file"
+    )
+
+
 def test_all_problems_together() -> None:
-    text = problem(max_input_length=4000, max_batch_prefill_tokens=1000, max_batch_total_tokens=900)
-    assert text.count(";") == 3
+    budgets = {"max_input_length": 4000, "max_batch_prefill_tokens": 1000, "max_batch_total_tokens": 900}
+    assert problem(**budgets, tokenizer_config_path="/nowhere").count(";") == 4
 
 
 @pytest.mark.parametrize(("num_shard", "accelerators", "shards"), [

@@ -65,11 +65,25 @@ def test_other_files_are_left_alone(tmp_path: Path) -> None:
     assert paths[0].read_text() == "mine"
 
 
-@pytest.mark.parametrize("prefix", ["/nowhere/at/all", "/tmp/" + "x" * 110])
-def test_impossible_prefixes(prefix: str) -> None:
-    options = ShardOptions(shard_uds_path=prefix)
-    with pytest.raises(ConfigError, match="shard_uds_path="):
-        sockets.clear(options, sockets.shard_paths(options, 1))
+def test_impossible_prefixes() -> None:
+    for prefix, words in [
+        ("/nowhere/at/all", "no files can be made"),
+        ("/tmp/" + "x" * 110, "too long .* by 14 bytes"),
+    ]:
+        options = ShardOptions(shard_uds_path=prefix)
+        with pytest.raises(ConfigError, match=f"shard_uds_path={prefix}: {words}"):
+            sockets.clear(options, sockets.shard_paths(options, 1))
+
+
+def test_the_longest_prefix_leaves_room_for_the_name_that_a_shard_begins_with() -> None:
+    options = ShardOptions(shard_uds_path="/tmp/" + "x" * 96)
+    (path,) = sockets.shard_paths(options, 1)
+    sockets.clear(options, [path])
+    with socket.socket(socket.AF_UNIX) as shard:
+        shard.bind(f"{path}.new")
+    Path(f"{path}.new").unlink()
+    with pytest.raises(OSError, match="too long"), socket.socket(socket.AF_UNIX) as shard:
+        shard.bind(f"{path}x.new")
 
 
 def test_master_port() -> None:

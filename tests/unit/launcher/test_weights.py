@@ -54,6 +54,12 @@ def test_a_directory_is_used_as_it_is(model: Path, monkeypatch: pytest.MonkeyPat
     assert fetch("~/model") == model
 
 
+def test_a_revision_of_what_is_not_on_the_hub_is_refused(model: Path) -> None:
+    options = ModelOptions(model_id=str(model), revision="main")
+    with pytest.raises(ModelError, match=f"^revision=main: model_id={model} is not on the hub"):
+        weights.fetch(options, DType.float32, lambda stage, fraction: None)
+
+
 def test_an_index_decides_which_files_count(model: Path) -> None:
     split(model)
     (model / "consolidated.safetensors").write_bytes(b"not looked at")

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from tgi_server.attention.sdpa import SdpaAttention
 from tgi_server.errors import ModelError
+from tgi_server.layers.ops import TorchOps
 from tgi_server.layers.parallel import Group
 from tgi_server.models.decoder import Decoder, attention_shape
 from tgi_server.models.spec import read_spec
@@ -45,7 +46,7 @@ def run(directory: Path, chunks: tuple[int, ...] = (len(IDS),)) -> torch.Tensor:
     """Logits at every position of IDS, computed in steps of `chunks` positions."""
     spec = read_spec(directory)
     loader = WeightLoader(Checkpoint(directory), NoQuantize(), Group(), torch.float32, CPU)
-    model = Decoder(spec, loader, SdpaAttention(), 64)
+    model = Decoder(spec, loader, SdpaAttention(), TorchOps(torch.float32), 64)
     caches = allocate(4, attention_shape(spec, 1), spec.num_layers, torch.float32, CPU)
     state = BatchState(64, CPU)
     state.update(Plan(0, [], [], new=[NewSequence(0, IDS, [2, 1], SamplingParams())]))

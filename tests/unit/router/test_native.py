@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 from tests.router_app import EOS_ID, Router, says, started
+from tgi_server.router import native_answers
 
 TEXT = "Paris is the capital of France, été 😀."
 
@@ -206,3 +207,9 @@ async def test_requests_are_counted() -> None:
         assert router.metric("tgi_request_generated_tokens_sum") == 6
         assert router.metric("tgi_request_max_new_tokens_sum") == 200
         assert router.metric("tgi_request_input_length_count") == 2
+
+
+def test_a_list_written_in_pieces_is_the_same_list() -> None:
+    for length in (0, 1, 3, 7):
+        items = [{"id": number} for number in range(length)]
+        assert json.loads(native_answers.joined(items, piece=3)) == items

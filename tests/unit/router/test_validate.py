@@ -1,6 +1,11 @@
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
 
 from tests.router_app import EOS_ID, TOKENIZER
 from tgi_server.errors import ValidationError
@@ -145,3 +150,25 @@ def test_token_spans_are_characters() -> None:
 
 def test_finish_reasons_are_tgi_words() -> None:
     assert [reason.value for reason in FinishReason] == ["length", "eos_token", "stop_sequence"]
+
+
+@pytest.mark.parametrize("work", [validate.tokenise, partial(validate.token_spans, truncate=None)])
+def test_long_texts_leave_the_other_threads_running(work: Callable[[Tokenizer, str], Any]) -> None:
+    text = "".join(chr(33 + i * 7919 % 90) for i in range(400_000))
+    gaps: list[float] = []
+    done = threading.Event()
+
+    def tick() -> None:
+        last = time.monotonic()
+        while not done.wait(0.001):
+            gaps.append(time.monotonic() - last)
+            last = time.monotonic()
+
+    ticking = threading.Thread(target=tick)
+    ticking.start()
+    start = time.monotonic()
+    work(TOKENIZER, text)
+    needed = time.monotonic() - start
+    done.set()
+    ticking.join()
+    assert max(gaps) < needed / 2, "one call kept the other threads waiting"

@@ -1,5 +1,6 @@
 import math
 import struct
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,9 @@ from tgi_server.router.wire import (
     ChatBody,
     CompletionBody,
     GenerateBody,
+    Message,
     Parameters,
+    StreamOptions,
     parse,
     single,
     without_text,
@@ -143,3 +146,14 @@ def test_single_keeps_the_32_bit_value(value: float) -> None:
     assert shown is not None
     assert struct.pack("f", shown) == struct.pack("f", value)
     assert len(f"{abs(shown):.17g}") >= len(repr(abs(shown)).removesuffix(".0")) - 2
+
+
+def test_the_log_shows_no_texts_and_nothing_nested() -> None:
+    nested: list[Any] = []
+    for _ in range(20_000):
+        nested = [nested]
+    chat = ChatBody(messages=[Message("user", "secret")], tools=nested, response_format=nested, max_tokens=3)
+    assert without_text(chat) == {"max_tokens": 3}
+    assert without_text(Parameters(grammar=nested, top_k=2, stop=["x"])) == {"top_k": 2, "stop": ["x"]}
+    options = StreamOptions(include_usage=True)
+    assert without_text(ChatBody(messages=[], stream_options=options)) == {"stream_options": {"include_usage": True}}

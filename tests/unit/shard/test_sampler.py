@@ -1,9 +1,11 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from tgi_server.shard.sampler import IntArray, choose, top_tokens, uniforms
+from tgi_server.shard.sampler import MOST_TIES, IntArray, choose, top_tokens, uniforms
 from tgi_server.types import SamplingParams
 
 NO_HISTORY = np.array([], np.int64)
@@ -91,13 +93,40 @@ def test_a_choice_depends_only_on_its_own_seed_and_position() -> None:
     assert len({pick(logits, mine, position=p)[0] for p in range(40)}) > 5
 
 
-def test_uniforms_are_spread_and_reproducible() -> None:
-    seeds = np.arange(20000, dtype=np.uint64)
-    values = uniforms(seeds, np.full(20000, 3))
-    assert values.min() >= 0 and values.max() < 1
-    assert abs(values.mean() - 0.5) < 0.01 and abs(values.var() - 1 / 12) < 0.005
-    assert np.array_equal(values[5:6], uniforms(seeds[5:6], np.array([3])))
-    assert uniforms(np.array([2**64 - 1], np.uint64), np.array([10**6]))[0] < 1
+def test_noise_is_uniform_and_independent_in_each_argument() -> None:
+    many, some = torch.arange(40000), torch.full((40000,), 3)
+    for triple in ((many, some, some), (some, many, some), (some, some, many), (-many, many, many)):
+        values = uniforms(*triple)
+        assert values.min() > 0 and values.max() < 1
+        assert abs(values.mean() - 0.5) < 0.01 and abs(values.var() - 1 / 12) < 0.002
+        neighbours = torch.corrcoef(torch.stack((values[:-1], values[1:])))[0, 1]
+        assert abs(neighbours) < 0.02
+
+
+def test_last_bits_rarely_change_a_choice() -> None:
+    logits = torch.randn(300, 5000, generator=torch.Generator().manual_seed(0)) * 3
+    params = [SamplingParams(do_sample=True, seed=s) for s in range(300)]
+    changed = np.array(pick(logits, *params)) != np.array(pick(logits + torch.randn_like(logits) * 1e-5, *params))
+    assert changed.sum() <= 1
+
+
+@pytest.mark.parametrize(
+    "extreme",
+    [
+        {"temperature": 1e-40}, {"temperature": 3e38}, {"repetition_penalty": 1e-40}, {"repetition_penalty": 3e38},
+        {"repetition_penalty": 1e-40, "temperature": 1e-40}, {"top_p": 1e-30}, {"typical_p": 1e-30},
+        {"top_k": 2**31 - 1}, {"frequency_penalty": -2.0, "repetition_penalty": 1e38},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_extreme_values_give_a_token_and_a_logprob(extreme: dict[str, float]) -> None:
+    logits = torch.randn(1, 200, generator=torch.Generator().manual_seed(0)) * 5
+    logits[0, 7] = -torch.inf
+    params: Any = extreme | {"do_sample": True, "seed": 5, "top_n_tokens": 2}
+    choice = choose(logits, [SamplingParams(**params)], lambda row: np.arange(100), np.array([3]))
+    assert choice.tokens.item() != 7
+    assert choice.logprobs.isfinite().all()
+    assert 1 <= len(choice.top[0].ids) <= 2 + MOST_TIES
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from quart import Blueprint, Response
+from tokenizers import Tokenizer
 
 from tgi_server.errors import TgiError
 from tgi_server.router import native_answers, validate
@@ -51,10 +52,8 @@ class NativeRoutes:
         body = await read(GenerateBody)
         truncate = validate.parameters_of(body).truncate
         loop = asyncio.get_running_loop()
-        spans = await loop.run_in_executor(
-            self._calls.pool, validate.token_spans, self._calls.tokenizer, body.inputs, truncate
-        )
-        return answer(spans)
+        text = await loop.run_in_executor(self._calls.pool, _spans, self._calls.tokenizer, body.inputs, truncate)
+        return Response(text, content_type="application/json")
 
     async def _whole(self, body: GenerateBody, as_list: bool) -> Response:
         parameters = validate.parameters_of(body)
@@ -74,6 +73,10 @@ class NativeRoutes:
         chunks = token_chunks(opening, events.event)
         headers = native_answers.stream_headers(self._compute_type, len(body.inputs))
         return event_stream(complete(chunks, native_answers.error_body), headers)
+
+
+def _spans(tokenizer: Tokenizer, text: str, truncate: int | None) -> bytes:
+    return native_answers.joined(validate.token_spans(tokenizer, text, truncate))
 
 
 def _full_text_of(body: GenerateBody, parameters: Parameters) -> str | None:

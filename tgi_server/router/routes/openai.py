@@ -13,7 +13,7 @@ from tgi_server.router.calls import Calls, Prepare
 from tgi_server.router.chat import ChatTemplate
 from tgi_server.router.openai_answers import ChatAnswer, CompletionAnswer, OpenAIAnswer, envelope, error_status
 from tgi_server.router.routes.body import answer, read
-from tgi_server.router.stream import DONE, complete, event_stream, token_chunks
+from tgi_server.router.stream import DONE, close_with_request, complete, event_stream, token_chunks
 from tgi_server.router.wire import ChatBody, CompletionBody, OpenAIBody
 
 
@@ -67,6 +67,7 @@ class OpenAIRoutes:
                 headers = native_answers.headers(call, self._compute_type)
             return answer(whole, headers=headers)
         chunks = token_chunks(opening, making.chunk, making.start)
+        close_with_request(chunks)
         await anext(chunks)  # what is wrong with the request is still answered with a status
         headers = {"x-compute-type": self._compute_type}
         return event_stream(complete(chunks, envelope, making.closing, DONE), headers)

@@ -1,0 +1,170 @@
+"""What only clients of ill will, or of other habits, do to the port."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import re
+import socket
+from collections import defaultdict
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.integration.listening import listening, send, until
+from tests.router_app import started
+from tgi_server.router.main import Server
+from tgi_server.router.protocol import MAX_HEAD_BYTES
+
+LONG: dict[str, Any] = {"inputs": "x", "parameters": {"max_new_tokens": 1500}}
+SHORT: dict[str, Any] = {"inputs": "x", "parameters": {"max_new_tokens": 2}}
+
+
+async def healthy(port: int) -> None:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        assert (await client.post("/generate", json=SHORT)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("start", "more"),
+    [
+        (b"GET /health HTTP/1.1\r\nx: ", b"a" * 1000),
+        (b"GET /health HTTP/1.1\r\n", b"x: a\r\n" * 100),
+        (b"GET /", b"a" * 1000),
+        (b"POST /generate HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n", b"x: a\r\n" * 100),
+        (b"\r\n", b"\r\n" * 500),
+    ],
+)
+async def test_a_head_without_end_is_refused(start: bytes, more: bytes) -> None:
+    async with listening() as (_, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(start)
+        await asyncio.sleep(0.05)
+        for _ in range(MAX_HEAD_BYTES // len(more) + 1):
+            writer.write(more)
+            await asyncio.sleep(0)
+        answers = (await asyncio.wait_for(reader.read(), 5)).split(b"HTTP/1.1 ")
+        assert answers[-1].startswith(b"400 ") and answers[-1].endswith(b"Request head is too long.")
+        writer.close()
+        await healthy(port)
+
+
+@pytest.mark.parametrize(
+    "data", [bytes(range(256)) * 9, b"\x16\x03\x01\x00\xf1\x01", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"]
+)
+async def test_what_is_not_http_is_refused(data: bytes) -> None:
+    async with listening() as (_, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(data)
+        assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
+        writer.close()
+        await healthy(port)
+
+
+async def test_an_offer_of_http_2_is_passed_over() -> None:
+    offer = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c", "http2-settings": "AAMAAABkAAQCAAAAAAIAAAAA"}
+    async with listening() as (_, port), httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        for _ in range(2):
+            answer = await client.post("/generate", json=SHORT, headers=offer)
+            assert (answer.status_code, list(answer.json())) == (200, ["generated_text"])
+
+
+async def test_requests_sent_ahead_are_answered_in_order() -> None:
+    async with listening() as (_, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for path in ("/health", "/nothing", "/info"):
+            writer.write(f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+        answers = b""
+        while b"model_id" not in answers:
+            answers += await asyncio.wait_for(reader.read(65536), 5)
+        assert re.findall(rb"HTTP/1.1 (\d+)", answers) == [b"200", b"404", b"200"]
+        writer.close()
+
+
+async def test_a_client_that_sent_requests_ahead_and_went_away() -> None:
+    async with listening(step_seconds=0.02) as (router, port):
+        _, writer = await send(port, "/generate", SHORT)
+        for _ in range(2):
+            data = json.dumps(LONG).encode()
+            head = f"POST /generate HTTP/1.1\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
+            writer.write(head.encode() + data)
+        await until(lambda: router.metric("tgi_request_success") == 1 and router.engine.running == 1)
+        writer.close()
+        await until(lambda: router.engine.running + router.engine.waiting == 0, 2)
+
+
+async def test_a_connection_that_says_nothing_is_closed() -> None:
+    async with started() as router:
+        listener = socket.create_server(("127.0.0.1", 0))
+        server = Server(router.app)
+        server.config.timeout_keep_alive = 1
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        reader, writer = await asyncio.open_connection(*listener.getsockname())
+        assert await asyncio.wait_for(reader.read(), 5) == b""
+        writer.close()
+        server.should_exit = True
+        await serving
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/generate_stream"])
+async def test_an_answer_that_was_never_begun_is_closed(path: str) -> None:
+    body = json.dumps({"prompt": "x", "max_tokens": 1500, "stream": True, **LONG}).encode()
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
+        "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "",
+        "headers": [(b"host", b"x"), (b"content-type", b"application/json")],
+    }  # fmt: skip
+    gone = asyncio.Event()
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> dict[str, Any]:
+        if messages:
+            return messages.pop()
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        gone.set()  # at the head of the answer, before its body is asked for
+        await asyncio.sleep(60)
+
+    async with started(step_seconds=0.01) as router:
+        gc.disable()
+        try:
+            await router.app(scope, receive, send)  # type: ignore[arg-type]
+            assert router.engine.running + router.engine.waiting == 0
+        finally:
+            gc.enable()
+
+
+SERIES = re.compile(r'([a-z_]+)(?:\{((?:[a-z_]+="(?:[^"\\]|\\.)*",?)+)\})? (-?[0-9][0-9.e+-]*)')
+
+
+async def test_metrics_are_strict_prometheus_text() -> None:
+    async with listening() as (_, port), httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        for body in (SHORT, {"inputs": ""}, {"inputs": 1}, SHORT):
+            await client.post("/generate", json=body)
+        text = (await client.get("/metrics")).text
+    kinds: dict[str, str] = {}
+    buckets: dict[str, list[float]] = defaultdict(list)
+    seen = set()
+    for line in text.splitlines():
+        if line.startswith("#"):
+            _, word, family, kind = line.split(" ")
+            assert word == "TYPE" and family not in kinds and kind in ("counter", "gauge", "histogram")
+            kinds[family] = kind
+            continue
+        match = SERIES.fullmatch(line)
+        assert match, line
+        name, labels, value = match[1], match[2] or "", float(match[3])
+        assert (name, labels) not in seen
+        seen.add((name, labels))
+        parts = [f"{family}_{part}" for part in ("bucket", "sum", "count")]
+        assert name in (parts if kinds[family] == "histogram" else [family])
+        if name.endswith("_bucket"):
+            buckets[family + re.sub('le="[^"]*",?', "", labels).rstrip(",")].append(value)
+        if name.endswith("_count") and kinds[family] == "histogram":
+            assert buckets[family + labels][-1] == value
+    assert text.endswith("\n") and all(counts == sorted(counts) for counts in buckets.values())
+    assert kinds["tgi_request_count"] == "counter" and kinds["tgi_request_duration"] == "histogram"

@@ -1,0 +1,39 @@
+"""Compiling: once, also by several processes at a time; a clear reason where it cannot work."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+TRY = """
+import torch
+from tgi_server.native import kernels
+print(kernels.unsupported(torch.device("cpu"), torch.float32))
+"""
+
+
+def attempt(cache: Path, **env: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", TRY],
+        env=os.environ | {"XDG_CACHE_HOME": str(cache)} | env,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_two_at_once_share_one_result_and_no_compiler_is_a_reason(tmp_path: Path) -> None:
+    builders = [attempt(tmp_path), attempt(tmp_path)]
+    without = attempt(tmp_path / "other", PATH="/nowhere")
+    assert [b.communicate()[0].strip() for b in builders] == ["[]", "[]"]
+    assert len(list((tmp_path / "native").iterdir())) == 1
+    assert "no C++ compiler" in without.communicate()[0]
+
+
+def test_a_compiler_that_fails_is_a_reason(tmp_path: Path) -> None:
+    compiler = tmp_path / "c++"
+    compiler.write_text("#!/bin/sh\necho unknown option >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    output = attempt(tmp_path, PATH=f"{tmp_path}:/usr/bin:/bin").communicate()[0]
+    assert "unknown option" in output
