@@ -25,7 +25,7 @@ def ask(server: Server, prompt: str) -> Any:
 def test_the_stored_reference_is_what_transformers_generates() -> None:
     """`generate` itself for a few; for all, that each stored token has the best score after those before it."""
     assert set(reference.greedy()) == set(reference.PROMPTS)
-    for prompt in reference.PROMPTS[:3]:
+    for prompt in reference.PROMPTS[:2]:
         assert reference.generate(prompt) == reference.greedy()[prompt]
     for prompt, new in reference.greedy().items():
         known = reference.tokenizer()(prompt)["input_ids"]
@@ -64,7 +64,7 @@ def test_alone(float32_server: Server, prompt: str) -> None:
 
 @pytest.mark.usefixtures("company")
 def test_in_company(float32_server: Server) -> None:
-    with ThreadPoolExecutor(8) as pool:
+    with ThreadPoolExecutor(len(reference.PROMPTS)) as pool:
         answers = list(pool.map(lambda prompt: ids(ask(float32_server, prompt)), reference.PROMPTS))
     for prompt, answer in zip(reference.PROMPTS, answers, strict=True):
         assert answer == reference.greedy()[prompt], prompt

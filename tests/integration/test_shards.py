@@ -14,10 +14,10 @@ from tests.integration.server import Server
 PROMPTS = ["The capital of France is", "def fibonacci(n):\n    ", "日本の首都は", "Once upon a time " * 10]
 
 
-@pytest.mark.parametrize(("num_shard", "new_tokens"), [(3, 16), (9, 4)])
-def test_same_text_as_one_shard(float32_server: Server, num_shard: int, new_tokens: int) -> None:
+@pytest.mark.parametrize(("num_shard", "prompts", "new_tokens"), [(3, 4, 16), (9, 2, 6)])
+def test_same_text_as_one_shard(float32_server: Server, num_shard: int, prompts: int, new_tokens: int) -> None:
     def answers(server: Server) -> list[Any]:
-        return [server.generate(prompt, max_new_tokens=new_tokens)["generated_text"] for prompt in PROMPTS]
+        return [server.generate(prompt, max_new_tokens=new_tokens)["generated_text"] for prompt in PROMPTS[:prompts]]
 
     with Server("model=smollm2", "dtype=float32", f"num_shard={num_shard}", "max_total_tokens=2000") as server:
         assert len(server.named("tgi_server.shard.main")) == num_shard
