@@ -119,6 +119,10 @@ class Outcome:
     forward_ns: int = 0
 
 
+PROGRESS = "Progress: "
+"""Begins a line on a shard's standard error that tells how much of its model is loaded, from 0 to 1."""
+
+
 @dataclass(frozen=True, slots=True)
 class ShardInfo:
     """What a shard tells once its model is loaded and warmed up."""

@@ -78,7 +78,11 @@ class Server:
         return body
 
     def __enter__(self) -> Server:
-        self.wait_ready()
+        try:
+            self.wait_ready()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(

@@ -177,6 +177,13 @@ def test_other_signals_drain_too(start: Start, number: signal.Signals) -> None:
     assert "drained" in launcher.output
 
 
+def test_tells_how_much_of_the_model_is_loaded(start: Start) -> None:
+    told = "print('Progress: 0.25', file=sys.stderr, flush=True)\ntime.sleep(0.5)\n"
+    launcher = start(told + SERVE, WAIT)
+    launcher.until("Loading the model: 25 %")
+    launcher.until("router serves")
+
+
 def test_the_users_number_of_threads_stays(start: Start) -> None:
     launcher = start(SERVE, DRAIN, OMP_NUM_THREADS="7")
     launcher.until("shard 0 7 2000")

@@ -27,7 +27,7 @@ def test_two_at_once_share_one_result_and_no_compiler_is_a_reason(tmp_path: Path
     builders = [attempt(tmp_path), attempt(tmp_path)]
     without = attempt(tmp_path / "other", PATH="/nowhere")
     assert [b.communicate()[0].strip() for b in builders] == ["[]", "[]"]
-    assert len(list((tmp_path / "native").iterdir())) == 1
+    assert len(list((tmp_path / "tgi_server" / "native").iterdir())) == 1
     assert "no C++ compiler" in without.communicate()[0]
 
 

@@ -46,7 +46,8 @@ async def test_the_third_request_beside_two_is_refused() -> None:
     with Server("model=smollm2", "max_concurrent_requests=2") as server:
         async with connect(server) as client:
             running = [asyncio.create_task(post(client, "Count to a thousand: 1 2 3", 200)) for _ in range(2)]
-            await asyncio.sleep(0.5)
+            while "tgi_batch_current_size 2" not in (await client.get("/metrics")).text:
+                await asyncio.sleep(0.02)
             _, refused = await post(client, "Me too", 1)
             assert refused.status_code == 429
             assert refused.json() == {"error": "Model is overloaded", "error_type": "overloaded"}

@@ -12,14 +12,16 @@ if TYPE_CHECKING:
     from tgi_server.attention.base import Attend, AttentionBatch, LayerCache
 
 
+LONGEST_RUN = 8
+"""New positions of a sequence up to which the kernel is faster than torch's own attention."""
+
+
 @dataclass
 class NativeAttention:
-    """Runs of up to `longest_run` new positions go row by row through the kernel; longer ones to torch's own.
+    """Runs of up to LONGEST_RUN new positions go row by row through the kernel; longer ones to torch's own.
 
     The kernel reads every key once a row: best for decode. torch's reads it once for many rows: best for prompts.
     """
-
-    longest_run: int = 8
 
     def unsupported(self, device: torch.device, dtype: torch.dtype, head_dim: int) -> list[str]:
         """What the compiled kernels need."""
@@ -37,8 +39,8 @@ class NativeAttention:
         from tgi_server.attention.sdpa import Run
         from tgi_server.native.kernels import attend as attend_rows
 
-        short = [i for i, n in enumerate(batch.query_lengths) if n <= self.longest_run]
-        runs = [Run(batch, i) for i, n in enumerate(batch.query_lengths) if n > self.longest_run]
+        short = [i for i, n in enumerate(batch.query_lengths) if n <= LONGEST_RUN]
+        runs = [Run(batch, i) for i, n in enumerate(batch.query_lengths) if n > LONGEST_RUN]
         rows = [row for i in short for row in range(batch.query_starts[i], batch.query_starts[i + 1])]
         lengths = [batch.query_lengths[i] for i in short]
         sequences = torch.tensor([i for i, n in zip(short, lengths, strict=True) for _ in range(n)])

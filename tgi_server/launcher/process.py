@@ -15,6 +15,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO
 
+from tgi_server.types import PROGRESS
+
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
 _CHUNK = 65536
@@ -47,12 +49,15 @@ class Child:
     ) -> None:
         """Start `command`, which reads `text` from its standard input.
 
+        Its attribute `progress` is the part of its start (0 to 1) that the child has told to be done.
+
         Args:
             name: how logs call it.
             extra: additional environment variables.
             inherited: file descriptors it keeps, under their numbers.
         """
         self.name = name
+        self.progress: float | None = None
         self._words: deque[str] = deque(maxlen=_LAST_WORDS)
         self._killed = False
         self._process = subprocess.Popen(
@@ -117,7 +122,10 @@ class Child:
 
     def _remember(self, line: bytes) -> None:
         text = line.decode(errors="replace").rstrip()
-        if text:
+        if text.startswith(PROGRESS):
+            with contextlib.suppress(ValueError):  # a library's line that happens to begin like ours
+                self.progress = float(text.removeprefix(PROGRESS))
+        elif text:
             self._words.append(text)
             # What matters is repeated when the child ends; until then it is mostly the noise of libraries.
             logger.debug("%s: %s", self.name, text)

@@ -16,6 +16,7 @@ from tgi_server.errors import TgiError
 from tgi_server.launcher import sockets
 from tgi_server.launcher.hardware import usable_cores
 from tgi_server.launcher.process import Child, Children, environment
+from tgi_server.launcher.progress import Progress
 
 _REMINDER = 10.0
 """Seconds between two lines that say what is still waited for."""
@@ -106,7 +107,7 @@ class Server:
         with self._children:
             try:
                 shards += map(self._start_shard, range(self._resolved.num_shard))
-                self._await_sockets()
+                self._await_sockets(shards)
                 routers += [self._start_router()]
                 while not self._stop.requested:
                     self._step()
@@ -134,16 +135,27 @@ class Server:
         text = load.dump(Launch(self._config, replace(self._resolved, listen_fd=number)))
         return self._children.start("router", self._programs.router, text, {}, [number])
 
-    def _await_sockets(self) -> None:
+    def _await_sockets(self, shards: Sequence[Child]) -> None:
+        started = time.monotonic()
+        progress = Progress(bar=not self._config.json_output)
+        try:
+            self._await_all(shards, progress)
+        finally:
+            progress.finish()
+        logger.info("all shards are ready after %.1f s", time.monotonic() - started)
+
+    def _await_all(self, shards: Sequence[Child], progress: Progress) -> None:
         started = reminded = time.monotonic()
         while missing := [rank for rank, path in enumerate(self._paths) if not sockets.is_socket(path)]:
             self._stop.check()
             self._step()
+            told = [child.progress for child in shards if child.progress is not None]
+            if told:
+                progress.report("Loading the model", min(told))
             if time.monotonic() - reminded >= _REMINDER:
                 reminded = time.monotonic()
                 ranks = ", ".join(map(str, missing))
                 logger.info("still waiting for shard %s to load the model (%.0f s)", ranks, reminded - started)
-        logger.info("all shards are ready after %.1f s", time.monotonic() - started)
 
     def _step(self) -> None:
         """Pass on what the children write; raises ChildFailedError when one of them has ended."""

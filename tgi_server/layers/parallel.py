@@ -70,8 +70,3 @@ class Group:
         if self.world > 1:
             dist.broadcast(x, src=0)
         return x
-
-    def leave(self) -> None:
-        """Close the connections."""
-        if self.world > 1:
-            dist.destroy_process_group()

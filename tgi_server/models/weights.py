@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,13 @@ Span = tuple[int, int]
 
 
 class Checkpoint:
-    """The tensors of all *.safetensors files of a directory, by name."""
+    """The tensors of a model directory, by name. `report` hears after each read how much has been read, 0 to 1."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, report: Callable[[float], None] = lambda fraction: None) -> None:
         self._directory = directory
         self._files: dict[str, Any] = {}
+        self._report = report
+        self._reads = 0
         for path in _weight_files(directory):
             try:
                 file: Any = safe_open(str(path), framework="pt")
@@ -34,9 +36,6 @@ class Checkpoint:
                     raise ModelError(f"{directory}: tensor {name} is in more than one file")
                 self._files[name] = file
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._files
-
     def read(self, name: str, axis: int = 0, part: Span | None = None) -> Tensor:
         """Tensor `name`, or only `part` of its `axis`, in the dtype and on the device of the file (CPU)."""
         if name not in self._files:
@@ -44,15 +43,18 @@ class Checkpoint:
         view = self._files[name].get_slice(name)
         start, stop = part if part is not None else (0, view.get_shape()[axis])
         result: Tensor = view[(slice(None),) * axis + (slice(start, stop),)]
+        self._reads += 1
+        self._report(min(1.0, self._reads / len(self._files)))
         return result
 
 
 def _weight_files(directory: Path) -> list[Path]:
-    """The files an index names, else every *.safetensors file."""
+    """The files the launcher has checked: those an index names, else model.safetensors, else all *.safetensors."""
     index = directory / "model.safetensors.index.json"
     if index.exists():
         return sorted({directory / name for name in json.loads(index.read_text())["weight_map"].values()})
-    return sorted(directory.glob("*.safetensors"))
+    single = directory / "model.safetensors"
+    return [single] if single.exists() else sorted(directory.glob("*.safetensors"))
 
 
 class WeightLoader:

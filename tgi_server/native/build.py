@@ -1,6 +1,6 @@
 """Compiles kernels.cpp for this processor, once, and loads it.
 
-A C++ compiler is all it takes (about a second); without one the callers' plain torch versions run instead.
+A C++ compiler is all it takes (a few seconds); without one the callers' plain torch versions run instead.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def library() -> ctypes.CDLL:
     compiler = shutil.which("c++") or shutil.which("g++")
     if compiler is None:
         raise NativeError("no C++ compiler (c++ or g++) was found")
-    path = cache_home() / "native" / f"kernels-{_key(compiler)}.so"
+    path = cache_home() / "tgi_server" / "native" / f"kernels-{_key(compiler)}.so"
     try:
         if not path.exists():
             _compile(compiler, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from tgi_server.quantize.base import QuantizeMethod
 from tgi_server.shard import kv_cache
 from tgi_server.shard.batch import BatchState, StepInputs
 from tgi_server.shard.sampler import Choice, choose
-from tgi_server.types import BLOCK_SIZE, NewSequence, Outcome, Plan, SamplingParams, ShardInfo, TopTokens
+from tgi_server.types import BLOCK_SIZE, PROGRESS, NewSequence, Outcome, Plan, SamplingParams, ShardInfo, TopTokens
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class ModelRunner:
         self._device = _device(rank)
         self._dtype: torch.dtype = getattr(torch, launch.resolved.dtype.value)
         self._group = Group.join(rank, world, config.master_addr, config.master_port, self._device)
+        self._told = 0.0
         self._model = self._load(launch)
         self._state = BatchState(config.max_total_tokens, self._device)
         self._prompt_logprobs: dict[int, list[float]] = {}
@@ -65,10 +67,17 @@ class ModelRunner:
         if isinstance(attention, AutoAttention):
             attention = attention.choose(self._device, self._dtype, self._spec.head_dim)
         _require("attention", attention, attention.unsupported(self._device, self._dtype, self._spec.head_dim))
-        checkpoint = Checkpoint(Path(launch.resolved.model_dir))
+        checkpoint = Checkpoint(Path(launch.resolved.model_dir), self._tell)
         loader = WeightLoader(checkpoint, quantize, self._group, self._dtype, self._device)
         ops = best_ops(self._device, self._dtype)
         return Decoder(self._spec, loader, attention, ops, launch.config.max_total_tokens)
+
+    def _tell(self, fraction: float) -> None:
+        """A line for the launcher, which shows it; not more often than a person can read."""
+        now = time.monotonic()
+        if now - self._told > 0.1:
+            self._told = now
+            print(f"{PROGRESS}{fraction:.3f}", file=sys.stderr, flush=True)
 
     def _allocate(self, config: ServerConfig) -> int:
         """Make the KV cache; every rank gets as many blocks as the poorest can hold."""
