@@ -67,12 +67,14 @@ class NewSequence:
     """A sequence the shard does not know yet, with the cache blocks of its whole life.
 
     `blocks` holds physical block numbers in position order: position p lives in `blocks[p // BLOCK_SIZE]`.
+    The first `cached` positions of the prompt, whole blocks of it, are in the cache already and are not computed.
     """
 
     id: int
     prompt_ids: Sequence[int]
     blocks: Sequence[int]
     sampling: SamplingParams
+    cached: int = 0
 
 
 @dataclass(frozen=True, slots=True)

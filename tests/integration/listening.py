@@ -20,6 +20,7 @@ async def listening(**options: Any) -> AsyncIterator[tuple[Router, int]]:
     grace = options.pop("shutdown_timeout", 0)
     async with started(**options) as router:
         listener = socket.create_server(("127.0.0.1", 0))
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as uvloop has it; asyncio alone has not here
         stop = asyncio.Event()
         port = listener.getsockname()[1]
         serving = asyncio.create_task(serve(router.app, router.engine, listener, stop, grace))

@@ -1,7 +1,8 @@
-"""bfloat16 against transformers in float32: does the same token come first?"""
+"""bfloat16, and 8-bit weights, against transformers in float32: does the same token come first?"""
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from tests.integration import reference
@@ -11,6 +12,8 @@ from tgi_server.layers.parallel import Group
 from tgi_server.models.decoder import Decoder, attention_shape
 from tgi_server.models.spec import read_spec
 from tgi_server.models.weights import Checkpoint, WeightLoader
+from tgi_server.quantize.base import QuantizeMethod
+from tgi_server.quantize.eetq import Eetq
 from tgi_server.quantize.none import NoQuantize
 from tgi_server.shard.batch import BatchState
 from tgi_server.shard.kv_cache import allocate
@@ -39,10 +42,11 @@ def best_tokens(model: Decoder, known: list[int], prompt: int) -> list[int]:
     return best
 
 
-def test_teacher_forced_agreement() -> None:
+@pytest.mark.parametrize(("quantize", "wanted"), [(NoQuantize(), 0.98), (Eetq(), 0.97)], ids=["bfloat16", "eetq"])
+def test_teacher_forced_agreement(quantize: QuantizeMethod, wanted: float) -> None:
     spec = read_spec(reference.model_directory())
     checkpoint = Checkpoint(reference.model_directory())
-    loader = WeightLoader(checkpoint, NoQuantize(), Group(), torch.bfloat16, CPU)
+    loader = WeightLoader(checkpoint, quantize, Group(), torch.bfloat16, CPU)
     attention = AutoAttention().choose(CPU, torch.bfloat16, spec.head_dim)
     model = Decoder(spec, loader, attention, best_ops(CPU, torch.bfloat16), 2048)
     same = total = 0
@@ -55,4 +59,4 @@ def test_teacher_forced_agreement() -> None:
         total += len(expected)
     print(f"top-1 agreement: {same / total:.4f} of {total}")
     assert total > 1000
-    assert same / total >= 0.98
+    assert same / total >= wanted

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tgi_server.attention.base import Attend, AttentionBatch, LayerCache
 
 
-LONGEST_RUN = 8
+LONGEST_RUN = 128
 """New positions of a sequence up to which the kernel is faster than torch's own attention."""
 
 

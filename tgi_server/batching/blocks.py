@@ -1,46 +1,91 @@
-"""Physical blocks of the paged KV cache, handed out and taken back."""
+"""Physical blocks of the paged KV cache, handed out, shared and taken back."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 class BlockPool:
-    """The free blocks out of `0 .. total - 1`.
+    """The blocks `0 .. total - 1`: owned by one or more sequences, kept for what is in them, or blank.
 
-    Blocks given back last are handed out first, so that memory which was touched before is used again.
+    A block with a key is kept when its last owner gives it back, until room is needed; those that were given back
+    first go first. Blank blocks given back last are handed out first, so that memory which was touched before is
+    used again.
     """
 
     def __init__(self, total: int) -> None:
         self.total = total
-        self._free = list(range(total - 1, -1, -1))
-        self._in_use = bytearray(total)
+        self._blank = list(range(total - 1, -1, -1))
+        self._owners = [0] * total
+        self._block_of: dict[bytes, int] = {}
+        self._key_of: dict[int, bytes] = {}
+        self._idle: dict[int, None] = {}  # blocks with a key and no owner, least recently used first
 
     @property
     def free(self) -> int:
-        """Number of blocks that can be allocated."""
-        return len(self._free)
+        """Number of blocks that nobody owns."""
+        return len(self._blank) + len(self._idle)
 
     @property
     def used(self) -> int:
-        """Number of blocks that are handed out."""
-        return self.total - len(self._free)
+        """Number of blocks that somebody owns."""
+        return self.total - self.free
 
     def allocate(self, count: int) -> list[int]:
-        """Hand out `count` blocks. Raises ValueError when fewer are free."""
-        rest = len(self._free) - count
-        if rest < 0:
-            raise ValueError(f"{count} blocks asked for, {len(self._free)} free")
-        blocks = self._free[rest:][::-1]
-        del self._free[rest:]
+        """Hand out `count` blocks of unknown contents. Raises ValueError when fewer are free."""
+        if count > self.free:
+            raise ValueError(f"{count} blocks asked for, {self.free} free")
+        while len(self._blank) < count:
+            self._evict()
+        rest = len(self._blank) - count
+        blocks = self._blank[rest:][::-1]
+        del self._blank[rest:]
         for block in blocks:
-            self._in_use[block] = 1
+            self._owners[block] = 1
         return blocks
 
     def release(self, blocks: Sequence[int]) -> None:
-        """Take `blocks` back. Raises ValueError for one that is not handed out."""
-        for block in blocks:
-            if not self._in_use[block]:
+        """Take `blocks` of one owner back, in position order. Raises ValueError for one that nobody owns."""
+        for block in reversed(blocks):  # of a kept prompt the end is evicted before the start
+            if not self._owners[block]:
                 raise ValueError(f"block {block} is already free")
-            self._in_use[block] = 0
-        self._free.extend(reversed(blocks))
+            self._owners[block] -= 1
+            if self._owners[block]:
+                continue
+            if block in self._key_of:
+                self._idle[block] = None
+            else:
+                self._blank.append(block)
+
+    def keep(self, keys: Iterable[bytes], blocks: Iterable[int]) -> None:
+        """Remember owned `blocks` under `keys`; a key that has a block already keeps that one."""
+        for key, block in zip(keys, blocks, strict=False):
+            if key not in self._block_of:
+                self._block_of[key] = block
+                self._key_of[block] = key
+
+    def find(self, keys: Iterable[bytes]) -> list[int]:
+        """The blocks remembered under `keys`, up to the first unknown one."""
+        blocks = []
+        for key in keys:
+            block = self._block_of.get(key)
+            if block is None:
+                break
+            blocks.append(block)
+        return blocks
+
+    def idle(self, blocks: Iterable[int]) -> int:
+        """How many of `blocks` nobody owns: to share them takes that many from the free ones."""
+        return sum(block in self._idle for block in blocks)
+
+    def share(self, blocks: Iterable[int]) -> None:
+        """Add an owner to `blocks`, which `find` gave."""
+        for block in blocks:
+            self._owners[block] += 1
+            self._idle.pop(block, None)
+
+    def _evict(self) -> None:
+        block = next(iter(self._idle))
+        del self._idle[block]
+        del self._block_of[self._key_of.pop(block)]
+        self._blank.append(block)

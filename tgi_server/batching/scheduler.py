@@ -3,6 +3,10 @@
 Plans may be made ahead of their outcomes: how many positions a sequence needs does not depend on which tokens come.
 The shards run plans strictly in order, so what one plan gives up (`Plan.finished`, and the blocks behind it) may be
 used again by the same plan. Tokens that arrive for a sequence which has ended meanwhile are dropped.
+
+With prefix caching the blocks that a prompt fills may be shared once its first token has come: only then is it known
+that the steps which filled them did not fail. Nobody writes into them any more, because a sequence writes only behind
+the prompt blocks that it found.
 """
 
 from __future__ import annotations
@@ -12,7 +16,8 @@ from collections.abc import Iterable
 from typing import Literal
 
 from tgi_server.batching.blocks import BlockPool
-from tgi_server.batching.policy import PausingPolicy
+from tgi_server.batching.policy import ChunkedPolicy, Need, PausingPolicy, Policy
+from tgi_server.batching.prefix import block_keys
 from tgi_server.batching.sequence import Progress, Sequence
 from tgi_server.config.schema import BatchingOptions
 from tgi_server.errors import ValidationError
@@ -29,12 +34,16 @@ class Scheduler:
 
     Attributes:
         joined: why the new sequences of the last plan joined running ones; None when they did not.
+        prefilled: prompt tokens that the last plan computes.
     """
 
     def __init__(self, options: BatchingOptions, num_blocks: int, eos_token_ids: Iterable[int] = ()) -> None:
         self.joined: Literal["backpressure", "wait_exceeded"] | None = None
-        self._max_prefill = options.max_batch_prefill_tokens
-        self._policy = PausingPolicy(options)
+        self.prefilled = 0
+        self._policy: Policy = PausingPolicy(options, self._need)
+        if options.prefill_chunk_tokens is not None:
+            self._policy = ChunkedPolicy(options.prefill_chunk_tokens, options.max_batch_size, self._need)
+        self._prefix_caching = options.prefix_caching
         self._pool = BlockPool(num_blocks)
         self._eos = frozenset(eos_token_ids)
         self._steps = 0
@@ -60,9 +69,10 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         """Queue `sequence`. Raises ValidationError for one that no step and no cache could ever hold."""
-        if sequence.input_length > self._max_prefill:
+        longest = self._policy.longest_prompt
+        if longest is not None and sequence.input_length > longest:
             raise ValidationError(
-                f"`inputs` must have at most {self._max_prefill} tokens, the `max_batch_prefill_tokens` of this "
+                f"`inputs` must have at most {longest} tokens, the `max_batch_prefill_tokens` of this "
                 f"server. Given: {sequence.input_length}"
             )
         if sequence.blocks_needed > self._pool.total:
@@ -71,6 +81,8 @@ class Scheduler:
                 f"{self._pool.total * BLOCK_SIZE} tokens (`max_batch_total_tokens`). "
                 f"Given: {sequence.input_length} `inputs` tokens and {sequence.max_new_tokens} `max_new_tokens`"
             )
+        if self._prefix_caching and not sequence.request.sampling.prompt_logprobs:  # they need every position's logits
+            sequence.prefix = block_keys(sequence.request.prompt_ids)
         self._open[sequence.id] = sequence
         self._waiting.append(sequence)
 
@@ -86,26 +98,24 @@ class Scheduler:
     def plan(self, now: float) -> Plan | None:
         """The next step, or None when there is nothing to compute."""
         running, overdue = len(self._running), self._policy.overdue
-        count = self._policy.admit(self._waiting, running, self._pool.free)
+        count = self._policy.admit(self._waiting, self._running.values(), self._pool.free)
         self.joined = None
         if count and running:
             self.joined = "wait_exceeded" if overdue else "backpressure"
-        new = [self._start(now) for _ in range(count)]
-        batch = new or list(self._running.values())
+        new = self._start(count, now)
+        batch = self._policy.batch(new, self._running.values())
         if not batch:
             return None
         plan = Plan(
             step=self._steps,
-            ids=[sequence.id for sequence in batch],
-            counts=[sequence.advance() for sequence in batch],
+            ids=[sequence.id for sequence, _ in batch],
+            counts=[count for _, count in batch],
             new=[sequence.announcement() for sequence in new],
             finished=self._finished,
         )
         self._steps += 1
         self._finished = []
-        for sequence in batch:
-            if sequence.fully_planned:
-                self._retire(sequence)
+        self._advance(batch)
         return plan
 
     def commit(self, outcome: Outcome, now: float) -> list[Progress]:
@@ -115,18 +125,42 @@ class Scheduler:
         for id, count in zip(outcome.ids, outcome.counts, strict=True):
             sequence = self._open.get(id)
             if sequence is not None and (count or id in outcome.failed):
+                if count and not sequence.committed:
+                    self._pool.keep(sequence.prefix, sequence.blocks)
                 progress.append(self._progress(sequence, outcome, start, count))
                 if progress[-1].finish or progress[-1].failure is not None:
                     self._end(sequence, now)
             start += count
         return progress
 
-    def _start(self, now: float) -> Sequence:
-        sequence = self._waiting.popleft()
-        sequence.started = now
-        sequence.blocks = self._pool.allocate(sequence.blocks_needed)
-        self._running[sequence.id] = sequence
-        return sequence
+    def _found(self, sequence: Sequence) -> list[int]:
+        """Blocks that hold the start of its prompt; its last token is always computed, for the logits."""
+        return self._pool.find(sequence.prefix[: (sequence.input_length - 1) // BLOCK_SIZE])
+
+    def _need(self, sequence: Sequence) -> Need:
+        found = self._found(sequence)
+        tokens = sequence.input_length - len(found) * BLOCK_SIZE
+        return Need(tokens, sequence.blocks_needed - len(found) + self._pool.idle(found))
+
+    def _start(self, count: int, now: float) -> list[Sequence]:
+        new = [self._waiting.popleft() for _ in range(count)]
+        for sequence in new:
+            sequence.started = now
+            sequence.blocks = self._found(sequence)
+            sequence.cached = len(sequence.blocks) * BLOCK_SIZE
+            sequence.prompt_left -= sequence.cached
+            self._pool.share(sequence.blocks)
+            self._running[sequence.id] = sequence
+        for sequence in new:  # after all have what they found, which could be evicted for these
+            sequence.blocks += self._pool.allocate(sequence.blocks_needed - len(sequence.blocks))
+        return new
+
+    def _advance(self, batch: list[tuple[Sequence, int]]) -> None:
+        self.prefilled = 0
+        for sequence, count in batch:
+            self.prefilled += sequence.advance(count)
+            if sequence.fully_planned:
+                self._retire(sequence)
 
     def _progress(self, sequence: Sequence, outcome: Outcome, start: int, count: int) -> Progress:
         tokens = outcome.tokens[start : start + count]
@@ -156,10 +190,15 @@ class Scheduler:
         del self._open[sequence.id]
         if sequence.id in self._running:
             self._retire(sequence)
+        self._release(sequence)
 
     def _retire(self, sequence: Sequence) -> None:
-        """Give up its place and blocks with the next plan: no plan after the ones already made will name it."""
+        """Give up its place with the next plan: no plan after the ones already made will name it."""
         del self._running[sequence.id]
+        self._finished.append(sequence.id)
+        if sequence.committed or not sequence.prefix:  # else its blocks may be worth keeping, which is not known yet
+            self._release(sequence)
+
+    def _release(self, sequence: Sequence) -> None:
         self._pool.release(sequence.blocks)
         sequence.blocks = []
-        self._finished.append(sequence.id)

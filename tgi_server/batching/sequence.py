@@ -12,8 +12,9 @@ from tgi_server.types import BLOCK_SIZE, FinishReason, GenerationRequest, NewSeq
 class Sequence:
     """A request from its arrival to its last token. Times are seconds on the caller's clock.
 
-    `planned` counts the new tokens that steps were planned for, `committed` those whose value is known; `planned`
-    runs ahead while steps are in flight.
+    `prompt_left` counts the prompt tokens that no step is planned for, `planned` the new tokens that steps were planned
+    for, `committed` those whose value is known; `planned` runs ahead while steps are in flight. `prefix` names the
+    blocks that its prompt fills, as far as they may be shared; the first `cached` positions were found in such blocks.
     """
 
     id: int
@@ -22,8 +23,14 @@ class Sequence:
     started: float | None = None
     ended: float | None = None
     blocks: list[int] = field(default_factory=list)
+    prefix: list[bytes] = field(default_factory=list)
+    cached: int = 0
+    prompt_left: int = field(init=False)
     planned: int = 0
     committed: int = 0
+
+    def __post_init__(self) -> None:
+        self.prompt_left = self.input_length
 
     @property
     def input_length(self) -> int:
@@ -45,14 +52,17 @@ class Sequence:
         """No further step is needed, even if no end of sequence comes."""
         return self.planned >= self.max_new_tokens
 
-    def advance(self) -> int:
-        """Plan its next token: the number of positions to compute for it, the whole prompt at first."""
-        self.planned += 1
-        return self.input_length if self.planned == 1 else 1
+    def advance(self, count: int) -> int:
+        """Plan its next `count` positions; returns how many of them belong to the prompt."""
+        of_prompt = count if self.prompt_left else 0
+        self.prompt_left -= of_prompt
+        if not self.prompt_left:
+            self.planned += 1
+        return of_prompt
 
     def announcement(self) -> NewSequence:
         """What the shards have to know before its first step."""
-        return NewSequence(self.id, self.request.prompt_ids, self.blocks, self.request.sampling)
+        return NewSequence(self.id, self.request.prompt_ids, self.blocks, self.request.sampling, self.cached)
 
 
 @dataclass(slots=True)

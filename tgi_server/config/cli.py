@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from tgi_server.config import files
 from tgi_server.config.describe import TYPES, expectation, inner_type, is_optional, nearest, refused
-from tgi_server.config.schema import ServerConfig
+from tgi_server.config.schema import ServerConfig, without_variable
 from tgi_server.errors import UsageError
 
 _BOOLEANS = {"true": "true", "1": "true", "false": "false", "0": "false"}
@@ -77,7 +77,8 @@ def quote(text: str) -> str:
 def _variables() -> Iterator[tuple[str, str]]:
     """Name of each option or part that has an environment variable, and that variable."""
     parts = ServerConfig.__dataclass_fields__.keys() & files.groups().keys()
-    return ((name, name.upper()) for name in [*TYPES, *sorted(parts)])
+    excluded = without_variable()
+    return ((name, name.upper()) for name in [*TYPES, *sorted(parts)] if name not in excluded)
 
 
 def _read_environment(arguments: Arguments, environ: Mapping[str, str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from enum import Enum
 from typing import Any, get_args, get_type_hints
 
@@ -67,6 +67,17 @@ def changed(config: ServerConfig, origins: Mapping[str, str]) -> list[str]:
         for name, default in defaults.items()
         if getattr(config, name) != default
     ]
+
+
+def given(config: ServerConfig, origins: Mapping[str, str], names: Collection[str], reason: str) -> Iterator[str]:
+    """A line that ends with `reason` for each option of `names` that the operator set, the environment left aside."""
+    defaults = vars(ServerConfig())
+    for name in names:
+        origin = origins.get(name, "")
+        if origin.startswith("environment"):
+            continue
+        if origin or getattr(config, name) != defaults[name]:
+            yield refused(name, getattr(config, name), reason, origin or "configuration files")
 
 
 def out_of_bounds(config: ServerConfig, origins: Mapping[str, str]) -> Iterator[str]:

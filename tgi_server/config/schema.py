@@ -129,6 +129,18 @@ class BatchingOptions(Options):
         20, "Decode steps after which waiting requests are let in regardless of waiting_served_ratio.", minimum=0
     )
     max_batch_size: Optional[int] = option(None, "Most requests running at a time; no limit when unset.", minimum=1)
+    prefill_chunk_tokens: Optional[int] = option(
+        None,
+        "Prompt tokens that a step computes beside one token of every running request, which then never pauses: "
+        "long prompts are spread over steps. Replaces max_batch_prefill_tokens, waiting_served_ratio and "
+        "max_waiting_tokens, whose rules hold when unset.",
+        minimum=16,
+    )
+    prefix_caching: bool = option(
+        False,
+        "Keep the cache blocks of finished prompts and reuse them for prompts that begin with the same tokens, "
+        "exact, least recently used first out.",
+    )
 
 
 @dataclass
@@ -160,6 +172,45 @@ class TelemetryOptions(Options):
 
 
 @dataclass
+class BenchOptions(Options):
+    """What the load generator asks of a server (only with job=bench)."""
+
+    target: Optional[str] = option(
+        None,
+        "URL of the running server to measure, any with the OpenAI interface (http://127.0.0.1:8000). Unset: the "
+        "configured server is started, measured and stopped.",
+    )
+    clients: Optional[str] = option(
+        None,
+        "Requests under way at a time: one number, or several measured one after the other (1,8,32). With "
+        "request_rate: the most at a time. Unset: 1, and 256 with request_rate.",
+    )
+    request_rate: Optional[float] = option(
+        None, "Requests a second that arrive at random (Poisson), whether or not earlier ones are done.", minimum=1e-3
+    )
+    requests: Optional[int] = option(None, "Requests to measure.", minimum=1)
+    duration: Optional[float] = option(
+        None,
+        "Seconds during which new requests are sent; with requests, whichever ends first. Unset: 10, or no limit "
+        "where requests is given.",
+        minimum=0.1,
+    )
+    warmup: Optional[int] = option(
+        None, "Requests before each measurement that do not count. Unset: one a client, 32 at most.", minimum=0
+    )
+    time_limit: float = option(
+        600.0, "Seconds after which a measurement ends; requests still running count as failed.", minimum=1
+    )
+    prompts: Optional[str] = option(None, "A text file with one prompt a line, used in turn.")
+    prompt_tokens: Optional[str] = option(
+        None, "Length of prompts made of random words, in tokens and roughly: 80, or 64-256. Unset: 80."
+    )
+    new_tokens: int = option(128, "Tokens to generate a request.", minimum=1)
+    seed: int = option(0, "Seed of random prompts and arrivals.", minimum=0)
+    output: Optional[str] = option(None, "JSON file for the results and the record of every request.")
+
+
+@dataclass
 class ServerConfig(
     ModelOptions,
     ShardOptions,
@@ -167,6 +218,7 @@ class ServerConfig(
     ValidationOptions,
     NetworkOptions,
     TelemetryOptions,
+    BenchOptions,
 ):
     """The whole configuration, one flat list of options and the parts that are put in from YAML groups."""
 
@@ -186,11 +238,20 @@ class ServerConfig(
         default_factory=lambda: Part("tgi_server.router.app.create_app"),
         metadata={"help": "What the router process serves."},
     )
+    job: Part = field(
+        default_factory=lambda: Part("tgi_server.launcher.main.Serve"),
+        metadata={"help": "What to do with the configured server: serve it, or measure it (or another) under load."},
+    )
 
 
 def documented_options() -> list[Field[Any]]:
     """The fields of `ServerConfig` that are options of their own, in the order of their groups."""
     return [f for group in ServerConfig.__bases__ for f in fields(group)]
+
+
+def without_variable() -> set[str]:
+    """Names that no environment variable sets: TARGET, OUTPUT or JOB are there for many other purposes."""
+    return {"job", *(f.name for f in fields(BenchOptions))}
 
 
 @dataclass

@@ -10,16 +10,16 @@ from typing import Any
 
 from tgi_server.config import files
 from tgi_server.config.describe import TYPES, inner_type, shown
-from tgi_server.config.schema import ServerConfig
+from tgi_server.config.schema import ServerConfig, without_variable
 
 _WIDTH = 100
 _METAVARS = {int: "N", float: "X", str: "TEXT"}
 _HEAD = """\
 Usage: python -m tgi_server [--name VALUE | name=VALUE]...
 
-Serves a text generation model over HTTP. Every option has three spellings: --max-input-length 10,
-max_input_length=10, and MAX_INPUT_LENGTH=10 in the environment. The command line wins over the environment,
-the environment over the YAML files.
+Serves a text generation model over HTTP, or measures a server under load (--job bench). Every option has
+three spellings: --max-input-length 10, max_input_length=10, and MAX_INPUT_LENGTH=10 in the environment (the
+load generator's have the first two). The command line wins over the environment, that over the YAML files.
 """
 _TAIL = """\
 Other:
@@ -52,8 +52,13 @@ def _entry(field: Field[Any]) -> str:
     short = "-p, " if field.name == "port" else ""
     flag = f"{short or '    '}--{field.name.replace('_', '-')}{_metavar(field.name)}"
     notes = [] if field.default is None else [f"[default: {shown(field.default)}]"]
-    notes.append(f"[env: {field.name.upper()}]")
+    if variable := _variable(field.name):
+        notes.append(variable)
     return f"  {flag}\n{_indented(' '.join([field.metadata['help'], *notes]))}\n"
+
+
+def _variable(name: str) -> str:
+    return "" if name in without_variable() else f"[env: {name.upper()}]"
 
 
 def _metavar(name: str) -> str:
@@ -73,7 +78,7 @@ def _choices() -> str:
 def _groups() -> Iterator[tuple[str, list[str], str]]:
     parts = {field.name: field.metadata["help"] for field in fields(ServerConfig) if field.name not in TYPES}
     for group, names in files.groups().items():
-        note = f"{parts[group]} [env: {group.upper()}]" if group in parts else ""
+        note = f"{parts[group]} {_variable(group)}".rstrip() if group in parts else ""
         yield group, names, f"{_indented(note)}\n" if note else ""
 
 

@@ -53,7 +53,7 @@ class Engine:
         self._shards = shards
         self._options = options
         self._vocabulary = Vocabulary(tokenizer)
-        self._observer = BatchObserver(metrics)
+        self._observer = BatchObserver(metrics, options.prefix_caching)
         self._health_timeout = health_timeout
         self._permits = Permits(options.max_concurrent_requests)
         self._ids = itertools.count()

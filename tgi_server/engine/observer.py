@@ -17,10 +17,15 @@ class _Sent:
 
 
 class BatchObserver:
-    """Follows each step from its plan to its outcome. Times are seconds on the caller's clock."""
+    """Follows each step from its plan to its outcome. Times are seconds on the caller's clock.
 
-    def __init__(self, metrics: Metrics) -> None:
+    Args:
+        prefix_caching: whether prompts are looked up in the cache, which is then counted.
+    """
+
+    def __init__(self, metrics: Metrics, prefix_caching: bool) -> None:
         self._metrics = metrics
+        self._prefix_caching = prefix_caching
         self._in_flight: deque[_Sent] = deque()
         self._last_outcome = 0.0
 
@@ -32,14 +37,21 @@ class BatchObserver:
 
     def planned(self, scheduler: Scheduler, plan: Plan, now: float) -> None:
         """A plan is about to be sent."""
-        method = "prefill" if plan.new else "decode"
+        method = "prefill" if scheduler.prefilled else "decode"
         self._in_flight.append(_Sent(method, now))
         self._metrics.counter("tgi_batch_inference_count", method=method)
         if plan.new:
             self._metrics.observe("tgi_batch_next_size", len(plan.new))
+            self._looked_up(plan)
         if scheduler.joined:
             self._metrics.counter("tgi_batch_concat", reason=scheduler.joined)
         self.queue(scheduler)
+
+    def _looked_up(self, plan: Plan) -> None:
+        queries = [new for new in plan.new if self._prefix_caching and not new.sampling.prompt_logprobs]
+        if queries:
+            self._metrics.counter("tgi_prefix_cache_query_tokens", sum(len(new.prompt_ids) for new in queries))
+            self._metrics.counter("tgi_prefix_cache_hit_tokens", sum(new.cached for new in queries))
 
     def received(self, outcome: Outcome, now: float) -> None:
         """The outcome of the oldest plan in flight arrived; its time runs from when the shards were free for it."""

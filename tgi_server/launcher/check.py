@@ -11,9 +11,15 @@ from tgi_server.errors import ConfigError
 
 def options(config: ServerConfig) -> None:
     """Raises ConfigError that tells all problems at once, each with a value that works."""
-    problems = [*_budget_problems(config), *_missing_files(config)]
+    problems = [*_budget_problems(config), *_missing_files(config), *_forced_dtype(config)]
     if problems:
         raise ConfigError("; ".join(problems))
+
+
+def _forced_dtype(config: ServerConfig) -> Iterator[str]:
+    """Quantised layers come with a type of their own for what is not quantised."""
+    if config.dtype is not None and config.quantize != ServerConfig().quantize:
+        yield f"dtype={config.dtype.name} cannot be used with quantize: leave one of the two out"
 
 
 def _missing_files(config: ModelOptions) -> Iterator[str]:
@@ -32,7 +38,7 @@ def _budget_problems(config: ServerConfig) -> Iterator[str]:
             f"max_input_length={longest} leaves no room for an answer within max_total_tokens={total}: "
             f"set max_input_length to at most {total - 1}"
         )
-    if longest > prefill:
+    if longest > prefill and config.prefill_chunk_tokens is None:
         yield (
             f"max_batch_prefill_tokens={prefill} is less than one prompt of max_input_length={longest}: "
             f"set max_batch_prefill_tokens to at least {longest}"

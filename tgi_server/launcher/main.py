@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import fields
 from pathlib import Path
 
 import tgi_server
 from tgi_server.config import cli, describe, load, usage
-from tgi_server.config.schema import DType, ModelOptions, Resolved, ServerConfig
-from tgi_server.errors import TgiError
+from tgi_server.config.schema import BenchOptions, DType, ModelOptions, Resolved, ServerConfig
+from tgi_server.errors import TgiError, UsageError
 from tgi_server.launcher import check, hardware, sockets
 from tgi_server.launcher.process import environment
 from tgi_server.launcher.progress import Progress
@@ -55,9 +56,37 @@ def _run(argv: Sequence[str], programs: Programs, fetch: Fetch, stop: StopSignal
         if arguments.show == "config":
             print(load.as_yaml(config), end="")
         else:
-            log.setup(config, "launcher")
-            _introduce(config, arguments)
-            _serve(config, programs, fetch, stop)
+
+            def serve() -> None:
+                log.setup(config, "launcher")
+                _introduce(config, arguments)
+                _serve(config, programs, fetch, stop)
+
+            load.instantiate(config.job).run(config, arguments.origins, serve, stop)
+
+
+class Serve:
+    """`job=serve`: the configured server, until it is told to stop.
+
+    Every job has this `run`; what else can be done with a configuration is in `conf/job`.
+    """
+
+    def run(
+        self, config: ServerConfig, origins: Mapping[str, str], serve: Callable[[], None], stop: StopSignals
+    ) -> None:
+        """Do the job.
+
+        Args:
+            origins: where the value of an option was written.
+            serve: runs the configured server until `stop`.
+
+        Raises:
+            UsageError: an option is given that only another job uses.
+        """
+        names = [field.name for field in fields(BenchOptions)]
+        if problems := list(describe.given(config, origins, names, "only job=bench uses this")):
+            raise UsageError("; ".join(problems))
+        serve()
 
 
 def _introduce(config: ServerConfig, arguments: cli.Arguments) -> None:

@@ -56,6 +56,10 @@ class StopSignals:
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self._received)
 
+    def request(self) -> None:
+        """Ask for an orderly end, as a first signal would; any thread may."""
+        self._count = max(self._count, 1)
+
     def _received(self, number: int, frame: object) -> None:
         self._count += 1
 

@@ -14,6 +14,7 @@ from tgi_server.layers.parallel import span
 from tgi_server.layers.vocabulary import OutputHead, VocabularyEmbedding
 from tgi_server.models.spec import ModelSpec
 from tgi_server.models.weights import Span, WeightLoader
+from tgi_server.quantize.none import NoQuantize
 from tgi_server.rope.rotary import RotaryTable
 
 
@@ -99,7 +100,8 @@ class Decoder:
         self._layers = [DecoderLayer(spec, load, number, ops) for number in range(spec.num_layers)]
         self._norm = Norm(load, names.norm, spec.norm_eps, ops)
         head = embedding if spec.tied_embeddings else load.tensor(f"{names.head}.weight", rows)
-        self._head = OutputHead(head, spec.vocab_size, group)
+        # never quantised; on CPUs a second copy in oneDNN's order, as single rows are looked up in the first
+        self._head = OutputHead(head, NoQuantize().build({"weight": head}, None), spec.vocab_size, group)
 
     def forward(self, ids: Tensor, positions: Tensor, caches: Sequence[LayerCache], batch: AttentionBatch) -> Tensor:
         """Ids and positions `[tokens]` (int64) to normalised hidden states `[tokens, hidden]`."""

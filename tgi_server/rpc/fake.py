@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tgi_server.errors import GenerationError, UnhealthyError
@@ -25,6 +26,8 @@ class _Known:
 class FakeModel:
     """Answers plans as a shard would, and checks that they are consistent (AssertionError when not).
 
+    It remembers which prompt tokens are in the cache's blocks, so that sharing them is checked too.
+
     Args:
         vocab_size: token ids are below it.
         choose: the token of a sequence at a position (prompt positions count); by default a mix of its seed, the
@@ -41,7 +44,8 @@ class FakeModel:
         self._known: dict[int, _Known] = {}
         self._ever: set[int] = set()
         self._failed: set[int] = set()
-        self._owners: dict[int, int] = {}
+        self._owners: dict[int, set[int]] = defaultdict(set)
+        self._contents: dict[int, tuple[Sequence[int], int]] = {}  # block → a prompt, and where in it the block ends
         self._next_step = 0
 
     def step(self, plan: Plan) -> Outcome:
@@ -61,17 +65,25 @@ class FakeModel:
     def _add(self, new: NewSequence) -> None:
         assert new.id not in self._ever, f"sequence {new.id} is announced twice"
         self._ever.add(new.id)
-        for block in new.blocks:
-            owner = self._owners.setdefault(block, new.id)
-            assert owner == new.id, f"block {block} of sequence {new.id} belongs to sequence {owner}"
         assert len(set(new.blocks)) == len(new.blocks), f"sequence {new.id} has a block twice"
-        self._known[new.id] = _Known(new)
+        assert new.cached % BLOCK_SIZE == 0 and new.cached < len(new.prompt_ids), f"{new.cached} positions are cached"
+        shared = new.cached // BLOCK_SIZE
+        for index, block in enumerate(new.blocks):
+            owners = self._owners[block]
+            if index < shared:
+                prompt, end = self._contents.get(block, ([], 0))
+                assert end == (index + 1) * BLOCK_SIZE, f"block {block} does not end at {(index + 1) * BLOCK_SIZE}"
+                assert prompt[:end] == new.prompt_ids[:end], f"block {block} does not hold the start of {new.id}"
+            else:
+                assert not owners, f"block {block} of sequence {new.id} belongs to sequence {min(owners)}"
+            owners.add(new.id)
+        self._known[new.id] = _Known(new, new.cached)
 
     def _forget(self, id: int) -> None:
         assert id in self._ever, f"sequence {id} is finished before it came"
         if known := self._known.pop(id, None):
             for block in known.new.blocks:
-                del self._owners[block]
+                self._owners[block].remove(id)
         self._failed.discard(id)
 
     def _advance(self, id: int, count: int, outcome: Outcome) -> None:
@@ -89,8 +101,21 @@ class FakeModel:
             self._failed.add(id)
         yields = id not in self._failed and known.computed == prompt + known.tokens
         outcome.counts.append(int(yields))
+        self._write(known, known.computed - count)
         if yields:
             self._yield(known, outcome)
+
+    def _write(self, known: _Known, start: int) -> None:
+        """Positions from `start` get into the cache; what a failed step leaves there is as good as nothing."""
+        new = known.new
+        whole = 0 if new.id in self._failed else min(known.computed, len(new.prompt_ids))
+        for index in range(start // BLOCK_SIZE, -(-known.computed // BLOCK_SIZE)):
+            block, end = new.blocks[index], (index + 1) * BLOCK_SIZE
+            assert self._owners[block] == {new.id}, f"sequence {new.id} writes into block {block}, which others read"
+            if end <= whole:
+                self._contents[block] = new.prompt_ids, end
+            else:
+                self._contents.pop(block, None)
 
     def _yield(self, known: _Known, outcome: Outcome) -> None:
         new = known.new

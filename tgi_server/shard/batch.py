@@ -75,7 +75,7 @@ class BatchState:
         n = len(new.prompt_ids)
         self._tokens[row, :n] = new.prompt_ids
         self._tables[row, : len(new.blocks)] = new.blocks
-        self._known[row], self._computed[row] = n, 0
+        self._known[row], self._computed[row] = n, new.cached
         self._rows[new.id], self._announced[new.id] = row, new
 
     def _grow(self) -> None:

@@ -30,3 +30,27 @@ def test_nothing_is_free_twice() -> None:
 
 def test_no_blocks_is_a_valid_number() -> None:
     assert BlockPool(2).allocate(0) == []
+
+
+def test_shared_blocks_belong_to_the_last_owner_and_are_kept_after_it() -> None:
+    pool = BlockPool(3)
+    blocks = pool.allocate(2)
+    pool.keep([b"a", b"b"], blocks)
+    found = pool.find([b"a", b"b", b"c"])
+    assert (found, pool.idle(found)) == (blocks, 0)
+    pool.share(found)
+    pool.release(blocks)
+    assert (pool.free, pool.used) == (1, 2)
+    pool.release(found)
+    assert (pool.free, pool.idle(found)) == (3, 2)
+    assert pool.allocate(2) == [1, 2] and pool.find([b"a", b"b"]) == [0], "blank ones and then the end are taken"
+
+
+def test_a_key_keeps_its_first_block() -> None:
+    pool = BlockPool(2)
+    blocks = pool.allocate(2)
+    pool.keep([b"a"], blocks[:1])
+    pool.keep([b"a"], blocks[1:])
+    pool.release(blocks)
+    assert pool.find([b"a"]) == [0]
+    assert pool.idle(blocks) == 1

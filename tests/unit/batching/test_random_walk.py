@@ -1,6 +1,6 @@
 """Random arrivals, ends, aborts and failures, with up to two plans in flight; the books must balance every step."""
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from hypothesis import given, settings
@@ -15,6 +15,7 @@ from tgi_server.types import BLOCK_SIZE, GenerationRequest, NewSequence, Plan, S
 BLOCKS = 12
 BUDGET = 64
 EOS = 0
+CHUNK = 16
 
 
 @dataclass
@@ -29,6 +30,8 @@ class Walk:
     live: dict[int, Sequence] = field(default_factory=dict)
     arrived: list[int] = field(default_factory=list)
     started: list[int] = field(default_factory=list)
+    prompt_left: dict[int, int] = field(default_factory=dict)
+    hits: int = 0
 
     def __post_init__(self) -> None:
         self.scheduler = Scheduler(self.options, BLOCKS, [EOS])
@@ -39,8 +42,11 @@ class Walk:
         return EOS if generated == self.eos_at.get(new.id) else 1
 
     def arrive(self, prompt: int, tokens: int) -> None:
+        """A prompt that begins as some others do, and has blocks in common with more; it may ask for its scores."""
+        ids = [5 + (tokens >> position // BLOCK_SIZE) % 2 for position in range(prompt)]
         stopping = StoppingParams(max_new_tokens=tokens)
-        request = GenerationRequest(prompt_ids=[5] * prompt, sampling=SamplingParams(), stopping=stopping)
+        sampling = SamplingParams(prompt_logprobs=tokens % 7 == 6)
+        request = GenerationRequest(prompt_ids=ids, sampling=sampling, stopping=stopping)
         sequence = Sequence(len(self.arrived), request)
         self.arrived.append(sequence.id)
         self.live[sequence.id] = sequence
@@ -76,45 +82,75 @@ class Walk:
     def check_plan(self, plan: Plan) -> None:
         self.started += [new.id for new in plan.new]
         assert self.started == sorted(self.started), "first come, first served"
-        if plan.new:
+        assert all(not new.cached for new in plan.new if new.sampling.prompt_logprobs)
+        self.hits += sum(new.cached for new in plan.new)
+        if self.options.prefill_chunk_tokens:
+            self.check_chunked(plan)
+        elif plan.new:
             assert sum(plan.counts) <= BUDGET
             assert plan.ids == [new.id for new in plan.new], "a prefill is alone"
         else:
             assert set(plan.counts) == {1}
 
+    def check_chunked(self, plan: Plan) -> None:
+        self.prompt_left |= {new.id: len(new.prompt_ids) - new.cached for new in plan.new}
+        assert set(plan.ids) >= {id for id, s in self.live.items() if s.blocks and not s.fully_planned}, "nobody pauses"
+        chunk = 0
+        for id, count in zip(plan.ids, plan.counts, strict=True):
+            left = self.prompt_left[id]
+            assert count <= max(1, left)
+            chunk += count if left else 0
+            self.prompt_left[id] -= count if left else 0
+        assert chunk <= CHUNK
+        unfinished = [id for id in plan.ids if self.prompt_left[id]]
+        assert unfinished in ([], plan.ids[-1:]), "only the youngest has a part of its prompt left"
+
     def check_books(self) -> None:
-        owned = [block for s in self.live.values() for block in s.blocks]
-        assert len(owned) == len(set(owned)), "no block in two sequences"
+        owned = Counter(block for s in self.live.values() for block in s.blocks)
+        written = [block for s in self.live.values() for block in s.blocks[s.cached // BLOCK_SIZE :]]
+        assert len(written) == len(set(written)), "no block has two writers"
+        assert self.options.prefix_caching or len(written) == owned.total() == len(owned)
         assert len(owned) * BLOCK_SIZE == self.scheduler.reserved_tokens, "used blocks are the owned ones"
         assert all(0 <= block < BLOCKS for block in owned)
         if self.options.max_batch_size is not None:
             assert self.scheduler.running <= self.options.max_batch_size
 
 
+PROMPTS = st.one_of(st.integers(1, BUDGET), st.sampled_from([BLOCK_SIZE, 2 * BLOCK_SIZE, BUDGET]))
 EVENTS = st.one_of(
-    st.tuples(st.just("arrive"), st.integers(1, BUDGET), st.integers(1, 40)),
+    st.tuples(st.just("arrive"), PROMPTS, st.integers(1, 40)),
     st.tuples(st.just("abort"), st.integers(0, 50), st.just(0)),
     st.tuples(st.just("fail"), st.integers(0, 50), st.just(0)),
     st.tuples(st.just("step"), st.integers(1, 5), st.just(0)),
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
-    events=st.lists(EVENTS, max_size=40),
+    events=st.lists(EVENTS, min_size=20, max_size=60),
     eos_at=st.dictionaries(st.integers(0, 40), st.integers(1, 20), max_size=20),
     max_size=st.one_of(st.none(), st.integers(1, 5)),
     ratio=st.floats(0, 3),
     patience=st.integers(0, 10),
+    chunk=st.sampled_from([None, CHUNK]),
+    prefix_caching=st.booleans(),
 )
 def test_random_walk(
-    events: list[tuple[str, int, int]], eos_at: dict[int, int], max_size: int | None, ratio: float, patience: int
+    events: list[tuple[str, int, int]],
+    eos_at: dict[int, int],
+    max_size: int | None,
+    ratio: float,
+    patience: int,
+    chunk: int | None,
+    prefix_caching: bool,
 ) -> None:
     options = BatchingOptions(
         max_batch_prefill_tokens=BUDGET,
         max_batch_size=max_size,
         waiting_served_ratio=ratio,
         max_waiting_tokens=patience,
+        prefill_chunk_tokens=chunk,
+        prefix_caching=prefix_caching,
     )
     walk = Walk(options, eos_at)
     for kind, first, second in events:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from tgi_server.config import cli, describe, load
-from tgi_server.config.schema import DType, LogLevel, ServerConfig
+from tgi_server.config.schema import DType, LogLevel, ServerConfig, without_variable
 from tgi_server.errors import UsageError
 
 AWKWARD = [
@@ -53,8 +53,9 @@ def test_awkward_texts_survive_in_every_spelling(start: int) -> None:
     given = dict(zip(TEXTS, AWKWARD[start:], strict=False))
     config = load.compose(overrides_of(**given))
     assert {name: getattr(config, name) for name in given} == given
-    environ = {name.upper(): text for name, text in given.items()}
-    assert cli.parse([], environ).overrides == overrides_of(**given)
+    from_environment = {name: text for name, text in given.items() if name not in without_variable()}
+    environ = {name.upper(): text for name, text in from_environment.items()}
+    assert cli.parse([], environ).overrides == overrides_of(**from_environment)
     literal = {name: text for name, text in given.items() if text not in ("null", '"q"') and "${" not in text}
     plain = cli.parse([f"{name}={text}" for name, text in literal.items()], {})
     assert plain.overrides == overrides_of(**literal)
@@ -130,6 +131,12 @@ def test_hostname_of_a_container_is_ignored(name: str) -> None:
     arguments = cli.parse([], {"HOSTNAME": name})
     assert arguments.overrides == []
     assert "HOSTNAME" in arguments.warnings[0]
+
+
+def test_the_load_generator_reads_no_environment() -> None:
+    config = compose("job=bench", TARGET="http://other", OUTPUT="/tmp", CLIENTS="x", JOB="x")
+    assert (config.target, config.output, config.clients) == (None, None, None)
+    assert config.job._target_ == "tgi_server.bench.main.Bench"
 
 
 def test_service_addresses_are_ignored() -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from tgi_server.config import describe, files, usage
-from tgi_server.config.schema import ServerConfig, documented_options
+from tgi_server.config.schema import ServerConfig, documented_options, without_variable
 
 
 def test_help_names_every_option_default_and_choice() -> None:
     text = usage.text()
     for field in documented_options():
         assert f"--{field.name.replace('_', '-')}" in text
-        assert f"{field.name.upper()}]" in text
+        assert (f"[env: {field.name.upper()}]" in " ".join(text.split())) == (field.name not in without_variable())
     assert "-p, --port N" in text
     assert "[default: bigscience/bloom-560m]" in text
     for group, names in files.groups().items():

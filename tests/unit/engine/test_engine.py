@@ -281,3 +281,25 @@ async def test_batch_metrics(start: Start) -> None:
         await rig.events(rig.request(new=2))
     assert rig.count('tgi_batch_concat{reason="wait_exceeded"}') == 1
     assert rig.count("tgi_queue_size") == 0
+
+
+async def test_prefix_cache_metrics(start: Start) -> None:
+    rig = await start(prefix_caching=True)
+    prompt = "the dog " * 30
+    length = len(rig.request(prompt).prompt_ids)
+    texts = [[event.token for event in await rig.events(rig.request(prompt))] for _ in range(2)]
+    assert texts[0] == texts[1]
+    await rig.events(rig.request(prompt, prompt_logprobs=True))
+    assert rig.count("tgi_prefix_cache_query_tokens") == 2 * length, "who wants the prompt's scores does not ask"
+    assert rig.count("tgi_prefix_cache_hit_tokens") == (length - 1) // 16 * 16 > 0
+    without = await start()
+    await without.events(without.request())
+    assert "prefix_cache" not in without.metrics.render()
+
+
+async def test_chunks_are_counted_as_prefill(start: Start) -> None:
+    rig = await start(prefill_chunk_tokens=16)
+    request = rig.request("the dog " * 30, new=3)
+    assert len(await rig.events(request)) == 3
+    assert rig.count('tgi_batch_inference_count{method="prefill"}') == -(-len(request.prompt_ids) // 16)
+    assert rig.count('tgi_batch_inference_count{method="decode"}') == 2

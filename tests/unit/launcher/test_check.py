@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tgi_server.config.schema import ServerConfig
+from tgi_server.config.schema import DType, Part, ServerConfig
 from tgi_server.errors import ConfigError
 from tgi_server.launcher import check
 
@@ -32,6 +32,16 @@ def test_each_budget() -> None:
     assert "max_batch_prefill_tokens=100" in problem(max_batch_prefill_tokens=100)
     assert "at most 3000" in problem(max_batch_total_tokens=3000)
     assert "at least 2048" in problem(max_batch_total_tokens=2000, max_batch_prefill_tokens=1500)
+
+
+def test_a_forced_dtype_does_not_go_with_quantize() -> None:
+    quantized = Part("tgi_server.quantize.eetq.Eetq")
+    check.options(ServerConfig(quantize=quantized))
+    assert "dtype=bfloat16" in problem(quantize=quantized, dtype=DType.bfloat16)
+
+
+def test_a_chunk_takes_the_place_of_the_prefill_budget() -> None:
+    check.options(ServerConfig(max_batch_prefill_tokens=100, prefill_chunk_tokens=64))
 
 
 def test_a_missing_file() -> None:

@@ -52,6 +52,40 @@ def test_blocks_of_a_finished_sequence_may_be_used_by_the_same_plan() -> None:
     assert model.step(Plan(1, [1], [16], [new(1, [0])], finished=[0])).counts == [1]
 
 
+def shared(id: int, prompt: list[int], *blocks: int) -> NewSequence:
+    return NewSequence(id, prompt, blocks, SamplingParams(), cached=16)
+
+
+def test_cached_positions_are_not_computed() -> None:
+    model = FakeModel(256)
+    model.step(Plan(0, [0], [16], [new(0, [0])]))
+    assert model.step(Plan(1, [1], [4], [shared(1, [3] * 20, 0, 1)])).counts == [1]
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        (Plan(1, [1], [4], [shared(1, [4] * 20, 0, 1)]), "block 0 does not hold the start of 1"),
+        (Plan(1, [1], [4], [shared(1, [3] * 20, 5, 1)]), "block 5 does not end at 16"),
+        (Plan(1, [1], [1], [shared(1, [3] * 16, 0)]), "16 positions are cached"),
+        (Plan(1, [1], [20], [shared(1, [3] * 20, 0, 1)]), "sequence 1 has no 20 positions"),
+    ],
+)
+def test_wrong_cached_positions_are_caught(plan: Plan, message: str) -> None:
+    model = FakeModel(256)
+    model.step(Plan(0, [0], [16], [new(0, [0])]))
+    with pytest.raises(AssertionError, match=message):
+        model.step(plan)
+
+
+def test_a_failed_step_leaves_nothing_to_share() -> None:
+    model = FakeModel(256)
+    model.failures[0] = "broken"
+    model.step(Plan(0, [0], [16], [new(0, [0])]))
+    with pytest.raises(AssertionError, match="block 0 does not end at 16"):
+        model.step(Plan(1, [1], [4], [shared(1, [3] * 20, 0, 1)]))
+
+
 async def test_killed_shards_raise_everywhere() -> None:
     shards = FakeShards()
     await shards.health()

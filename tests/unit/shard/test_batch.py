@@ -42,6 +42,16 @@ def test_chunks_yield_only_with_the_last() -> None:
     assert inputs.yielding == [0, 1]
 
 
+def test_cached_positions_are_context_from_the_start() -> None:
+    state = BatchState(64, CPU)
+    plan = Plan(0, [1], [4], new=[NewSequence(1, list(range(20)), [3, 4], SamplingParams(), cached=16)])
+    state.update(plan)
+    inputs = state.inputs(plan)
+    assert inputs.ids.tolist() == inputs.positions.tolist() == [16, 17, 18, 19]
+    assert inputs.attention.slots.tolist() == [64, 65, 66, 67]
+    assert inputs.attention.context_lengths == [20] and inputs.yielding == [0]
+
+
 def test_rows_are_reused_and_grow() -> None:
     state = BatchState(32, CPU, rows=2)
     plan = Plan(0, list(range(5)), [1] * 5, new=[new(i, [i + 100], i) for i in range(5)])

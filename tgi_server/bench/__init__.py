@@ -1,0 +1,1 @@
+"""The load generator: requests to any server with the OpenAI interface, timed token by token."""

@@ -1,0 +1,166 @@
+"""HTTP/1.1 requests on kept connections, with nothing between the socket and who reads the body.
+
+A client library costs more a token than a server's whole answer; this one must never be the slower side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import httptools
+
+from tgi_server.errors import ConfigError, UsageError
+
+
+class BenchError(ConfigError):
+    """The server cannot be measured."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a server listens. `path` is what comes before `/v1/...`, often empty."""
+
+    host: str
+    port: int
+    path: str = ""
+    secure: bool = False
+
+    @classmethod
+    def parse(cls, url: str) -> Target:
+        """The target of a URL; a final `/v1` may be there or not. Raises UsageError."""
+        try:
+            parts = urlsplit(url)
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+        except ValueError as error:
+            raise UsageError(f"target={url}: {error}") from None
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise UsageError(f"target={url}: expected a URL like http://127.0.0.1:8000")
+        path = parts.path.rstrip("/").removesuffix("/v1")
+        return cls(parts.hostname, port, path, parts.scheme == "https")
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http{'s' if self.secure else ''}://{host}:{self.port}{self.path}"
+
+    def request(self, method: str, path: str, body: bytes = b"") -> bytes:
+        """The bytes of a request with a JSON body."""
+        head = (
+            f"{method} {self.path}{path} HTTP/1.1\r\nhost: {self.host}:{self.port}\r\naccept: */*\r\n"
+            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        )
+        return head.encode() + body
+
+
+class Connection(asyncio.Protocol):
+    """One connection, one request at a time. After an answer it is `reusable` if the server keeps it open."""
+
+    def __init__(self) -> None:
+        self.reusable = True
+        self._transport: asyncio.Transport | None = None
+        self._sink: Callable[[bytes], None] = lambda data: None
+        self._answer: asyncio.Future[int] | None = None
+        self._framed = False
+
+    @classmethod
+    async def open(cls, target: Target) -> Connection:
+        """Connect; raises OSError."""
+        context = ssl.create_default_context() if target.secure else None
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_connection(cls, target.host, target.port, ssl=context)
+        return connection
+
+    async def send(self, request: bytes, sink: Callable[[bytes], None]) -> int:
+        """Send a request and give the body of its answer to `sink`, piece by piece as it arrives.
+
+        Returns the status code; raises ConnectionError when the answer is cut short or is no HTTP.
+        """
+        assert self._transport is not None
+        if self._transport.is_closing():
+            raise ConnectionError("the server closed the connection")
+        self._sink, self._framed = sink, False
+        self._parser = httptools.HttpResponseParser(self)
+        self._answer = asyncio.get_running_loop().create_future()
+        self.reusable = False
+        self._transport.write(request)
+        return await self._answer
+
+    def close(self) -> None:
+        """Leave at once, also in the middle of an answer."""
+        self.reusable = False
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.Protocol`."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, AttributeError) as error:  # AttributeError: it spoke before it was asked
+            self._finish(ConnectionError(f"the answer is not HTTP ({error})"))
+            self.close()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """See `asyncio.Protocol`. A body without a length ends here; any other one was cut short."""
+        self.reusable = False
+        self._finish(error or ConnectionError("the server closed the connection"))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Called by the parser."""
+        self._framed |= name.lower() in (b"content-length", b"transfer-encoding")
+
+    def on_body(self, data: bytes) -> None:
+        """Called by the parser."""
+        self._sink(data)
+
+    def on_message_complete(self) -> None:
+        """Called by the parser."""
+        self.reusable = self._parser.should_keep_alive()
+        self._finish(None)
+
+    def _finish(self, error: Exception | None) -> None:
+        if self._answer is None or self._answer.done():
+            return
+        status = self._parser.get_status_code()
+        if error is None or (status and not self._framed):
+            self._answer.set_result(status)
+        else:
+            self._answer.set_exception(error)
+
+
+class Pool:
+    """Connections to one server: those that are free are used again."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self._free: list[Connection] = []
+
+    async def send(self, request: bytes, sink: Callable[[bytes], None]) -> int:
+        """See `Connection.send`; leaving it early closes the connection."""
+        connection = self._take() or await Connection.open(self.target)
+        try:
+            return await connection.send(request, sink)
+        finally:
+            if connection.reusable:
+                self._free.append(connection)
+            else:
+                connection.close()
+
+    def close(self) -> None:
+        """Close all that are free."""
+        while self._free:
+            self._free.pop().close()
+
+    def _take(self) -> Connection | None:
+        while self._free:
+            connection = self._free.pop()
+            if connection.reusable:  # not closed by the server meanwhile
+                return connection
+        return None

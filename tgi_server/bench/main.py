@@ -1,0 +1,177 @@
+"""`job=bench`: measure the configured server, or any other with the OpenAI interface."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+import tgi_server
+from tgi_server.bench import report
+from tgi_server.bench.completion import Record
+from tgi_server.bench.http import BenchError, Pool, Target
+from tgi_server.bench.load import Run, find_model, measure
+from tgi_server.bench.progress import Progress
+from tgi_server.bench.summary import summarise
+from tgi_server.bench.workload import Workload
+from tgi_server.config import describe
+from tgi_server.config.schema import BenchOptions, ModelOptions, ServerConfig, TelemetryOptions
+from tgi_server.errors import TgiError, UsageError
+from tgi_server.telemetry import logging as log
+
+_POLL = 0.1
+"""Seconds between two questions whether the server is ready."""
+
+logger = logging.getLogger(__name__)
+
+
+class Stop(Protocol):
+    """Whether to stop, asked for by a signal or by `request`."""
+
+    @property
+    def requested(self) -> bool: ...  # noqa: D102
+    def request(self) -> None: ...  # noqa: D102
+
+
+class Bench:
+    """The job; see `tgi_server.launcher.main.Serve` for how it is run."""
+
+    def run(self, config: ServerConfig, origins: Mapping[str, str], serve: Callable[[], None], stop: Stop) -> None:
+        """Measure and print the table; logs go to standard error.
+
+        Raises:
+            UsageError: an option cannot be read or has no effect.
+            BenchError: nothing could be measured.
+        """
+        work = Workload.of(config)
+        _check_output(config.output)
+        with contextlib.redirect_stdout(sys.stderr):
+            if config.target is None:
+                bench = _Bench(config, work, _own_address(config), None, stop)
+                runs = _beside(bench, serve)
+            else:
+                _refuse_unused(config, origins)
+                log.setup(config, "bench")
+                named = config.model_id if config.model_id != ModelOptions.model_id else None
+                bench = _Bench(config, work, Target.parse(config.target), named, stop)
+                runs = asyncio.run(bench.all())
+        bench.tell(runs)
+
+
+class _Bench:
+    """All measurements of one server."""
+
+    def __init__(self, config: ServerConfig, work: Workload, target: Target, model: str | None, stop: Stop) -> None:
+        self._config = config
+        self._work = work
+        self._target = target
+        self._model = model
+        self.stop = stop
+
+    async def all(self) -> list[Run]:
+        """Each number of clients in turn."""
+        self._model = self._model or await find_model(self._target)
+        logger.info("measuring %s, model %s", self._target, self._model or "(not named)")
+        return [await self._one(number, clients) for number, clients in enumerate(self._work.clients)]
+
+    async def ready(self) -> None:
+        """Wait until the configured server answers."""
+        pool, status = Pool(self._target), 0
+        while status != 200:
+            self._check_stop()
+            await asyncio.sleep(_POLL)
+            with contextlib.suppress(OSError):
+                status = await pool.send(self._target.request("GET", "/health"), lambda _: None)
+        pool.close()
+
+    def tell(self, runs: list[Run]) -> None:
+        """Print the table and write the file."""
+        summaries = [summarise(run.clients, run.records, self._work.duration) for run in runs]
+        print(report.table(summaries))
+        for summary in summaries:
+            if summary.first_error:
+                print(f"{summary.clients} clients: {summary.failed} failed; the first: {summary.first_error}")
+        if self._config.output is not None:
+            facts = {
+                "version": tgi_server.__version__,
+                "time": datetime.now(UTC).isoformat(timespec="seconds"),
+                "target": str(self._target),
+                "model": self._model,
+                "workload": asdict(self._work),
+            }
+            report.write(Path(self._config.output), facts, runs, summaries)
+
+    async def _one(self, number: int, clients: int) -> Run:
+        progress = Progress(f"{clients} clients", bar=not self._config.json_output)
+
+        def watch(part: float, records: list[Record]) -> None:
+            self._check_stop()
+            progress.show(part, records)
+
+        try:
+            return await measure(self._target, self._model, self._work, clients, number, watch)
+        finally:
+            progress.finish()
+
+    def _check_stop(self) -> None:
+        if self.stop.requested:
+            raise BenchError("stopped before everything was measured")
+
+
+def _beside(bench: _Bench, serve: Callable[[], None]) -> list[Run]:
+    """Measure in a thread while the server runs in this one, where signals arrive."""
+    runs: list[Run] = []
+    problems: list[Exception] = []
+
+    async def work() -> None:
+        await bench.ready()
+        runs.extend(await bench.all())
+
+    def guarded() -> None:
+        try:
+            asyncio.run(work())
+        except Exception as error:  # raised again in the other thread
+            problems.append(error)
+        finally:
+            bench.stop.request()
+
+    thread = threading.Thread(target=guarded, name="bench")
+    thread.start()
+    try:
+        serve()
+    except TgiError:
+        problems.clear()  # the server's own words say why
+        raise
+    finally:
+        bench.stop.request()
+        thread.join()
+    if problems:
+        raise problems[0]
+    return runs
+
+
+def _own_address(config: ServerConfig) -> Target:
+    """Where the configured server will listen, seen from this machine."""
+    if config.port == 0:
+        raise UsageError("port=0: to be measured the server needs a port that is known before")
+    return Target({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.hostname, config.hostname), config.port)
+
+
+def _refuse_unused(config: ServerConfig, origins: Mapping[str, str]) -> None:
+    used = {field.name for group in (BenchOptions, TelemetryOptions) for field in fields(group)} | {"model_id", "job"}
+    names = [field.name for field in fields(ServerConfig) if field.name not in used]
+    if problems := list(describe.given(config, origins, names, "has no effect on a server that runs already (target)")):
+        raise UsageError("; ".join(problems))
+
+
+def _check_output(output: str | None) -> None:
+    """Before the work is done, not after."""
+    if output is not None and not Path(output).absolute().parent.is_dir():
+        raise UsageError(f"output={output}: there is no such directory")

@@ -1,0 +1,126 @@
+"""What is asked of a server: prompts, how many at a time, when."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+
+from tgi_server.config.schema import BenchOptions
+from tgi_server.errors import UsageError
+
+_TEXT = """
+the of and to in is that for it was on are as with his they at be this from have or by one had not but what
+all were when we there can an your which their said if do will each about how up out them then she many some
+so these would other into has more her two like him see time could no make than first been its who now people
+my made over did down only way find use may water long little very after words called just where most know get
+through back much before go good new write our used me man too any day same right look think also around
+another came come work three word must because does part even place well such here take why things help put
+years different away again off went old number
+"""
+_WORDS = _TEXT.split()
+_AT_A_TIME = 256
+"""Requests under way in an open loop where `clients` is not given."""
+_SECONDS = 10.0
+"""Length of a measurement where neither `requests` nor `duration` is given."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One kind of work, the same for every server and every number of clients.
+
+    Attributes:
+        clients: requests at a time, one measurement each.
+        rate: arrivals a second; None is a closed loop, where a client sends when its last answer is complete.
+        prompts: texts of a file; empty: random words, `lengths` of them (fewest, most).
+        duration: seconds in which new requests are sent.
+    """
+
+    clients: tuple[int, ...]
+    rate: float | None
+    prompts: tuple[str, ...]
+    lengths: tuple[int, int]
+    new_tokens: int
+    requests: int | None
+    duration: float | None
+    warmup: int | None
+    time_limit: float
+    seed: int
+
+    @classmethod
+    def of(cls, options: BenchOptions) -> Workload:
+        """The work that the options describe. Raises UsageError."""
+        rate = options.request_rate
+        clients = numbers("clients", options.clients) if options.clients else ((_AT_A_TIME if rate else 1),)
+        if rate and len(clients) > 1:
+            raise UsageError(f"clients={options.clients}: with request_rate one number, the most requests at a time")
+        if options.prompts is not None and options.prompt_tokens is not None:
+            raise UsageError("prompts and prompt_tokens exclude each other: prompts come from the file as they are")
+        unlimited = options.requests is None and options.duration is None
+        return cls(
+            clients=clients,
+            rate=rate,
+            prompts=_lines(options.prompts) if options.prompts else (),
+            lengths=_lengths(options.prompt_tokens or "80"),
+            new_tokens=options.new_tokens,
+            requests=options.requests,
+            duration=_SECONDS if unlimited else options.duration,
+            warmup=options.warmup,
+            time_limit=options.time_limit,
+            seed=options.seed,
+        )
+
+    def texts(self, run: str) -> Iterator[str]:
+        """Prompts without end. Random ones differ from run to run, so that no cache of an earlier run helps."""
+        return cycle(self.prompts) if self.prompts else _random_texts(self.lengths, f"{self.seed} {run}")
+
+
+def poisson(rate: float, seed: int) -> Iterator[float]:
+    """Times of arrivals, in seconds and without end: independent of each other, `rate` a second on average."""
+    random_gap = random.Random(seed)
+    moment = 0.0
+    while True:
+        moment += random_gap.expovariate(rate)
+        yield moment
+
+
+def numbers(name: str, text: str) -> tuple[int, ...]:
+    """`8`, `1,8,32` or `[1, 8, 32]` as numbers. Raises UsageError."""
+    inner = re.fullmatch(r"\s*\[(.*)\]\s*", text)
+    items = (inner[1] if inner else text).split(",")
+    if not all(re.fullmatch(r"\s*0*[1-9]\d{0,5}\s*", item) for item in items):
+        raise UsageError(f"{name}={text}: expected a number from 1 on, or several: 1,8,32")
+    return tuple(int(item) for item in items)
+
+
+def _lengths(text: str) -> tuple[int, int]:
+    bounds: Sequence[str] = text.split("-")
+    if len(bounds) > 2 or not all(re.fullmatch(r"0*[1-9]\d{0,6}", bound) for bound in bounds):
+        raise UsageError(f"prompt_tokens={text}: expected a number from 1 on, or two: 64-256")
+    fewest, most = int(bounds[0]), int(bounds[-1])
+    if fewest > most:
+        raise UsageError(f"prompt_tokens={text}: the first number must not be the larger one")
+    return fewest, most
+
+
+def _lines(path: str) -> tuple[str, ...]:
+    try:
+        lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UsageError(f"prompts={path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"prompts={path}: not a text in UTF-8") from None
+    texts = tuple(line for line in lines if line.strip())
+    if not texts:
+        raise UsageError(f"prompts={path}: the file has no prompts")
+    return texts
+
+
+def _random_texts(lengths: tuple[int, int], seed: str) -> Iterator[str]:
+    """One common word is one token in most vocabularies."""
+    chance = random.Random(seed)
+    while True:
+        yield " ".join(chance.choices(_WORDS, k=chance.randint(*lengths)))
