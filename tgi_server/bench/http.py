@@ -64,6 +64,7 @@ class Connection(asyncio.Protocol):
         self._sink: Callable[[bytes], None] = lambda data: None
         self._answer: asyncio.Future[int] | None = None
         self._framed = False
+        self.heard = False  # anything of the answer
 
     @classmethod
     async def open(cls, target: Target) -> Connection:
@@ -81,7 +82,7 @@ class Connection(asyncio.Protocol):
         assert self._transport is not None
         if self._transport.is_closing():
             raise ConnectionError("the server closed the connection")
-        self._sink, self._framed = sink, False
+        self._sink, self._framed, self.heard = sink, False, False
         self._parser = httptools.HttpResponseParser(self)
         self._answer = asyncio.get_running_loop().create_future()
         self.reusable = False
@@ -101,6 +102,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
+        self.heard = True
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, AttributeError) as error:  # AttributeError: it spoke before it was asked
@@ -143,8 +145,19 @@ class Pool:
         self._free: list[Connection] = []
 
     async def send(self, request: bytes, sink: Callable[[bytes], None]) -> int:
-        """See `Connection.send`; leaving it early closes the connection."""
-        connection = self._take() or await Connection.open(self.target)
+        """See `Connection.send`; leaving it early closes the connection.
+
+        A server may close a connection it kept just when it is used again: then the request goes out on a new one.
+        """
+        if kept := self._take():
+            try:
+                return await self._through(kept, request, sink)
+            except ConnectionError:
+                if kept.heard:
+                    raise
+        return await self._through(await Connection.open(self.target), request, sink)
+
+    async def _through(self, connection: Connection, request: bytes, sink: Callable[[bytes], None]) -> int:
         try:
             return await connection.send(request, sink)
         finally:

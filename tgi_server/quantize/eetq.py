@@ -21,7 +21,7 @@ class Eetq:
     is applied to the sums, in float32.
     """
 
-    few_rows: int = 48
+    few_rows: int = 24
     """Up to this many rows torch's 8-bit product reads the weights as they are; for more they are widened first."""
 
     def layout(self) -> Mapping[str, tuple[str, ...]]:
