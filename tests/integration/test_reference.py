@@ -23,9 +23,9 @@ def ask(server: Server, prompt: str) -> Any:
 
 
 def test_the_stored_reference_is_what_transformers_generates() -> None:
-    """`generate` itself for a few; for all, that each stored token has the best score after those before it."""
+    """`generate` itself for one; for all, that each stored token has the best score after those before it."""
     assert set(reference.greedy()) == set(reference.PROMPTS)
-    for prompt in reference.PROMPTS[:2]:
+    for prompt in reference.PROMPTS[:1]:
         assert reference.generate(prompt) == reference.greedy()[prompt]
     for prompt, new in reference.greedy().items():
         known = reference.tokenizer()(prompt)["input_ids"]
