@@ -134,7 +134,6 @@ class ShardInfo:
     num_blocks: int
     vocab_size: int
     eos_token_ids: list[int]
-    max_positions: int
 
 
 @dataclass(frozen=True, slots=True)

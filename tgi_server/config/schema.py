@@ -59,6 +59,11 @@ class Part(Options):
     _target_: str = ""
 
 
+def part(target: str, help: str) -> Any:
+    """A field that names what runs by default; `help` says what it decides."""
+    return field(default_factory=lambda: Part(target), metadata={"help": help})
+
+
 @dataclass
 class ModelOptions(Options):
     """Which model, and how its numbers are stored."""
@@ -222,25 +227,13 @@ class ServerConfig(
 ):
     """The whole configuration, one flat list of options and the parts that are put in from YAML groups."""
 
-    quantize: Part = field(
-        default_factory=lambda: Part("tgi_server.quantize.none.NoQuantize"),
-        metadata={"help": "How linear layers store and multiply their weights."},
-    )
-    attention: Part = field(
-        default_factory=lambda: Part("tgi_server.attention.auto.AutoAttention"),
-        metadata={"help": "Which attention kernels the shards use."},
-    )
-    runner: Part = field(
-        default_factory=lambda: Part("tgi_server.shard.runner.ModelRunner"),
-        metadata={"help": "What a shard process runs."},
-    )
-    router: Part = field(
-        default_factory=lambda: Part("tgi_server.router.app.create_app"),
-        metadata={"help": "What the router process serves."},
-    )
-    job: Part = field(
-        default_factory=lambda: Part("tgi_server.launcher.main.Serve"),
-        metadata={"help": "What to do with the configured server: serve it, or measure it (or another) under load."},
+    quantize: Part = part("tgi_server.quantize.none.NoQuantize", "How linear layers store and multiply their weights.")
+    attention: Part = part("tgi_server.attention.auto.AutoAttention", "Which attention kernels the shards use.")
+    runner: Part = part("tgi_server.shard.runner.ModelRunner", "What a shard process runs.")
+    router: Part = part("tgi_server.router.app.create_app", "What the router process serves.")
+    job: Part = part(
+        "tgi_server.launcher.main.Serve",
+        "What to do with the configured server: serve it, or measure it (or another) under load.",
     )
 
 

@@ -47,7 +47,7 @@ def _directory(options: ModelOptions, dtype: DType, report: Report) -> Path:
 def _locate(model_id: str) -> Path | None:
     """The file or directory on this machine that `model_id` names; None when it is an id on the hub."""
     if model_id.startswith(_PACKAGE):
-        path = _in_package(model_id)
+        path = packaged_file(model_id)
     else:
         path = Path(os.path.expanduser(model_id))  # noqa: PTH111 (pathlib raises for an unknown ~user)
         if not path.exists() and not _looks_like_path(model_id):
@@ -64,7 +64,7 @@ def _looks_like_path(model_id: str) -> bool:
     return model_id.startswith(("/", "./", "../", "~")) or model_id in (".", "..", "") or model_id.endswith(".gguf")
 
 
-def _in_package(model_id: str) -> Path:
+def packaged_file(model_id: str) -> Path:
     """The path that package:NAME/FILE means, found without importing the package."""
     name, _, file = model_id.removeprefix(_PACKAGE).partition("/")
     if not name.isidentifier() or not file:

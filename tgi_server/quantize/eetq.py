@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from tgi_server.quantize.base import LinearOp
 
 
+FEW_ROWS = 24
+"""Up to this many rows torch's 8-bit product reads the weights as they are; for more they are widened first."""
+
+
 @dataclass
 class Eetq:
     """Round to nearest on 255 steps from minus to plus the largest weight of each output.
@@ -20,9 +24,6 @@ class Eetq:
     A whole number up to 127 is exact in every float type, so the products are those of the rounded weights; the scale
     is applied to the sums, in float32.
     """
-
-    few_rows: int = 24
-    """Up to this many rows torch's 8-bit product reads the weights as they are; for more they are widened first."""
 
     def layout(self) -> Mapping[str, tuple[str, ...]]:
         """The checkpoint's own `weight`."""
@@ -39,7 +40,7 @@ class Eetq:
         units = torch.ones(len(scale), dtype=tensors["weight"].dtype, device=weight.device)
 
         def apply(x: Tensor) -> Tensor:
-            if x.is_cpu and x.shape[0] <= self.few_rows:
+            if x.is_cpu and x.shape[0] <= FEW_ROWS:
                 sums = torch._weight_int8pack_mm(x, steps, units)
             else:
                 sums = linear(x, steps.to(x.dtype))

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from tgi_server.errors import GenerationError, UnhealthyError
 from tgi_server.types import BLOCK_SIZE, NewSequence, Outcome, Plan, ShardInfo, TopTokens
 
-FAKE_INFO = ShardInfo(
-    dtype="float32", device_type="cpu", num_blocks=4096, vocab_size=256, eos_token_ids=[], max_positions=1 << 20
-)
+FAKE_INFO = ShardInfo(dtype="float32", device_type="cpu", num_blocks=4096, vocab_size=256, eos_token_ids=[])
 
 
 @dataclass(slots=True)

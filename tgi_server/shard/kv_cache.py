@@ -29,7 +29,7 @@ def free_memory(device: torch.device) -> int:
         for line in Path("/proc/meminfo").read_text().splitlines()
         if line.startswith("MemAvailable:")
     )
-    return min(available, *_cgroup_rooms(), available)
+    return min([available, *_cgroup_rooms()])
 
 
 def _cgroup_rooms() -> list[int]:

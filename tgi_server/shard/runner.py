@@ -57,7 +57,6 @@ class ModelRunner:
             num_blocks=blocks,
             vocab_size=spec.vocab_size,
             eos_token_ids=list(spec.eos_token_ids),
-            max_positions=spec.max_positions,
         )
 
     def _load(self, launch: Launch) -> Decoder:

@@ -30,9 +30,7 @@ from tgi_server.types import (
     TokenEvent,
 )
 
-INFO = ShardInfo(
-    dtype="float32", device_type="cpu", num_blocks=64, vocab_size=340, eos_token_ids=[0], max_positions=2048
-)
+INFO = ShardInfo(dtype="float32", device_type="cpu", num_blocks=64, vocab_size=340, eos_token_ids=[0])
 
 
 class Rig:
