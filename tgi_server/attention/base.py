@@ -29,7 +29,10 @@ class AttentionBatch:
     Attributes:
         query_starts: int, B + 1 numbers, on the host.
         query_lengths: int, B numbers, on the host.
-        context_lengths: int, B numbers, on the host.
+        context_lengths: int, B numbers, on the host. In a step that is recorded to be run again (shard/graphs.py) they
+            are upper bounds.
+        starts, contexts: the same as `query_starts` and `context_lengths`, int64 `[B + 1]` and `[B]` on the device;
+            kernels read these.
         block_tables: int64 `[B, longest]`, padded with block 0.
         slots: int64 `[tokens]`, block * BLOCK_SIZE + offset where each new key and value goes.
     """
@@ -37,6 +40,8 @@ class AttentionBatch:
     query_starts: list[int]
     query_lengths: list[int]
     context_lengths: list[int]
+    starts: Tensor
+    contexts: Tensor
     block_tables: Tensor
     slots: Tensor
 

@@ -122,6 +122,8 @@ class BatchState:
                 query_starts=starts.tolist(),
                 query_lengths=plan.counts,
                 context_lengths=context.tolist(),
+                starts=self._tensor(starts),
+                contexts=self._tensor(context),
                 block_tables=self._tensor(self._tables[rows, :blocks]),
                 slots=self._tensor(slots),
             ),

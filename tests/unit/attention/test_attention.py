@@ -41,10 +41,13 @@ def step(attention: Attention, cache: LayerCache, sequences: list[Sequence], cou
     chosen = [(s, range(s.done, s.done + n)) for s, n in zip(sequences, counts, strict=True) if n]
     lengths = [len(positions) for _, positions in chosen]
     width = max(len(s.blocks) for s, _ in chosen)
+    starts, contexts = [0, *torch.tensor(lengths).cumsum(0).tolist()], [positions.stop for _, positions in chosen]
     batch = AttentionBatch(
-        query_starts=[0, *torch.tensor(lengths).cumsum(0).tolist()],
+        query_starts=starts,
         query_lengths=lengths,
-        context_lengths=[positions.stop for _, positions in chosen],
+        context_lengths=contexts,
+        starts=torch.tensor(starts),
+        contexts=torch.tensor(contexts),
         block_tables=torch.tensor([s.blocks + [0] * (width - len(s.blocks)) for s, _ in chosen]),
         slots=torch.tensor([s.slot(p) for s, positions in chosen for p in positions]),
     )
