@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 
 from tgi_server.attention.auto import AutoAttention
 from tgi_server.attention.sdpa import Run
+from tgi_server.bench.plot import Points, chart
 from tgi_server.config.schema import DType, ModelOptions
 from tgi_server.launcher.weights import fetch
 from tgi_server.layers.ops import best_ops
@@ -33,6 +35,10 @@ CPU = torch.device("cpu")
 DTYPE = torch.bfloat16
 LONGEST = 8192
 METHODS: dict[str, Any] = {"none": NoQuantize, "eetq": Eetq}
+CONTEXT = 200
+BATCHES = [1, 2, 4, 8, 16, 32, 64, 128]
+CONTEXTS = [64, 256, 1024, 2048, 4096, LONGEST]
+LENGTHS = [16, 80, 256, 512, 1024, 2048]
 
 
 class Bench:
@@ -145,27 +151,50 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
 
 
-def main() -> None:
-    method = sys.argv[1] if len(sys.argv) > 1 else "none"
-    bench = Bench(method)
+class Curves:
+    """Points (size, milliseconds) of each line of each picture."""
+
+    def __init__(self) -> None:
+        self.batch: dict[str, Points] = {}
+        self.context: dict[str, Points] = {}
+        self.prefill: dict[str, Points] = {}
+
+    def measure(self, method: str, bench: Bench) -> None:
+        """Add the lines of one method, and print them as tables."""
+        name = f"quantize={method}"
+        self.batch[name] = [(n, bench.decode(n, CONTEXT)) for n in BATCHES]
+        print(row(f"batch (context {CONTEXT})", self.batch[name], 1))
+        for batch in (1, 4):
+            points = [(n, bench.decode(batch, n)) for n in CONTEXTS]
+            self.context[f"{name}, batch {batch}"] = points
+            print(row(f"context (batch {batch})", points, 1))
+        self.prefill[name] = [(n, bench.prefill(1, n)) for n in LENGTHS]
+        print(row("prompt", self.prefill[name], 0))
+
+    def draw(self, directory: Path) -> None:
+        """Write the pictures."""
+        directory.mkdir(parents=True, exist_ok=True)
+        pictures = {
+            "step-batch": chart(f"A decode step, context {CONTEXT}", "sequences", "ms", self.batch),
+            "step-context": chart("A decode step", "context, tokens", "ms", self.context),
+            "prefill": chart("The step that computes one prompt", "prompt, tokens", "ms", self.prefill),
+        }
+        for name, picture in pictures.items():
+            (directory / f"{name}.svg").write_text(picture, encoding="utf-8")
+
+
+def row(name: str, points: Points, digits: int) -> str:
+    """Points as a table of one row."""
+    return table([name, *(f"{x:g}" for x, _ in points)], [["ms", *(f"{y:.{digits}f}" for _, y in points)]]) + "\n"
+
+
+def print_parts(method: str, bench: Bench, bytes_second: float, operations: float) -> None:
+    """Where the time of some steps goes, beside the time that memory or arithmetic alone would take."""
     weights = 0.135e9 * (1 if method == "eetq" else 2)
-    bytes_second, operations = bandwidth(), arithmetic()
-    print(f"quantize={method}, {torch.get_num_threads()} threads; memory reads {bytes_second / 1e9:.0f} GB/s, ", end="")
-    print(f"a large bfloat16 product {operations / 1e12:.2f} Tops/s\n")
-    batches = [1, 2, 4, 8, 16, 32, 64, 128]
-    print(
-        table(["batch (context 200)", *map(str, batches)], [["ms", *(f"{bench.decode(b, 200):.1f}" for b in batches)]])
-    )
-    contexts = [64, 256, 1024, 2048, 4096, 8000]
-    for batch in (1, 4):
-        times = [f"{bench.decode(batch, c):.1f}" for c in contexts]
-        print("\n" + table([f"context (batch {batch})", *map(str, contexts)], [["ms", *times]]))
-    lengths = [16, 80, 256, 512, 1024, 2048]
-    print("\n" + table(["prompt", *map(str, lengths)], [["ms", *(f"{bench.prefill(1, n):.0f}" for n in lengths)]]))
     rows = []
     for batch in (1, 8, 32):
-        state = bench.start(batch, 200)
-        state.advance(Plan(0, list(range(batch)), [199] * batch), [], [])
+        state = bench.start(batch, CONTEXT)
+        state.advance(Plan(0, list(range(batch)), [CONTEXT - 1] * batch), [], [])
         measured = parts(bench, lambda s=state, b=batch: bench.step(s, [1] * b), 10)  # type: ignore[misc]
         floor = weights / bytes_second * 1e3
         rows.append(
@@ -176,7 +205,29 @@ def main() -> None:
     rows.append(
         ["prefill, 1024 tokens", *(f"{measured.get(k, 0):.1f}" for k in PARTS), f"{floor:.0f} (products of the layers)"]
     )
-    print("\n" + table(["ms of", *PARTS, "floor"], rows))
+    print(table(["ms of", *PARTS, "floor"], rows) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="profile-step", description=__doc__)
+    parser.add_argument("methods", nargs="*", metavar="none|eetq", help="what `quantize` is [none]")
+    parser.add_argument("--plots", type=Path, metavar="DIR", help="draw the tables in this directory")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.methods) - set(METHODS):
+        parser.error(f"{min(unknown)} is none of {', '.join(METHODS)}")
+    bytes_second, operations = bandwidth(), arithmetic()
+    curves = Curves()
+    for method in arguments.methods or ["none"]:
+        print(
+            f"quantize={method}, {torch.get_num_threads()} threads; memory reads {bytes_second / 1e9:.0f} GB/s, ",
+            end="",
+        )
+        print(f"a large bfloat16 product {operations / 1e12:.2f} Tops/s\n")
+        bench = Bench(method)
+        curves.measure(method, bench)
+        print_parts(method, bench, bytes_second, operations)
+    if arguments.plots is not None:
+        curves.draw(arguments.plots)
 
 
 PARTS = ["linear layers", "attention", "norm, rope, gate", "output head", "everything else"]

@@ -107,7 +107,8 @@ class Outcome:
     `counts[i]` tokens belong to `ids[i]` (0 for an unfinished prompt); `tokens` and `logprobs` are their
     concatenation. The dictionaries are keyed by sequence id and hold only those who asked or failed.
     `prompt_logprobs[id][j]` is the raw log-probability of prompt token j + 1 given the ones before it.
-    `forward_ns` is the time the device worked on the step.
+    `forward_ns` is the time the device worked on the step, `wait_ns` the time it waited for this plan since the step
+    before (0 for the first).
     """
 
     step: int
@@ -119,6 +120,7 @@ class Outcome:
     prompt_logprobs: dict[int, list[float]] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
     forward_ns: int = 0
+    wait_ns: int = 0
 
 
 PROGRESS = "Progress: "

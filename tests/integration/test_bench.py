@@ -16,7 +16,7 @@ import pytest
 
 from tests.integration.listening import listening
 from tests.integration.server import free_port
-from tgi_server.bench import compare
+from tgi_server.bench import compare, plot
 
 
 def command(*arguments: str) -> list[str]:
@@ -66,15 +66,21 @@ async def test_an_open_loop(tmp_path: Path) -> None:
 
 
 async def test_servers_side_by_side(tmp_path: Path) -> None:
-    file = tmp_path / "page.md"
+    file, medians = tmp_path / "page.md", tmp_path / "compared.json"
     async with listening(step_seconds=0.001) as (_, fast), listening(step_seconds=0.01) as (_, slow):
         words = [f"fast=http://127.0.0.1:{fast}", f"slow=http://127.0.0.1:{slow}"]
-        options = ["--clients=1,2", "--rounds=1", "--duration=0.3", "--new-tokens=5", f"--output={file}"]
-        assert await asyncio.to_thread(compare.main, [*words, *options]) == 0
+        options = ["--clients=1,2", "--rounds=1", "--duration=0.3", "--new-tokens=5"]
+        files = [f"--output={file}", f"--json={medians}"]
+        assert await asyncio.to_thread(compare.main, [*words, *options, *files]) == 0
     page = file.read_text()
     ratios = [float(ratio) for ratio in re.findall(r"\| slow \| [\d.]+ \| ([\d.]+) times \|", page)]
     assert len(ratios) == 2 and min(ratios) > 2
     assert "* Cores: " in page and "./scripts/compare fast=" in page
+    servers = json.loads(medians.read_text())["servers"]
+    rates = {name: [f"{run['tokens_per_second']:.1f}" for run in server["runs"]] for name, server in servers.items()}
+    assert rates == {name: re.findall(rf"\| {name} \| ([\d.]+) \|", page) for name in ("fast", "slow")}
+    assert plot.main([f"{tmp_path}/out.svg", str(medians)]) == 0
+    assert (tmp_path / "out.svg").read_text().count("<circle") == 4
 
 
 async def test_the_configured_server(own: list[str], tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -99,8 +100,22 @@ async def test_steps_over_two_ranks_pipelined(processes: Processes) -> None:
         await shards.send(plan)
         received.append(await shards.receive())
     received.append(await shards.receive())
-    assert received == expected
+    assert [replace(outcome, wait_ns=0) for outcome in received] == expected
     await shards.close()
+
+
+async def test_the_shard_tells_how_long_it_waited_for_a_plan(processes: Processes) -> None:
+    processes.start(1, delay=0.05)
+    async with connected(processes) as shards:
+        await shards.send(prefill(0, 0, [1, 2]))
+        first = await shards.receive()
+        await asyncio.sleep(0.1)
+        await shards.send(Plan(1, [0], [1]))
+        await shards.send(Plan(2, [0], [1]))  # it is there when the device is done with plan 1
+        late, ready = await shards.receive(), await shards.receive()
+    assert first.wait_ns == 0
+    assert 0.1e9 < late.wait_ns < 1e9
+    assert 0 < ready.wait_ns < 0.04e9
 
 
 async def test_a_very_long_prompt(processes: Processes) -> None:

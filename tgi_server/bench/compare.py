@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
+from typing import Any
+
+import orjson
 
 from tgi_server.bench.http import BenchError, Target
 from tgi_server.bench.load import find_model, measure
@@ -33,15 +36,21 @@ class Contender:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and print or write the table; returns the exit status."""
+    """Measure, print or write the table, and write the medians where asked to; returns the exit status."""
     words = sys.argv[1:] if argv is None else argv
     arguments = _parser().parse_args(words)
     try:
-        text = _compared(arguments, words)
+        work = _work(arguments)
+        contenders = list(_contenders(arguments.servers))
+        asyncio.run(_measure(contenders, work, arguments.rounds))
+        command = shlex.join(["./scripts/compare", *words])
+        text = markdown(contenders, work, arguments.rounds, command)
         if arguments.output is None:
             print(text, end="")
         else:
             arguments.output.write_text(text, encoding="utf-8")
+        if arguments.json is not None:
+            arguments.json.write_bytes(orjson.dumps({"command": command, "machine": facts(), **medians(contenders)}))
     except (TgiError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return getattr(error, "exit_code", 1)
@@ -57,10 +66,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--prompt-tokens", default="80", help="roughly; one length, or two: 64-256 [%(default)s]")
     parser.add_argument("--new-tokens", type=int, default=128, help="tokens to generate a request [%(default)s]")
     parser.add_argument("--output", type=Path, help="Markdown file; standard output when not given")
+    parser.add_argument("--json", type=Path, help="file for the medians, which plot-clients draws")
     return parser
 
 
-def _compared(arguments: argparse.Namespace, words: Sequence[str]) -> str:
+def _work(arguments: argparse.Namespace) -> Workload:
     if arguments.rounds < 1 or arguments.duration <= 0 or arguments.new_tokens < 1:
         raise UsageError("--rounds, --duration and --new-tokens must be positive")
     options = BenchOptions(
@@ -69,10 +79,7 @@ def _compared(arguments: argparse.Namespace, words: Sequence[str]) -> str:
         prompt_tokens=arguments.prompt_tokens,
         new_tokens=arguments.new_tokens,
     )
-    work = Workload.of(options)
-    contenders = list(_contenders(arguments.servers))
-    asyncio.run(_measure(contenders, work, arguments.rounds))
-    return markdown(contenders, work, arguments.rounds, shlex.join(["./scripts/compare", *words]))
+    return Workload.of(options)
 
 
 def _contenders(servers: Sequence[str]) -> Iterator[Contender]:
@@ -138,16 +145,32 @@ def _sizes(contenders: Sequence[Contender]) -> Mapping[str, str]:
 
 def _row(first: Contender, contender: Contender, clients: int) -> list[str]:
     mine, others = first.summaries[clients], contender.summaries[clients]
-    rate = median(summary.tokens_per_second for summary in others)
     # Of one round each, then the median: a slow minute of the machine is in both numbers.
     ratios = [a.tokens_per_second / b.tokens_per_second for a, b in zip(mine, others, strict=True)]
-    times = [
-        median(summary.first_token.p50 for summary in others),
-        median(summary.between_tokens.p50 for summary in others),
-        median(summary.between_tokens.p99 for summary in others),
-    ]
     ratio = "" if contender is first else f"{median(ratios):.2f} times"
-    return [str(clients), contender.name, number(rate), ratio, *(number(1000 * value) for value in times)]
+    run = _median(contender, clients)
+    times = [run["first_token"]["p50"], run["between_tokens"]["p50"], run["between_tokens"]["p99"]]
+    rate = number(run["tokens_per_second"])
+    return [str(clients), contender.name, rate, ratio, *(number(1000 * value) for value in times)]
+
+
+def medians(contenders: Sequence[Contender]) -> dict[str, Any]:
+    """The numbers of the table, for programs: the runs of each server, named as `job=bench` names them; in seconds."""
+    runs = {each.name: [_median(each, clients) for clients in each.summaries] for each in contenders}
+    return {"servers": {name: {"runs": each} for name, each in runs.items()}}
+
+
+def _median(contender: Contender, clients: int) -> dict[str, Any]:
+    rounds = contender.summaries[clients]
+    return {
+        "clients": clients,
+        "tokens_per_second": median(summary.tokens_per_second for summary in rounds),
+        "first_token": {"p50": median(summary.first_token.p50 for summary in rounds)},
+        "between_tokens": {
+            "p50": median(summary.between_tokens.p50 for summary in rounds),
+            "p99": median(summary.between_tokens.p99 for summary in rounds),
+        },
+    }
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Line charts as SVG: `python -m tgi_server.bench.plot out.svg NAME=bench.json ...` draws tokens/s against clients."""
+"""Line charts as SVG: `python -m tgi_server.bench.plot out.svg FILE ...` draws tokens/s against clients.
+
+A file is NAME=BENCH.json, a line with that name, or what `compare --json` wrote, a line for each of its servers.
+"""
 
 from __future__ import annotations
 
@@ -7,38 +10,60 @@ import sys
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import orjson
 
 Points = Sequence[tuple[float, float]]
 
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 720, 420, 70, 50, 40, 150
+_WIDTH, _HEIGHT = 500, 330
+"""The part within the axes, in units of the picture."""
+_LEFT, _TOP, _BELOW = 80, 40, 50
+_LETTER = 8
+"""No less than the mean width of a letter."""
 _COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Draw the files that `job=bench output=...` wrote; returns the exit status."""
+    """Draw what `job=bench output=...` and `compare --json` wrote; returns the exit status."""
     words = sys.argv[1:] if argv is None else argv
-    if len(words) < 2 or not all("=" in word for word in words[1:]):
-        print("Usage: plot-clients OUT.svg NAME=BENCH.json [NAME=BENCH.json]...", file=sys.stderr)
+    if len(words) < 2:
+        print("Usage: plot-clients OUT.svg NAME=BENCH.json|COMPARED.json...", file=sys.stderr)
         return 2
+    lines: dict[str, Points] = {}
     try:
-        lines = {name: _rates(Path(path)) for name, _, path in (word.partition("=") for word in words[1:])}
-        Path(words[0]).write_text(chart("Output tokens a second", "clients", lines), encoding="utf-8")
-    except OSError as error:
+        for word in words[1:]:
+            more = _read(word)
+            if twice := lines.keys() & more.keys():
+                raise ValueError(f"{word}: there is a line {min(twice)} already")
+            lines |= more
+        text = chart("Throughput", "clients", "output tokens a second", lines)
+        Path(words[0]).write_text(text, encoding="utf-8")
+    except (OSError, ValueError) as error:
         print(f"Error: {error}", file=sys.stderr)
-        return 1
-    except (ValueError, KeyError, TypeError):
-        print("Error: a file is none that job=bench has written", file=sys.stderr)
         return 1
     return 0
 
 
-def _rates(path: Path) -> Points:
-    return [(run["clients"], run["tokens_per_second"]) for run in orjson.loads(path.read_bytes())["runs"]]
+def _read(word: str) -> Mapping[str, Points]:
+    """The lines of NAME=FILE or FILE. Raises OSError, and ValueError when it is not such a file."""
+    name, named, path = word.rpartition("=")
+    try:
+        content = orjson.loads(Path(path).read_bytes())
+        return {name: _rates(content)} if named else {key: _rates(value) for key, value in content["servers"].items()}
+    except (ValueError, LookupError, TypeError, AttributeError):
+        writer = "job=bench" if named else "compare --json"
+        raise ValueError(f"{path} is not a file that {writer} has written") from None
 
 
-def chart(title: str, x_label: str, lines: Mapping[str, Points]) -> str:
+def _rates(content: Mapping[str, Any]) -> Points:
+    rates = [(float(run["clients"]), float(run["tokens_per_second"])) for run in content["runs"]]
+    if not rates:
+        raise ValueError("nothing was measured")
+    return rates
+
+
+def chart(title: str, x_label: str, y_label: str, lines: Mapping[str, Points]) -> str:
     """An SVG picture of lines with names; x is logarithmic and y starts at 0.
 
     Args:
@@ -47,14 +72,19 @@ def chart(title: str, x_label: str, lines: Mapping[str, Points]) -> str:
     xs = sorted({x for points in lines.values() for x, _ in points})
     steps = _steps(max(y for points in lines.values() for _, y in points))
     place = _Place(xs[0], xs[-1], steps[-1])
-    parts = [_text(_WIDTH / 2, _TOP / 2, title, "middle"), _text(_WIDTH / 2, _HEIGHT - 8, x_label, "middle")]
+    bottom, centre = _TOP + _HEIGHT, _LEFT + _WIDTH / 2
+    parts = [_text(centre, _TOP / 2, title, "middle"), _text(centre, bottom + _BELOW - 10, x_label, "middle")]
+    parts.append(_text(18, _TOP + _HEIGHT / 2, y_label, "middle", turned=True))
     for y in steps:
-        parts.append(_line(_LEFT, place.y(y), _WIDTH - _RIGHT, place.y(y), "#dddddd"))
+        parts.append(_line(_LEFT, place.y(y), _LEFT + _WIDTH, place.y(y), "#dddddd"))
         parts.append(_text(_LEFT - 8, place.y(y) + 4, f"{y:g}", "end"))
-    parts += [_text(place.x(x), _HEIGHT - _BOTTOM + 20, f"{x:g}", "middle") for x in xs]
+    for x in _apart(xs, place):
+        parts.append(_line(place.x(x), bottom, place.x(x), bottom + 5, "#888888"))
+        parts.append(_text(place.x(x), bottom + 20, f"{x:g}", "middle"))
     for number, (name, points) in enumerate(lines.items()):
         parts += _curve(place, name, sorted(points), _COLOURS[number % len(_COLOURS)], number)
-    frame = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif"'
+    width = _LEFT + _WIDTH + 50 + _LETTER * max(map(len, lines))
+    frame = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {bottom + _BELOW}" font-family="sans-serif"'
     return "\n".join(
         [f'{frame} font-size="13">', '<rect width="100%" height="100%" fill="white"/>', *parts, "</svg>\n"]
     )
@@ -68,10 +98,19 @@ class _Place:
         self._span = math.log(last / first) or 1.0
 
     def x(self, value: float) -> float:
-        return _LEFT + (_WIDTH - _LEFT - _RIGHT) * math.log(value / self._first) / self._span
+        return _LEFT + _WIDTH * math.log(value / self._first) / self._span
 
     def y(self, value: float) -> float:
-        return _HEIGHT - _BOTTOM - (_HEIGHT - _BOTTOM - _TOP) * value / self._top
+        return _TOP + _HEIGHT - _HEIGHT * value / self._top
+
+
+def _apart(xs: Sequence[float], place: _Place) -> list[float]:
+    """Those of the sorted values whose labels do not touch each other; the largest is always one of them."""
+    kept: list[float] = []
+    for x in reversed(xs):
+        if not kept or place.x(kept[-1]) - place.x(x) > _LETTER * (len(f"{kept[-1]:g}") + len(f"{x:g}")) / 2 + 4:
+            kept.append(x)
+    return kept
 
 
 def _steps(largest: float) -> list[float]:
@@ -86,13 +125,15 @@ def _curve(place: _Place, name: str, points: Points, colour: str, number: int) -
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in spots)
     dots = [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>' for x, y in spots]
     below = _TOP + 20.0 * number
-    key = _line(_WIDTH - _RIGHT + 12, below, _WIDTH - _RIGHT + 32, below, colour, 3)
+    right = _LEFT + _WIDTH
+    key = _line(right + 12, below, right + 32, below, colour, 3)
     line = f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>'
-    return [line, *dots, key, _text(_WIDTH - _RIGHT + 38, below + 4, name, "start")]
+    return [line, *dots, key, _text(right + 38, below + 4, name, "start")]
 
 
-def _text(x: float, y: float, text: str, anchor: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+def _text(x: float, y: float, text: str, anchor: str, turned: bool = False) -> str:
+    turn = f' transform="rotate(-90 {x:.1f} {y:.1f})"' if turned else ""
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{turn}>{escape(text)}</text>'
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, colour: str, width: int = 1) -> str:

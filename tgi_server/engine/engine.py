@@ -171,6 +171,7 @@ class Engine:
                 now = time.monotonic()
                 plan = self._scheduler.plan(now)
                 if plan is None:
+                    self._observer.idle()
                     break
                 self._in_flight += 1
                 self._observer.planned(self._scheduler, plan, now)

@@ -14,6 +14,8 @@ from tgi_server.types import Outcome, Plan
 class _Sent:
     method: str
     at: float
+    follows: bool
+    """There was work to plan all the time since the step before."""
 
 
 class BatchObserver:
@@ -28,6 +30,7 @@ class BatchObserver:
         self._prefix_caching = prefix_caching
         self._in_flight: deque[_Sent] = deque()
         self._last_outcome = 0.0
+        self._working = False
 
     def queue(self, scheduler: Scheduler) -> None:
         """The number of waiting, running or ended sequences changed."""
@@ -38,7 +41,8 @@ class BatchObserver:
     def planned(self, scheduler: Scheduler, plan: Plan, now: float) -> None:
         """A plan is about to be sent."""
         method = "prefill" if scheduler.prefilled else "decode"
-        self._in_flight.append(_Sent(method, now))
+        self._in_flight.append(_Sent(method, now, self._working))
+        self._working = True
         self._metrics.counter("tgi_batch_inference_count", method=method)
         if plan.new:
             self._metrics.observe("tgi_batch_next_size", len(plan.new))
@@ -53,6 +57,10 @@ class BatchObserver:
             self._metrics.counter("tgi_prefix_cache_query_tokens", sum(len(new.prompt_ids) for new in queries))
             self._metrics.counter("tgi_prefix_cache_hit_tokens", sum(new.cached for new in queries))
 
+    def idle(self) -> None:
+        """There is nothing to plan: until there is, the device waits for requests and not for the router."""
+        self._working = False
+
     def received(self, outcome: Outcome, now: float) -> None:
         """The outcome of the oldest plan in flight arrived; its time runs from when the shards were free for it."""
         sent = self._in_flight.popleft()
@@ -60,6 +68,8 @@ class BatchObserver:
             "tgi_batch_inference_duration", now - max(sent.at, self._last_outcome), method=sent.method
         )
         self._metrics.observe("tgi_batch_forward_duration", outcome.forward_ns / 1e9, method=sent.method)
+        if sent.follows:
+            self._metrics.observe("tgi_batch_wait_duration", outcome.wait_ns / 1e9, method=sent.method)
         result = "failure" if outcome.failed else "success"
         self._metrics.counter(f"tgi_batch_inference_{result}", method=sent.method)
         self._last_outcome = now

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tgi_server.errors import GenerationError, UnhealthyError
 from tgi_server.types import BLOCK_SIZE, NewSequence, Outcome, Plan, ShardInfo, TopTokens
@@ -171,8 +171,11 @@ class FakeShards:
         """See `Shards`. The device takes plans one after the other."""
         self._alive()
         self.plans.append(plan)
-        self._busy_until = max(self._busy_until, time.monotonic()) + self._step_seconds
-        self._queue.put_nowait((self.model.step(plan), self._busy_until))
+        now = time.monotonic()
+        wait = max(0.0, now - self._busy_until) if self._busy_until else 0.0
+        self._busy_until = max(self._busy_until, now) + self._step_seconds
+        outcome = replace(self.model.step(plan), wait_ns=round(wait * 1e9))
+        self._queue.put_nowait((outcome, self._busy_until))
 
     async def receive(self) -> Outcome:
         """See `Shards`."""

@@ -10,9 +10,11 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from types import FrameType
@@ -62,20 +64,23 @@ class _Shard:
 
     def run(self, step: Step) -> None:
         """Work on plans as they come, until `stop`. Raises what `step` raises."""
+        ready: int | None = None  # when the step before was done
         while True:
             plan = self.plans.get()
             if isinstance(plan, Exception):
                 raise plan
             if isinstance(plan, _Stop) or self.stopping.is_set():
                 return
+            wait = 0 if ready is None else time.perf_counter_ns() - ready
             try:
                 outcome = step(plan)
             except Exception:
                 if self.stopping.is_set():  # the other ranks may have left in the middle of a step
                     return
                 raise
+            ready = time.perf_counter_ns()
             if self._sends:
-                self.outcomes.put(outcome)
+                self.outcomes.put(replace(outcome, wait_ns=wait))
 
     def stop(self) -> None:
         """Let `run` return after the step it works on. May be called by a signal handler."""

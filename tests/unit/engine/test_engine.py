@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -279,6 +280,39 @@ async def test_batch_metrics(start: Start) -> None:
         await rig.events(rig.request(new=2))
     assert rig.count('tgi_batch_concat{reason="wait_exceeded"}') == 1
     assert rig.count("tgi_queue_size") == 0
+
+
+async def test_only_waits_for_the_router_are_counted(start: Start) -> None:
+    rig = await start(FakeShards(INFO, step_seconds=0.001))
+    for _ in range(2):
+        await rig.events(rig.request(new=4))
+        await asyncio.sleep(0.01)  # no work: the device waits for a request
+    assert rig.count('tgi_batch_forward_duration_count{method="decode"}') == 6
+    assert rig.count('tgi_batch_wait_duration_count{method="decode"}') == 6
+    assert rig.count('tgi_batch_wait_duration_count{method="prefill"}') == 0
+    async with rig.engine.generate(rig.request(new=60)) as first:
+        await first.drain()
+        await rig.events(rig.request(new=2))
+    assert rig.count('tgi_batch_wait_duration_count{method="prefill"}') == 1, "while another one was running"
+
+
+async def test_a_batch_that_ends_early_leaves_no_wait(start: Start, tokenizer: Tokenizer) -> None:
+    rig = await start(FakeShards(INFO, step_seconds=0.001, choose=spell(tokenizer, " jumps")))
+    for _ in range(2):
+        await rig.events(rig.request(new=50, ignore_eos=False))
+        await asyncio.sleep(0.01)
+    assert rig.count('tgi_batch_forward_duration_count{method="prefill"}') == 2
+    assert rig.count('tgi_batch_wait_duration_count{method="prefill"}') == 0
+
+
+async def test_a_late_plan_is_counted(start: Start) -> None:
+    rig = await start(FakeShards(INFO, step_seconds=0.001))
+    async with rig.engine.generate(rig.request(new=200)) as generation:
+        await generation.drain()
+        time.sleep(0.05)  # a router that is busy with something else
+        async for _ in generation:
+            pass
+    assert rig.count('tgi_batch_wait_duration_sum{method="decode"}') > 0.03
 
 
 async def test_prefix_cache_metrics(start: Start) -> None:

@@ -19,6 +19,7 @@ def test_messages_come_back_as_they_were() -> None:
         prompt_logprobs={1: [-1.0, -2.0]},
         failed={1: "out of memory"},
         forward_ns=12345678901,
+        wait_ns=2345,
     )
     assert PLAN.decode(PLAN.encode(plan)) == plan
     assert OUTCOME.decode(OUTCOME.encode(outcome)) == outcome
