@@ -16,7 +16,7 @@ import torch
 from tgi_server.attention.auto import AutoAttention
 from tgi_server.attention.sdpa import Run
 from tgi_server.bench.plot import Points, chart
-from tgi_server.config.schema import DType, ModelOptions
+from tgi_server.config.schema import BatchingOptions, DType, ModelOptions
 from tgi_server.launcher.weights import fetch
 from tgi_server.layers.ops import best_ops
 from tgi_server.layers.parallel import Group
@@ -26,6 +26,7 @@ from tgi_server.models.weights import Checkpoint, WeightLoader
 from tgi_server.quantize.eetq import Eetq
 from tgi_server.quantize.none import NoQuantize
 from tgi_server.shard.batch import BatchState
+from tgi_server.shard.graphs import best_forward
 from tgi_server.shard.kv_cache import allocate
 from tgi_server.shard.sampler import choose
 from tgi_server.types import BLOCK_SIZE, NewSequence, Plan, SamplingParams
@@ -52,6 +53,7 @@ class Bench:
         self.model = Decoder(self.spec, loader, attention, best_ops(CPU, DTYPE), LONGEST + 64)
         shape = attention_shape(self.spec, 1)
         self.caches = allocate(tokens // BLOCK_SIZE, shape, self.spec.num_layers, DTYPE, CPU)
+        self.forward = best_forward(self.model, self.caches, BatchingOptions(max_total_tokens=LONGEST + 64), None, 0)
 
     def start(self, batch: int, context: int) -> BatchState:
         """`batch` sequences with `context` positions, blocks of their own; nothing computed yet."""
@@ -67,7 +69,7 @@ class Bench:
         begin = time.perf_counter()
         plan = Plan(0, list(range(len(counts))), counts)
         inputs = state.inputs(plan)
-        hidden = self.model.forward(inputs.ids, inputs.positions, self.caches, inputs.attention)
+        hidden = self.forward(inputs)
         tokens: list[int] = []
         if inputs.yielding:
             logits = self.model.logits(hidden[inputs.last_rows])

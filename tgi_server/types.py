@@ -129,11 +129,15 @@ PROGRESS = "Progress: "
 
 @dataclass(frozen=True, slots=True)
 class ShardInfo:
-    """What a shard tells once its model is loaded and warmed up."""
+    """What a shard tells once its model is loaded and warmed up.
+
+    `efficient_tokens` are the new positions that fill a step: a larger step takes no less time a position.
+    """
 
     dtype: str
     device_type: str
     num_blocks: int
+    efficient_tokens: int
     vocab_size: int
     eos_token_ids: list[int]
 

@@ -7,6 +7,7 @@ import torch
 
 from tests.integration import reference
 from tgi_server.attention.auto import AutoAttention
+from tgi_server.config.schema import BatchingOptions
 from tgi_server.layers.ops import best_ops
 from tgi_server.layers.parallel import Group
 from tgi_server.models.decoder import Decoder, attention_shape
@@ -16,6 +17,7 @@ from tgi_server.quantize.base import QuantizeMethod
 from tgi_server.quantize.eetq import Eetq
 from tgi_server.quantize.none import NoQuantize
 from tgi_server.shard.batch import BatchState
+from tgi_server.shard.graphs import best_forward
 from tgi_server.shard.kv_cache import allocate
 from tgi_server.types import BLOCK_SIZE, NewSequence, Plan, SamplingParams
 
@@ -27,6 +29,7 @@ def best_tokens(model: Decoder, known: list[int], prompt: int) -> list[int]:
     spec = read_spec(reference.model_directory())
     blocks = list(range(-(-len(known) // BLOCK_SIZE)))
     caches = allocate(len(blocks), attention_shape(spec, 1), spec.num_layers, torch.bfloat16, CPU)
+    forward = best_forward(model, caches, BatchingOptions(), None, 0)
     state = BatchState(2048, CPU)
     state.update(Plan(0, [], [], new=[NewSequence(0, known, blocks, SamplingParams())]))
     best: list[int] = []
@@ -34,8 +37,7 @@ def best_tokens(model: Decoder, known: list[int], prompt: int) -> list[int]:
     for count, rows in ((prompt, 1), (1, 1), (rest - 1, rest - 1)):
         plan = Plan(0, [0], [count])
         inputs = state.inputs(plan)
-        hidden = model.forward(inputs.ids, inputs.positions, caches, inputs.attention)
-        logits = model.logits(hidden[-rows:])
+        logits = model.logits(forward(inputs)[-rows:])
         assert logits is not None
         best += logits.argmax(-1).tolist()
         state.advance(plan, [], [])

@@ -18,6 +18,7 @@ from tgi_server.models.spec import read_spec
 from tgi_server.models.weights import Checkpoint, WeightLoader
 from tgi_server.quantize.none import NoQuantize
 from tgi_server.shard.batch import BatchState
+from tgi_server.shard.graphs import Forward
 from tgi_server.shard.kv_cache import allocate
 from tgi_server.types import NewSequence, Plan, SamplingParams
 
@@ -55,7 +56,7 @@ def run(directory: Path, chunks: tuple[int, ...] = (len(IDS),)) -> torch.Tensor:
         plan = Plan(0, [0], [count])
         inputs = state.inputs(plan)
         with torch.inference_mode():
-            part = model.logits(model.forward(inputs.ids, inputs.positions, caches, inputs.attention))
+            part = model.logits(Forward(model, caches)(inputs))
         assert part is not None
         logits.append(part)
         state.advance(plan, [], [])

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
 
 TRY = """
 import torch
@@ -37,3 +42,18 @@ def test_a_compiler_that_fails_is_a_reason(tmp_path: Path) -> None:
     compiler.chmod(0o755)
     output = attempt(tmp_path, PATH=f"{tmp_path}:/usr/bin:/bin").communicate()[0]
     assert "unknown option" in output
+
+
+OLDER = """
+import sys
+import pytest
+from tgi_server.native import build
+build.FLAGS[1:3] = "-O1", "-march=haswell"
+sys.exit(pytest.main(["-q", "tests/unit/native", "tests/unit/attention", "tests/unit/layers"]))
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="compiles for older x86 processors")
+def test_processors_without_avx512_compute_the_same() -> None:
+    run = subprocess.run([sys.executable, "-c", OLDER], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout

@@ -6,8 +6,10 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tgi_server.attention.flash import FlashAttention
 from tgi_server.attention.native import NativeAttention
 from tgi_server.attention.sdpa import SdpaAttention
+from tgi_server.attention.triton import TritonAttention
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +25,7 @@ class AutoAttention:
 
     def choose(self, device: torch.device, dtype: torch.dtype, head_dim: int) -> Attention:
         """The log says which it is and why not those before it. Plain torch, the last, runs everywhere."""
-        candidates: list[Attention] = [NativeAttention(), SdpaAttention()]
+        candidates: list[Attention] = [FlashAttention(), TritonAttention(), NativeAttention(), SdpaAttention()]
         for candidate in candidates:
             reasons = candidate.unsupported(device, dtype, head_dim)
             if not reasons:

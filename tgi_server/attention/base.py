@@ -67,7 +67,14 @@ Attend = Callable[[Tensor, Tensor, Tensor, LayerCache], Tensor]
 
 
 class Attention(Protocol):
-    """Scaled dot-product attention of new positions over their own cached context."""
+    """Scaled dot-product attention of new positions over their own cached context.
+
+    Attributes:
+        recordable: True when a step of one new position a sequence may be recorded and run again with other data at the
+            same addresses (shard/graphs.py).
+    """
+
+    recordable: bool
 
     def unsupported(self, device: torch.device, dtype: torch.dtype, head_dim: int) -> list[str]:
         """Reasons why it cannot run heads of this width in `dtype` on `device`; empty when it can."""

@@ -12,16 +12,15 @@ if TYPE_CHECKING:
     from tgi_server.attention.base import Attend, AttentionBatch, LayerCache
 
 
-LONGEST_RUN = 128
-"""New positions of a sequence up to which the kernel is faster than torch's own attention."""
+ROWS = 16
+"""New positions of a sequence that share one reading of its keys: their sums have to fit a core's first cache."""
 
 
 @dataclass
 class NativeAttention:
-    """Runs of up to LONGEST_RUN new positions go row by row through the kernel; longer ones to torch's own.
+    """Rows of one sequence go through the kernel in tiles, so that each key is read once for many of them."""
 
-    The kernel reads every key once a row: best for decode. torch's reads it once for many rows: best for prompts.
-    """
+    recordable = True
 
     def unsupported(self, device: torch.device, dtype: torch.dtype, head_dim: int) -> list[str]:
         """What the compiled kernels need."""
@@ -34,30 +33,27 @@ class NativeAttention:
 
     def begin(self, batch: AttentionBatch) -> Attend:
         """See `attention.base.Attention`."""
-        import torch
+        from tgi_server.native import kernels
 
-        from tgi_server.attention.sdpa import Run
-        from tgi_server.native.kernels import attend as attend_rows
-
-        short = [i for i, n in enumerate(batch.query_lengths) if n <= LONGEST_RUN]
-        runs = [Run(batch, i) for i, n in enumerate(batch.query_lengths) if n > LONGEST_RUN]
-        rows = [row for i in short for row in range(batch.query_starts[i], batch.query_starts[i + 1])]
-        lengths = [batch.query_lengths[i] for i in short]
-        sequences = torch.tensor([i for i, n in zip(short, lengths, strict=True) for _ in range(n)])
-        contexts = torch.tensor(
-            [batch.context_lengths[i] - n + 1 + k for i, n in zip(short, lengths, strict=True) for k in range(n)]
-        )
+        most = min(ROWS, max(batch.query_lengths))
+        tiles = _tiles(batch.query_lengths, most)
 
         def attend(query: Tensor, key: Tensor, value: Tensor, cache: LayerCache) -> Tensor:
-            if not runs:
-                return attend_rows(query, cache.keys, cache.values, batch.block_tables, sequences, contexts)
-            result = query.new_empty(query.shape)
-            if rows:
-                result[rows] = attend_rows(
-                    query[rows], cache.keys, cache.values, batch.block_tables, sequences, contexts
-                )
-            for run in runs:
-                result[run.rows] = run(query[run.rows], key[run.rows], value[run.rows], cache)
-            return result
+            return kernels.attend(
+                query, cache.keys, cache.values, batch.starts, batch.contexts, batch.block_tables, tiles, most
+            )
 
         return attend
+
+
+def _tiles(lengths: list[int], most: int) -> Tensor:
+    """Sequence, first new position and number of positions (at most `most`) of each piece of a step: int64 `[n, 3]`."""
+    import numpy as np
+    import torch
+
+    length = np.array(lengths, np.int64)
+    pieces = -(-length // most)
+    sequence = np.repeat(np.arange(len(length)), pieces)
+    number = np.arange(len(sequence)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    offset = number * most
+    return torch.from_numpy(np.stack([sequence, offset, np.minimum(most, length[sequence] - offset)], axis=1))

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 class SdpaAttention:
     """All single new positions (decode) go in one padded call; every longer run (prefill) in one of its own."""
 
+    recordable = False
+
     def unsupported(self, device: torch.device, dtype: torch.dtype, head_dim: int) -> list[str]:
         """Runs everywhere."""
         return []

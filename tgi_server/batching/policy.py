@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Collection, Iterator
+from itertools import islice
+from typing import Literal, NamedTuple, Protocol
 
 from tgi_server.batching.sequence import Sequence
 from tgi_server.config.schema import BatchingOptions
+
+Cause = Literal["backpressure", "wait_exceeded"]
+"""Why waiting sequences are let in beside running ones: enough of them wait, or one has waited long enough."""
 
 
 class Need(NamedTuple):
@@ -26,8 +30,8 @@ class Policy(Protocol):
     longest_prompt: int | None
 
     @property
-    def overdue(self) -> bool:
-        """True when waiting ones are let in however few they are."""
+    def cause(self) -> Cause | None:
+        """Why the next ones that `admit` lets in join the running; None when they go on with a prefill."""
 
     def admit(self, waiting: Collection[Sequence], running: Collection[Sequence], free_blocks: int) -> int:
         """How many from the head of `waiting` start with the next step."""
@@ -42,25 +46,45 @@ class PausingPolicy:
     That is worth it once `waiting_served_ratio` times the number of running sequences wait and fit, or when
     `max_waiting_tokens` decode steps have passed since the last prefill. At least one decode step lies between two
     prefills. Strictly first come, first served: a sequence that does not fit keeps all later ones waiting.
+
+    A prefill takes at most `max_batch_prefill_tokens`, in as many steps of whole prompts as its tokens fill: the first
+    prompts then have their token while the last ones are computed, which are done hardly later. Nobody decodes between
+    these steps, and who arrives meanwhile may still join. A step with fewer tokens counts as a full one, so that
+    prompts which trickle in cannot draw the pause out.
+
+    Args:
+        efficient_tokens: tokens that fill a step, see `ShardInfo`.
+        need: what a waiting sequence would take if it started now.
     """
 
-    def __init__(self, options: BatchingOptions, need: Callable[[Sequence], Need]) -> None:
+    def __init__(self, options: BatchingOptions, efficient_tokens: int, need: Callable[[Sequence], Need]) -> None:
         self.longest_prompt: int | None = options.max_batch_prefill_tokens
         self._ratio = options.waiting_served_ratio
         self._patience = options.max_waiting_tokens
         self._prefill_budget = options.max_batch_prefill_tokens
         self._max_size = options.max_batch_size
+        self._efficient_tokens = efficient_tokens
         self._need = need
         self._decode_steps = 0
+        self._budget_left = 0  # of the prefill under way
 
     @property
-    def overdue(self) -> bool:
-        """True when running sequences have to pause however few wait."""
-        return self._decode_steps >= self._patience
+    def cause(self) -> Cause | None:
+        """Which part of the rule lets a prefill begin; None while one is under way."""
+        if self._budget_left:
+            return None
+        return "wait_exceeded" if self._decode_steps >= self._patience else "backpressure"
 
     def admit(self, waiting: Collection[Sequence], running: Collection[Sequence], free_blocks: int) -> int:
         """How many from the head of `waiting` the next step prefills; 0 makes it a decode step."""
-        count = self._eligible(waiting, len(running), free_blocks)
+        if not running or (not self._budget_left and self._worthwhile(waiting, len(running), free_blocks)):
+            self._budget_left = self._prefill_budget
+        count = tokens = 0
+        for prompt in self._fitting(waiting, len(running), free_blocks, self._budget_left):
+            count, tokens = count + 1, tokens + prompt
+            if tokens >= self._efficient_tokens:
+                break
+        self._budget_left = max(0, self._budget_left - max(tokens, self._efficient_tokens)) if count else 0
         self._decode_steps = 0 if count else self._decode_steps + 1
         return count
 
@@ -68,25 +92,22 @@ class PausingPolicy:
         """The new ones alone with their whole prompts, or the next position of all."""
         return [(sequence, sequence.prompt_left or 1) for sequence in new or running]
 
-    def _eligible(self, waiting: Collection[Sequence], running: int, free_blocks: int) -> int:
-        if running and self._decode_steps == 0:
-            return 0
-        minimum = 0 if self.overdue else int(running * self._ratio)
-        if not waiting or len(waiting) < minimum:
-            return 0
-        count = self._fitting(waiting, running, free_blocks)
-        return count if count >= minimum else 0
+    def _worthwhile(self, waiting: Collection[Sequence], running: int, free_blocks: int) -> bool:
+        """The running ones, who had a step since the last prefill, are to pause for another one."""
+        minimum = 0 if self.cause == "wait_exceeded" else int(running * self._ratio)
+        if not self._decode_steps or len(waiting) < minimum:
+            return False
+        return sum(1 for _ in self._fitting(waiting, running, free_blocks, self._prefill_budget)) >= minimum
 
-    def _fitting(self, waiting: Collection[Sequence], running: int, free_blocks: int) -> int:
+    def _fitting(self, waiting: Collection[Sequence], running: int, free_blocks: int, budget: int) -> Iterator[int]:
+        """The prompt tokens to compute of each from the head of `waiting` that fits together with those before it."""
         places = len(waiting) if self._max_size is None else self._max_size - running
-        tokens, count = self._prefill_budget, 0
-        for need in map(self._need, waiting):
-            tokens -= need.tokens
+        for need in map(self._need, islice(waiting, places)):
+            budget -= need.tokens
             free_blocks -= need.blocks
-            if count >= places or tokens < 0 or free_blocks < 0:
-                break
-            count += 1
-        return count
+            if budget < 0 or free_blocks < 0:
+                return
+            yield need.tokens
 
 
 class ChunkedPolicy:
@@ -97,7 +118,7 @@ class ChunkedPolicy:
     """
 
     longest_prompt: int | None = None
-    overdue = False
+    cause: Cause | None = "backpressure"
 
     def __init__(self, chunk: int, max_size: int | None, need: Callable[[Sequence], Need]) -> None:
         self._chunk = chunk

@@ -13,10 +13,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from typing import Literal
 
 from tgi_server.batching.blocks import BlockPool
-from tgi_server.batching.policy import ChunkedPolicy, Need, PausingPolicy, Policy
+from tgi_server.batching.policy import Cause, ChunkedPolicy, Need, PausingPolicy, Policy
 from tgi_server.batching.prefix import block_keys
 from tgi_server.batching.sequence import Progress, Sequence
 from tgi_server.config.schema import BatchingOptions
@@ -30,17 +29,20 @@ class Scheduler:
     Args:
         options: token budgets and the rule for letting waiting sequences in.
         num_blocks: cache blocks of `BLOCK_SIZE` positions that every shard has.
+        efficient_tokens: new positions that fill a step, see `ShardInfo`.
         eos_token_ids: tokens that end a sequence which does not ignore them.
 
     Attributes:
-        joined: why the new sequences of the last plan joined running ones; None when they did not.
+        joined: why the last plan made new sequences join running ones; None when it did not, or went on with that.
         prefilled: prompt tokens that the last plan computes.
     """
 
-    def __init__(self, options: BatchingOptions, num_blocks: int, eos_token_ids: Iterable[int] = ()) -> None:
-        self.joined: Literal["backpressure", "wait_exceeded"] | None = None
+    def __init__(
+        self, options: BatchingOptions, num_blocks: int, efficient_tokens: int, eos_token_ids: Iterable[int] = ()
+    ) -> None:
+        self.joined: Cause | None = None
         self.prefilled = 0
-        self._policy: Policy = PausingPolicy(options, self._need)
+        self._policy: Policy = PausingPolicy(options, efficient_tokens, self._need)
         if options.prefill_chunk_tokens is not None:
             self._policy = ChunkedPolicy(options.prefill_chunk_tokens, options.max_batch_size, self._need)
         self._prefix_caching = options.prefix_caching
@@ -97,11 +99,9 @@ class Scheduler:
 
     def plan(self, now: float) -> Plan | None:
         """The next step, or None when there is nothing to compute."""
-        running, overdue = len(self._running), self._policy.overdue
+        running, cause = len(self._running), self._policy.cause
         count = self._policy.admit(self._waiting, self._running.values(), self._pool.free)
-        self.joined = None
-        if count and running:
-            self.joined = "wait_exceeded" if overdue else "backpressure"
+        self.joined = cause if count and running else None
         new = self._start(count, now)
         batch = self._policy.batch(new, self._running.values())
         if not batch:

@@ -104,6 +104,11 @@ class ShardOptions(Options):
     shard_uds_path: str = option(
         "/tmp/text-generation-server", "Prefix of the unix sockets between router and shards; -RANK is appended."
     )
+    enable_cuda_graphs: Optional[bool] = option(
+        None,
+        "Record decode steps as CUDA graphs, which spares the time to launch each kernel. Unset: where they work; "
+        "true insists, false forbids.",
+    )
     master_addr: str = option("localhost", "Address where the shards meet (torch.distributed).")
     master_port: int = option(29500, "Port where the shards meet (torch.distributed).", minimum=1, maximum=65535)
 
@@ -123,7 +128,7 @@ class BatchingOptions(Options):
         "(or after max_waiting_tokens).",
         minimum=0,
     )
-    max_batch_prefill_tokens: int = option(4096, "Prompt tokens one prefill step may take.", minimum=1)
+    max_batch_prefill_tokens: int = option(4096, "Prompt tokens one prefill may take.", minimum=1)
     max_batch_total_tokens: Optional[int] = option(
         None,
         "Tokens of cache that all running requests may hold together. Unset: what fits in the free memory, "

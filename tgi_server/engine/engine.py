@@ -79,7 +79,8 @@ class Engine:
     async def start(self) -> None:
         """Connect to the shards and begin to work. Raises UnhealthyError when they do not answer."""
         self.info = await self._shards.connect()
-        self._scheduler = Scheduler(self._options, self.info.num_blocks, self.info.eos_token_ids)
+        info = self.info
+        self._scheduler = Scheduler(self._options, info.num_blocks, info.efficient_tokens, info.eos_token_ids)
         self._tasks = [asyncio.create_task(self._guard(loop)) for loop in (self._send_plans, self._take_outcomes)]
 
     async def stop(self) -> None:

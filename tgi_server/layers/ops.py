@@ -12,12 +12,20 @@ from torch.nn.functional import rms_norm, silu
 from tgi_server.attention.base import LayerCache
 from tgi_server.native import kernels
 from tgi_server.rope.rotary import RotaryTable, rotate
+from tgi_server.triton import support
 
 log = logging.getLogger(__name__)
 
 
 class Ops(Protocol):
-    """What a decoder layer needs beside linear layers and attention."""
+    """What a decoder layer needs beside linear layers and attention.
+
+    Attributes:
+        recordable: True when they may be recorded and run again with other data at the same addresses
+            (shard/graphs.py).
+    """
+
+    recordable: bool
 
     def add_norm(self, residual: Tensor, x: Tensor | None, weight: Tensor, eps: float) -> Tensor:
         """Add `x [tokens, hidden]` to the float32 `residual` in place; return its RMS norm in the serving dtype.
@@ -43,6 +51,8 @@ class Ops(Protocol):
 
 class TorchOps:
     """Plain torch, for `dtype`; what the other versions have to agree with."""
+
+    recordable = False
 
     def __init__(self, dtype: torch.dtype) -> None:
         self._dtype = dtype
@@ -75,6 +85,8 @@ class TorchOps:
 class NativeOps:
     """The compiled CPU kernels, for `dtype`: each operation is one pass over its data."""
 
+    recordable = True
+
     def __init__(self, dtype: torch.dtype) -> None:
         self._dtype = dtype
 
@@ -95,8 +107,13 @@ class NativeOps:
 
 def best_ops(device: torch.device, dtype: torch.dtype) -> Ops:
     """Compiled where that works, else plain torch; the log says why."""
-    reasons = kernels.unsupported(device, dtype)
-    if not reasons:
-        return NativeOps(dtype)
-    log.info("plain torch operations: %s", "; ".join(reasons))
-    return TorchOps(dtype)
+    on_gpu = device.type == "cuda"
+    reasons = support.unsupported(device, dtype) if on_gpu else kernels.unsupported(device, dtype)
+    if reasons:
+        log.info("plain torch operations: %s", "; ".join(reasons))
+        return TorchOps(dtype)
+    if on_gpu:
+        from tgi_server.layers.triton_ops import TritonOps  # imports triton, which is not everywhere
+
+        return TritonOps(dtype)
+    return NativeOps(dtype)

@@ -14,7 +14,6 @@ from tgi_server.layers.parallel import span
 from tgi_server.layers.vocabulary import OutputHead, VocabularyEmbedding
 from tgi_server.models.spec import ModelSpec
 from tgi_server.models.weights import Span, WeightLoader
-from tgi_server.quantize.none import NoQuantize
 from tgi_server.rope.rotary import RotaryTable
 
 
@@ -76,6 +75,7 @@ class DecoderLayer:
         self._mlp_norm = Norm(load, name(names.mlp_norm), spec.norm_eps, ops)
         self._gate_up = load.column([name(names.gate), name(names.up)], [inner, inner], spec.mlp_bias)
         self._down = load.row(name(names.down), inner, spec.mlp_bias)
+        self.recordable = all(op.recordable for op in (self._qkv, self._output, self._gate_up, self._down))
 
     def __call__(self, residual: Tensor, x: Tensor | None, step: Step, cache: LayerCache) -> Tensor:
         """Add the previous layer's output `x` to `residual [tokens, hidden]`; return this layer's own output."""
@@ -88,25 +88,46 @@ class DecoderLayer:
 
 
 class Decoder:
-    """Token ids in, hidden states out; `logits` turns chosen rows into scores over the vocabulary."""
+    """Embedded tokens in, hidden states out; `logits` turns chosen rows into scores over the vocabulary.
+
+    Attributes:
+        hidden_size: width of the residual stream.
+        recordable: True when `forward` may be recorded and run again with other data at the same addresses.
+    """
 
     def __init__(self, spec: ModelSpec, load: WeightLoader, attention: Attention, ops: Ops, max_positions: int) -> None:
         names, group = spec.names, load.group
         rows = group.span(spec.vocab_size)
         embedding = load.tensor(f"{names.embedding}.weight", rows)
+        self.hidden_size = spec.hidden_size
         self._attention = attention
         self._embedding = VocabularyEmbedding(embedding, rows[0], group)
         self._rotary = RotaryTable(spec.rope, spec.head_dim, max_positions, load.device)
         self._layers = [DecoderLayer(spec, load, number, ops) for number in range(spec.num_layers)]
         self._norm = Norm(load, names.norm, spec.norm_eps, ops)
         head = embedding if spec.tied_embeddings else load.tensor(f"{names.head}.weight", rows)
-        # never quantised; on CPUs a second copy in oneDNN's order, as single rows are looked up in the first
-        self._head = OutputHead(head, NoQuantize().build({"weight": head}, None), spec.vocab_size, group)
+        self._head = OutputHead(head, spec.vocab_size, group)
+        self.recordable = (
+            attention.recordable
+            and ops.recordable
+            and (group.world == 1 or load.device.type == "cuda")
+            and all(layer.recordable for layer in self._layers)
+        )
 
-    def forward(self, ids: Tensor, positions: Tensor, caches: Sequence[LayerCache], batch: AttentionBatch) -> Tensor:
-        """Ids and positions `[tokens]` (int64) to normalised hidden states `[tokens, hidden]`."""
+    def embed(self, ids: Tensor) -> Tensor:
+        """Ids `[tokens]` (int64) to float32 vectors `[tokens, hidden]`."""
+        return self._embedding(ids)
+
+    def forward(
+        self, residual: Tensor, positions: Tensor, caches: Sequence[LayerCache], batch: AttentionBatch
+    ) -> Tensor:
+        """All layers and the last norm.
+
+        Embedded tokens `[tokens, hidden]`, changed in place, and their positions `[tokens]` (int64) to hidden states
+        `[tokens, hidden]` in the serving dtype.
+        """
         step = Step(positions, batch.slots, self._rotary, self._attention.begin(batch))
-        residual, x = self._embedding(ids), None
+        x = None
         for layer, cache in zip(self._layers, caches, strict=True):
             x = layer(residual, x, step, cache)
         return self._norm(residual, x)

@@ -1,4 +1,4 @@
-"""Compiles kernels.cpp for this processor, once, and loads it.
+"""Compiles the kernels for this processor, once, and loads them.
 
 A C++ compiler is all it takes (a few seconds); without one the callers' plain torch versions run instead.
 """
@@ -11,12 +11,14 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
 from tgi_server.config.paths import cache_home
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
+HERE = Path(__file__).parent
+SOURCES = sorted(HERE.glob("*.cpp"))
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC"]
 
 
@@ -33,7 +35,7 @@ def library() -> ctypes.CDLL:
     path = cache_home() / "tgi_server" / "native" / f"kernels-{_key(compiler)}.so"
     try:
         if not path.exists():
-            _compile(compiler, path)
+            build(compiler, FLAGS, path)
         return ctypes.CDLL(str(path))
     except (OSError, subprocess.CalledProcessError) as error:
         detail = getattr(error, "stderr", None) or str(error)
@@ -41,29 +43,42 @@ def library() -> ctypes.CDLL:
 
 
 def _key(compiler: str) -> str:
-    """Changes with the source, the flags, the compiler and the processor."""
+    """Changes with the sources, the flags, the compiler and the processor."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
-    parts = [SOURCE.read_text(), " ".join(FLAGS), version, platform.machine(), _processor()]
+    sources = [path.read_text() for path in [*SOURCES, *sorted(HERE.glob("*.h"))]]
+    parts = [*sources, " ".join(FLAGS), version, platform.machine(), _processor()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def _processor() -> str:
     """What distinguishes this processor from another that reads the same cache."""
+    return "\n".join(line for line in cpu_info() if line.startswith(("model name", "flags", "Features")))
+
+
+def cpu_info() -> list[str]:
+    """What the kernel tells about the first processor, line by line; empty where it tells nothing."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return Path("/proc/cpuinfo").read_text().splitlines()[:40]
     except OSError:
-        return platform.processor()
-    return "\n".join(line for line in lines[:40] if line.startswith(("model name", "flags", "Features")))
+        return [platform.processor()]
 
 
-def _compile(compiler: str, path: Path) -> None:
-    """Build beside `path` and rename, so that several shards that start at once do not hurt each other.
+def build(compiler: str, flags: list[str], path: Path) -> None:
+    """Compile and link the shared library `path`. Raises CalledProcessError.
 
-    Linked without -fopenmp: the OpenMP calls then find the library that torch has loaded, and share its threads.
+    Built beside `path` and renamed, so that several shards that start at once do not hurt each other. Linked without
+    -fopenmp: the OpenMP calls then find the library that torch has loaded, and share its threads.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as directory:
-        built, linked = f"{directory}/kernels.o", f"{directory}/kernels.so"
-        for command in ([*FLAGS, "-c", str(SOURCE), "-o", built], ["-shared", built, "-o", linked]):
-            subprocess.run([compiler, *command], check=True, capture_output=True, text=True)
+        objects = [f"{directory}/{source.stem}.o" for source in SOURCES]
+        commands = [[*flags, "-c", str(source), "-o", out] for source, out in zip(SOURCES, objects, strict=True)]
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda arguments: _run([compiler, *arguments]), commands))
+        linked = f"{directory}/kernels.so"
+        _run([compiler, "-shared", *objects, "-o", linked])
         Path(linked).replace(path)
+
+
+def _run(command: list[str]) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True)

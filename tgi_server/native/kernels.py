@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from ctypes import c_float, c_long, c_void_p
-from functools import cache
-from typing import Any, cast
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from tgi_server.native.build import NativeError, library
+from tgi_server.native.build import NativeError, cpu_info, library
+from tgi_server.native.calls import call, empty, hold
 from tgi_server.types import BLOCK_SIZE
 
-DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.int8: "int8"}
 HEAD_DIMS = (32, 64, 96, 128)
 """Widths of an attention head that `attend` is made for."""
-
-_ARGUMENTS: dict[str, list[Any]] = {
-    "add_norm": [c_void_p] * 4 + [c_long] * 2 + [c_float],
-    "gate": [c_void_p] * 2 + [c_long] * 2,
-    "rotate_store": [c_void_p] * 9 + [c_long] * 5,
-    "attend": [c_void_p] * 4 + [c_long] + [c_void_p] * 3 + [c_long] * 5 + [c_float],
-}
+PANEL = 32
+"""Outputs whose weights lie side by side in a packed weight (linear.cpp)."""
+TASKS_PER_THREAD = 4
+"""Pieces of attention a thread should find: contexts are cut where sequences and heads alone make fewer."""
 
 
 def unsupported(device: torch.device, dtype: torch.dtype) -> list[str]:
     """Why the kernels cannot run for `dtype` on `device`; empty when they can."""
     if device.type != "cpu":
         return ["the compiled kernels are for CPUs"]
-    if dtype not in DTYPES:
+    if dtype not in (torch.float32, torch.bfloat16):
         return [f"the compiled kernels compute in float32 and bfloat16, not {dtype}"]
     try:
         library()
@@ -38,27 +33,28 @@ def unsupported(device: torch.device, dtype: torch.dtype) -> list[str]:
     return []
 
 
-@cache
-def _kernel(name: str, dtype: torch.dtype) -> Callable[..., None]:
-    function = getattr(library(), f"{name}_{DTYPES[dtype]}")
-    function.argtypes, function.restype = _ARGUMENTS[name], None
-    return cast(Callable[..., None], function)
+@lru_cache
+def linear_unsupported(device: torch.device, dtype: torch.dtype, weight: torch.dtype) -> tuple[str, ...]:
+    """Why `linear` cannot, or should not, multiply inputs of `dtype` by weights kept as `weight` (or int8)."""
+    flags = next((line for line in cpu_info() if line.startswith("flags")), "")
+    if dtype == weight == torch.bfloat16 and " amx_bf16" in flags:
+        return ("oneDNN uses this processor's matrix unit (AMX), the compiled kernels do not",)
+    return tuple(unsupported(device, dtype))
 
 
 def add_norm(residual: Tensor, x: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
     """Add `x [rows, size]` to the float32 `residual` in place; return its RMS norm times `weight` in `dtype`."""
     rows, size = residual.shape
-    out = torch.empty(rows, size, dtype=dtype)
-    added = None if x is None else x.data_ptr()
-    _kernel("add_norm", dtype)(residual.data_ptr(), added, weight.data_ptr(), out.data_ptr(), rows, size, eps)
+    out = empty((rows, size), dtype)
+    call(f"add_norm_{DTYPES[dtype]}", "qqqqqqd", rows * size, residual, x, weight, out, rows, size, eps)
     return out
 
 
 def gate(gate_up: Tensor) -> Tensor:
     """`[rows, 2 * inner]`, gate and up side by side, to `silu(gate) * up [rows, inner]`."""
     rows, inner = gate_up.shape[0], gate_up.shape[1] // 2
-    out = gate_up.new_empty(rows, inner)
-    _kernel("gate", gate_up.dtype)(gate_up.data_ptr(), out.data_ptr(), rows, inner)
+    out = empty((rows, inner), gate_up.dtype)
+    call(f"gate_{DTYPES[gate_up.dtype]}", "qqqq", rows * inner, gate_up, out, rows, inner)
     return out
 
 
@@ -71,25 +67,72 @@ def rotate_store(
     and `slots` int64 `[rows]`. Returns query `[rows, heads, dim]`, key and value `[rows, kv_heads, dim]`.
     """
     rows, kv, dim = qkv.shape[0], keys.shape[1], keys.shape[3]
-    query, key = qkv.new_empty(rows, heads, dim), qkv.new_empty(rows, kv, dim)
-    _kernel("rotate_store", qkv.dtype)(
-        qkv.data_ptr(), cos.data_ptr(), sin.data_ptr(), positions.data_ptr(), slots.data_ptr(), query.data_ptr(),
-        key.data_ptr(), keys.data_ptr(), values.data_ptr(), rows, heads, kv, dim, BLOCK_SIZE,
+    query, key = empty((rows, heads, dim), qkv.dtype), empty((rows, kv, dim), qkv.dtype)
+    call(
+        f"rotate_store_{DTYPES[qkv.dtype]}", "q" * 14, qkv.shape[0] * qkv.shape[1], qkv, cos, sin, positions, slots,
+        query, key, keys, values, rows, heads, kv, dim, BLOCK_SIZE,
     )  # fmt: skip
     return query, key, qkv.view(rows, -1, dim)[:, heads + kv :]
 
 
-def attend(query: Tensor, keys: Tensor, values: Tensor, tables: Tensor, sequences: Tensor, contexts: Tensor) -> Tensor:
-    """Scaled dot-product attention of rows that each see a prefix of a cached sequence, read in place.
+def attend(
+    query: Tensor, keys: Tensor, values: Tensor, starts: Tensor, contexts: Tensor, tables: Tensor, tiles: Tensor,
+    most_rows: int,
+) -> Tensor:  # fmt: skip
+    """Causal scaled dot-product attention of new positions over their cached sequences, read in place.
 
-    Row i of `query [rows, heads, dim]` sees `contexts[i]` positions of the blocks `tables[sequences[i]]`
-    (`tables [sequences, blocks]`; all int64). The result has the shape of `query`.
+    Sequence i has rows `starts[i] : starts[i + 1]` of `query [rows, heads, dim]`, the last of its `contexts[i]`
+    positions, which live in the blocks `tables[i]` (`[sequences, blocks]`) of `keys` and `values`
+    `[blocks, kv_heads, BLOCK_SIZE, dim]`. `tiles [n, 3]` cuts the rows into pieces of at most `most_rows`: sequence,
+    first of its new positions, how many. All but query, keys and values are int64. Returns the shape of `query`.
     """
     rows, heads, dim = query.shape
-    out = torch.empty_like(query)
-    _kernel("attend", query.dtype)(
-        query.data_ptr(), keys.data_ptr(), values.data_ptr(), tables.data_ptr(), tables.shape[1],
-        sequences.data_ptr(), contexts.data_ptr(), out.data_ptr(),
-        rows, heads, keys.shape[1], dim, BLOCK_SIZE, dim**-0.5,
+    kv, threads = keys.shape[1], torch.get_num_threads()
+    tasks = len(tiles) * kv
+    parts = -(-TASKS_PER_THREAD * threads // tasks) if tasks < TASKS_PER_THREAD * threads else 1
+    slots = tasks * parts if parts > 1 else threads
+    scratch = empty((slots * most_rows * (heads // kv) * (dim + 2),), torch.float32)
+    out = empty((rows, heads, dim), query.dtype)
+    hold(tiles)
+    call(
+        f"attend_{DTYPES[query.dtype]}", "q" * 16 + "d", query.numel() * tables.shape[1], query, keys, values,
+        starts, contexts, tables, tiles, scratch, out, tables.shape[1], len(tiles), most_rows, parts, heads, kv, dim,
+        dim**-0.5,
     )  # fmt: skip
+    return out
+
+
+def best(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each row of float32 `scores [rows, size]` the place of the largest (int64 `[rows]`), and the log-sum-exp."""
+    rows, size = scores.shape
+    places, normalisers = empty((rows,), torch.int64), empty((rows,), torch.float32)
+    call("best_float32", "qqqqq", scores.numel(), scores, places, normalisers, rows, size)
+    return places, normalisers
+
+
+def pack(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """`weight [out, in]` in the order in which `linear` reads it for inputs of `dtype`; padded to whole panels.
+
+    Panels of 32 outputs; in a panel, for every 32 bits of the input (a float, or two bfloat16) those weights of each
+    output. Raises ValueError when the inputs do not fill these 32 bits.
+    """
+    outer, inner = weight.shape
+    unit = 4 // dtype.itemsize
+    if inner % unit:
+        raise ValueError(f"{inner} inputs do not make whole units of {unit}")
+    padded = torch.nn.functional.pad(weight, (0, 0, 0, -outer % PANEL))
+    return padded.view(-1, PANEL, inner // unit, unit).transpose(1, 2).contiguous()
+
+
+def linear(
+    x: Tensor, packed: Tensor, outer: int, scale: Tensor | None, bias: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """`x [rows, in] @ weight.T * scale + bias` as `[rows, outer]` in `dtype`, summed in float32.
+
+    `packed` comes from `pack`, of weights in x's dtype or int8; `scale` and `bias` are float32 `[outer]`.
+    """
+    rows, inner = x.shape
+    out = empty((rows, outer), dtype)
+    name = f"linear_{DTYPES[x.dtype]}_{DTYPES[packed.dtype]}_{DTYPES[dtype]}"
+    call(name, "q" * 8, rows * packed.numel(), x, packed, scale, bias, out, rows, inner, outer)
     return out

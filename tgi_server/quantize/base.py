@@ -10,7 +10,13 @@ from torch import Tensor
 
 
 class LinearOp(Protocol):
-    """A linear layer ready to run."""
+    """A linear layer ready to run.
+
+    Attributes:
+        recordable: True when it may be recorded and run again with other data at the same addresses (shard/graphs.py).
+    """
+
+    recordable: bool
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map `[rows, in]` to `[rows, out]`."""

@@ -13,10 +13,6 @@ if TYPE_CHECKING:
     from tgi_server.quantize.base import LinearOp
 
 
-FEW_ROWS = 24
-"""Up to this many rows torch's 8-bit product reads the weights as they are; for more they are widened first."""
-
-
 @dataclass
 class Eetq:
     """Round to nearest on 255 steps from minus to plus the largest weight of each output.
@@ -32,23 +28,54 @@ class Eetq:
     def build(self, tensors: Mapping[str, Tensor], bias: Tensor | None) -> LinearOp:
         """Quantise `weight [out, in]`, keep int8 and a float32 scale `[out]`."""
         import torch
-        from torch.nn.functional import linear
 
-        weight = tensors["weight"].float()
+        from tgi_server.native.linear import NativeLinear, why_not
+        from tgi_server.triton import support
+
+        dtype, weight = tensors["weight"].dtype, tensors["weight"].float()
         scale = (weight.abs().amax(dim=1) / 127).clamp_min_(torch.finfo(torch.float32).tiny)
         steps = (weight / scale.unsqueeze(1)).round_().to(torch.int8)
-        units = torch.ones(len(scale), dtype=tensors["weight"].dtype, device=weight.device)
-
-        def apply(x: Tensor) -> Tensor:
-            if x.is_cpu and x.shape[0] <= FEW_ROWS:
-                sums = torch._weight_int8pack_mm(x, steps, units)
-            else:
-                sums = linear(x, steps.to(x.dtype))
-            scaled = sums * scale if bias is None else torch.addcmul(bias.float(), sums.float(), scale)
-            return scaled.to(x.dtype)
-
-        return apply
+        if not why_not(dtype, steps):
+            return NativeLinear(steps, dtype, scale, bias)
+        if not support.unsupported(weight.device, dtype):
+            return TritonInt8Linear(steps, scale, bias)
+        return WideningLinear(steps, scale, bias)
 
     def unsupported(self, device: torch.device, dtype: torch.dtype) -> list[str]:
         """Runs everywhere."""
         return []
+
+
+class TritonInt8Linear:
+    """8-bit weights multiplied as they are, by the Triton kernels."""
+
+    recordable = True
+
+    def __init__(self, steps: Tensor, scale: Tensor, bias: Tensor | None) -> None:
+        self._steps = steps
+        self._scale = scale
+        self._bias = bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """`[rows, in]` to `[rows, out]`."""
+        from tgi_server.triton.linear import int8_linear  # imports triton, which is not everywhere
+
+        return int8_linear(x, self._steps, self._scale, self._bias)
+
+
+class WideningLinear:
+    """8-bit weights widened at every call: for where nothing multiplies them as they are."""
+
+    recordable = False
+
+    def __init__(self, steps: Tensor, scale: Tensor, bias: Tensor | None) -> None:
+        self._steps = steps
+        self._scale = scale
+        self._bias = None if bias is None else bias.float()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """`[rows, in]` to `[rows, out]`."""
+        from torch.nn.functional import linear
+
+        scaled = linear(x, self._steps.to(x.dtype)).float() * self._scale
+        return (scaled if self._bias is None else scaled + self._bias).to(x.dtype)

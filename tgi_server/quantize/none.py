@@ -22,15 +22,15 @@ class NoQuantize:
         return {"weight": ("out", "in")}
 
     def build(self, tensors: Mapping[str, Tensor], bias: Tensor | None) -> LinearOp:
-        """A matrix product with an optional bias `[out]`; on CPUs oneDNN keeps the weight in its own blocked order."""
-        from functools import partial
-
-        import torch
+        """A matrix product with an optional bias `[out]`, by what multiplies best where the weight is."""
+        from tgi_server.native.linear import NativeLinear, why_not
 
         weight = tensors["weight"]
+        if not why_not(weight.dtype, weight):
+            return NativeLinear(weight, weight.dtype, bias=bias)
         if weight.is_cpu and _onednn_multiplies(weight.dtype):
-            return _packed(weight, bias)
-        return partial(torch.nn.functional.linear, weight=weight, bias=bias)
+            return OneDnnLinear(weight, bias)
+        return TorchLinear(weight, bias)
 
     def unsupported(self, device: torch.device, dtype: torch.dtype) -> list[str]:
         """Runs everywhere."""
@@ -45,15 +45,34 @@ def _onednn_multiplies(dtype: torch.dtype) -> bool:
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def _packed(weight: Tensor, bias: Tensor | None) -> LinearOp:
+class OneDnnLinear:
     """oneDNN's linear on a weight reordered once instead of at every call (torch's own fused-linear operator)."""
-    import torch
 
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight)
-    multiply = torch.ops.mkldnn._linear_pointwise.default
+    recordable = False
 
-    def apply(x: Tensor) -> Tensor:
-        product: Tensor = multiply(x, packed, bias, "none", [], "")
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        import torch
+
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight)
+        self._bias = bias
+        self._multiply = torch.ops.mkldnn._linear_pointwise.default
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """`[rows, in]` to `[rows, out]`."""
+        product: Tensor = self._multiply(x, self._packed, self._bias, "none", [], "")
         return product
 
-    return apply
+
+class TorchLinear:
+    """torch's own product: cuBLAS on GPUs."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.recordable = weight.is_cuda
+        self._weight = weight
+        self._bias = bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """`[rows, in]` to `[rows, out]`."""
+        from torch.nn.functional import linear
+
+        return linear(x, self._weight, self._bias)

@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from tgi_server.errors import GenerationError, UnhealthyError
 from tgi_server.types import BLOCK_SIZE, NewSequence, Outcome, Plan, ShardInfo, TopTokens
 
-FAKE_INFO = ShardInfo(dtype="float32", device_type="cpu", num_blocks=4096, vocab_size=256, eos_token_ids=[])
+FAKE_INFO = ShardInfo(
+    dtype="float32", device_type="cpu", num_blocks=4096, efficient_tokens=4096, vocab_size=256, eos_token_ids=[]
+)
 
 
 @dataclass(slots=True)

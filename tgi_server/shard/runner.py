@@ -24,6 +24,7 @@ from tgi_server.models.weights import Checkpoint, WeightLoader
 from tgi_server.quantize.base import QuantizeMethod
 from tgi_server.shard import kv_cache
 from tgi_server.shard.batch import BatchState, StepInputs
+from tgi_server.shard.graphs import best_forward
 from tgi_server.shard.sampler import Choice, choose
 from tgi_server.types import BLOCK_SIZE, PROGRESS, NewSequence, Outcome, Plan, SamplingParams, ShardInfo, TopTokens
 
@@ -50,11 +51,15 @@ class ModelRunner:
         self._state = BatchState(config.max_total_tokens, self._device)
         self._prompt_logprobs: dict[int, list[float]] = {}
         blocks = self._allocate(config)
+        self._run = best_forward(
+            self._model, self._caches, config, config.enable_cuda_graphs, spare_slot=blocks * BLOCK_SIZE
+        )
         self._warm_up(config)
         self.info = ShardInfo(
             dtype=str(self._dtype),
             device_type=self._device.type,
             num_blocks=blocks,
+            efficient_tokens=256 if self._device.type == "cpu" else 4096,  # from there on it is all arithmetic
             vocab_size=spec.vocab_size,
             eos_token_ids=list(spec.eos_token_ids),
         )
@@ -86,7 +91,8 @@ class ModelRunner:
         if self._device.type == "cpu":
             free //= self._group.world  # the ranks share the host's memory
         blocks = kv_cache.plan_blocks(config, self._group.minimum(free, self._device), size)
-        self._caches = kv_cache.allocate(blocks, shape, self._spec.num_layers, self._dtype, self._device)
+        # one block beyond those the scheduler knows, for the padded rows of CUDA graphs
+        self._caches = kv_cache.allocate(blocks + 1, shape, self._spec.num_layers, self._dtype, self._device)
         log.info(
             "KV cache: %d tokens in %d blocks of %.1f KiB a shard (%.2f of %.2f GiB free)",
             blocks * BLOCK_SIZE, blocks, size / 1024, blocks * size / 2**30, free / 2**30,
@@ -120,7 +126,7 @@ class ModelRunner:
 
     def _forward(self, plan: Plan) -> Outcome:
         inputs = self._state.inputs(plan)
-        hidden = self._model.forward(inputs.ids, inputs.positions, self._caches, inputs.attention)
+        hidden = self._run(inputs)
         prompt_logprobs = self._score_prompts(plan, inputs, hidden)
         tokens, logprobs, top = self._choose(plan, inputs, hidden)
         self._state.advance(plan, inputs.yielding, tokens)

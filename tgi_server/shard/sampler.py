@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from tgi_server.native import kernels
+from tgi_server.triton import support
 from tgi_server.types import SamplingParams, TopTokens
 
 IntArray = npt.NDArray[np.int64]
@@ -45,16 +48,44 @@ def choose(
     """
     _penalise(logits, params, history)
     _warp(logits, params)
-    tokens = logits.argmax(dim=-1)
+    pick = _pick_fused if _fused(logits.device) else _pick
+    tokens, logprobs, normaliser = pick(logits, params, positions)
+    top = {
+        row: top_tokens(logits[row] - normaliser[row], p.top_n_tokens) for row, p in enumerate(params) if p.top_n_tokens
+    }
+    return Choice(tokens, logprobs, top)
+
+
+@cache
+def _fused(device: torch.device) -> bool:
+    """Whether the Triton kernels do it; where they are interpreted they would be slow."""
+    return device.type == "cuda" and not support.unsupported(device, torch.float32)
+
+
+def _pick(logits: Tensor, params: Sequence[SamplingParams], positions: IntArray) -> tuple[Tensor, Tensor, Tensor]:
+    """The best token of each row, or a drawn one; its log-probability; the log-sum-exp of the row."""
+    tokens, normaliser = _best(logits)
     random = [row for row, p in enumerate(params) if p.samples]
     if random:
         tokens[random] = _draw(logits[random], [params[row].seed for row in random], positions[random])
     chosen = logits.gather(1, tokens.unsqueeze(1)).squeeze(1)
-    normaliser = logits.logsumexp(dim=-1)
-    top = {
-        row: top_tokens(logits[row] - normaliser[row], p.top_n_tokens) for row, p in enumerate(params) if p.top_n_tokens
-    }
-    return Choice(tokens, chosen - normaliser, top)
+    return tokens, chosen - normaliser, normaliser
+
+
+def _best(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each row the first of the best tokens, and the log-sum-exp."""
+    if kernels.unsupported(logits.device, logits.dtype):
+        return logits.argmax(dim=-1), logits.logsumexp(dim=-1)
+    return kernels.best(logits.contiguous())
+
+
+def _pick_fused(logits: Tensor, params: Sequence[SamplingParams], positions: IntArray) -> tuple[Tensor, Tensor, Tensor]:
+    """The same in kernels that read the scores once or, to draw, twice."""
+    from tgi_server.triton import sampling  # imports triton, which is not everywhere
+
+    rows = [(_signed(p.seed), position, p.samples) for p, position in zip(params, positions.tolist(), strict=True)]
+    draws = torch.tensor(rows).to(logits.device, non_blocking=True)
+    return sampling.choose(logits, draws, NEGLIGIBLE, any(p.samples for p in params))
 
 
 def uniforms(seeds: Tensor, positions: Tensor, ids: Tensor) -> Tensor:

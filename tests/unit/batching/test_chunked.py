@@ -14,7 +14,7 @@ Rows = list[tuple[int, int]]
 
 
 def scheduler(blocks: int = 64, chunk: int = 16, **options: Any) -> Scheduler:
-    return Scheduler(BatchingOptions(prefill_chunk_tokens=chunk, **options), blocks)
+    return Scheduler(BatchingOptions(prefill_chunk_tokens=chunk, **options), blocks, 4096)
 
 
 def rows(plan: Plan) -> Rows:

@@ -16,7 +16,7 @@ SYSTEM = list(range(40))
 
 
 def scheduler(blocks: int = 64, **options: Any) -> Scheduler:
-    return Scheduler(BatchingOptions(prefix_caching=True, max_waiting_tokens=0, **options), blocks)
+    return Scheduler(BatchingOptions(prefix_caching=True, max_waiting_tokens=0, **options), blocks, 4096)
 
 
 def sequence(id: int, prompt: list[int], new: int = 1, **sampling: Any) -> Sequence:
@@ -187,6 +187,6 @@ def test_chunks_take_what_is_left() -> None:
 
 
 def test_off_means_off() -> None:
-    s = Scheduler(BatchingOptions(), 8)
+    s = Scheduler(BatchingOptions(), 8, 4096)
     done(s, sequence(0, SYSTEM))
     assert found(done(s, sequence(1, SYSTEM))) == [0]

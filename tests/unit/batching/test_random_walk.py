@@ -23,6 +23,7 @@ class Walk:
     """A scheduler with two plans in flight over a model that checks every plan by itself."""
 
     options: BatchingOptions
+    step_tokens: int
     eos_at: dict[int, int]
     model: FakeModel = field(init=False)
     scheduler: Scheduler = field(init=False)
@@ -31,10 +32,12 @@ class Walk:
     arrived: list[int] = field(default_factory=list)
     started: list[int] = field(default_factory=list)
     prompt_left: dict[int, int] = field(default_factory=dict)
+    paused_tokens: Counter[int] = field(default_factory=Counter)
+    paused_steps: Counter[int] = field(default_factory=Counter)
     hits: int = 0
 
     def __post_init__(self) -> None:
-        self.scheduler = Scheduler(self.options, BLOCKS, [EOS])
+        self.scheduler = Scheduler(self.options, BLOCKS, self.step_tokens, [EOS])
         self.model = FakeModel(100, self.choose)
 
     def choose(self, new: NewSequence, position: int) -> int:
@@ -88,13 +91,30 @@ class Walk:
             self.check_chunked(plan)
         elif plan.new:
             assert sum(plan.counts) <= BUDGET
+            assert sum(plan.counts[:-1]) < self.step_tokens, "no prompt waits for one that needs a step of its own"
             assert plan.ids == [new.id for new in plan.new], "a prefill is alone"
+            self.check_pauses(plan)
         else:
             assert set(plan.counts) == {1}
+            assert set(plan.ids) >= self.unfinished(), "all decode"
+            self.paused_tokens.clear()
+            self.paused_steps.clear()
+
+    def check_pauses(self, plan: Plan) -> None:
+        """Nobody waits between two tokens for more prompts than the budget, nor for more steps than it fills."""
+        for id in self.unfinished() - set(plan.ids):
+            self.paused_tokens[id] += sum(plan.counts)
+            self.paused_steps[id] += 1
+            assert self.paused_tokens[id] <= BUDGET
+            assert self.paused_steps[id] <= BUDGET // self.step_tokens
+
+    def unfinished(self) -> set[int]:
+        """Those who started and need more steps."""
+        return {id for id, s in self.live.items() if s.blocks and not s.fully_planned}
 
     def check_chunked(self, plan: Plan) -> None:
         self.prompt_left |= {new.id: len(new.prompt_ids) - new.cached for new in plan.new}
-        assert set(plan.ids) >= {id for id, s in self.live.items() if s.blocks and not s.fully_planned}, "nobody pauses"
+        assert set(plan.ids) >= self.unfinished(), "nobody pauses"
         chunk = 0
         for id, count in zip(plan.ids, plan.counts, strict=True):
             left = self.prompt_left[id]
@@ -132,6 +152,7 @@ EVENTS = st.one_of(
     max_size=st.one_of(st.none(), st.integers(1, 5)),
     ratio=st.floats(0, 3),
     patience=st.integers(0, 10),
+    step_tokens=st.sampled_from([1, BLOCK_SIZE, BUDGET]),
     chunk=st.sampled_from([None, CHUNK]),
     prefix_caching=st.booleans(),
 )
@@ -141,6 +162,7 @@ def test_random_walk(
     max_size: int | None,
     ratio: float,
     patience: int,
+    step_tokens: int,
     chunk: int | None,
     prefix_caching: bool,
 ) -> None:
@@ -152,7 +174,7 @@ def test_random_walk(
         prefill_chunk_tokens=chunk,
         prefix_caching=prefix_caching,
     )
-    walk = Walk(options, eos_at)
+    walk = Walk(options, step_tokens, eos_at)
     for kind, first, second in events:
         if kind == "arrive":
             walk.arrive(first, second)

@@ -18,8 +18,8 @@ def sequence(id: int, prompt: int = 4, new: int = 4, ignore_eos: bool = False) -
     return Sequence(id, GenerationRequest(prompt_ids=[7] * prompt, sampling=SamplingParams(), stopping=stopping))
 
 
-def scheduler(blocks: int = 64, **options: Any) -> Scheduler:
-    return Scheduler(BatchingOptions(**options), blocks, [EOS])
+def scheduler(blocks: int = 64, step: int = 4096, **options: Any) -> Scheduler:
+    return Scheduler(BatchingOptions(**options), blocks, step, [EOS])
 
 
 def outcome(plan: Plan, *tokens: int) -> Outcome:

@@ -5,6 +5,7 @@ import gc
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -31,7 +32,9 @@ from tgi_server.types import (
     TokenEvent,
 )
 
-INFO = ShardInfo(dtype="float32", device_type="cpu", num_blocks=64, vocab_size=340, eos_token_ids=[0])
+INFO = ShardInfo(
+    dtype="float32", device_type="cpu", num_blocks=64, efficient_tokens=4096, vocab_size=340, eos_token_ids=[0]
+)
 
 
 class Rig:
@@ -146,6 +149,14 @@ async def test_leaving_early_aborts_running_and_waiting(start: Start) -> None:
     assert await rig.events(rig.request(new=1))
     assert rig.shards.plans[sent].finished == [0], "told in the very next plan"
     assert rig.count("tgi_batch_current_size") == 0 == rig.count("tgi_batch_current_max_tokens")
+
+
+async def test_the_shards_tell_what_fills_a_step(start: Start) -> None:
+    rig = await start(FakeShards(replace(INFO, efficient_tokens=1)))
+    await asyncio.gather(*(rig.events(rig.request(new=2)) for _ in range(3)))
+    assert [plan.ids for plan in rig.shards.plans] == [[0], [1], [2], [0, 1, 2]]
+    assert rig.count('tgi_batch_inference_count{method="prefill"}') == 3
+    assert rig.count("tgi_batch_next_size_sum") == 3
 
 
 async def test_cancelling_the_reader_aborts(start: Start) -> None:

@@ -1,0 +1,18 @@
+"""Without a GPU triton interprets kernels, its own functions too, which has to be settled before anything imports it.
+
+Only this process: servers that tests start decide for themselves.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # looked for as files, as importing torch takes a second
+
+if not any(Path(driver).exists() for driver in DRIVERS):
+    os.environ["TRITON_INTERPRET"] = "1"
+    with suppress(ImportError):
+        import triton.language  # noqa: F401
+    del os.environ["TRITON_INTERPRET"]

@@ -1,0 +1,88 @@
+"""What a shard does with the kernels on a GPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tests.triton_checks import NO_HISTORY
+from tests.unit.attention.test_attention import Sequence, dense, empty_cache, step
+from tgi_server.attention.auto import AutoAttention
+from tgi_server.attention.base import AttentionBatch, LayerCache
+from tgi_server.attention.flash import FlashAttention
+from tgi_server.attention.triton import TritonAttention
+from tgi_server.layers.ops import best_ops
+from tgi_server.layers.triton_ops import TritonOps
+from tgi_server.shard.sampler import choose
+from tgi_server.types import SamplingParams
+
+pytestmark = pytest.mark.gpu
+
+CUDA = torch.device("cuda")
+
+
+def test_the_kernels_are_taken() -> None:
+    assert isinstance(AutoAttention().choose(CUDA, torch.bfloat16, 128), FlashAttention | TritonAttention)
+    assert isinstance(AutoAttention().choose(CUDA, torch.float32, 128), TritonAttention)
+    assert isinstance(best_ops(CUDA, torch.bfloat16), TritonOps)
+
+
+def test_flash_attention_in_mixed_steps() -> None:
+    pytest.importorskip("flash_attn")
+    cache = empty_cache(20, 8, 128, torch.bfloat16)
+    blocks = torch.split(torch.randperm(20), [7, 6, 7])
+    sequences = [
+        Sequence(n, 32, 8, 128, own.tolist(), torch.bfloat16) for n, own in zip([100, 90, 112], blocks, strict=True)
+    ]
+    for counts in ([60, 0, 0], [1, 80, 70], [30, 9, 0], [1, 1, 1]):
+        step(FlashAttention(), cache, sequences, counts)
+    for sequence in sequences:
+        whole = dense(*(x[: sequence.done] for x in sequence.whole))
+        assert torch.allclose(torch.cat(sequence.results).float(), whole, atol=2e-2)
+
+
+def test_a_recorded_step_serves_other_lengths() -> None:
+    """As shard/graphs.py does it: lengths on the host are upper bounds, those on the device change between runs."""
+    sequences, blocks, cell = 4, 64, (8, 16, 128)
+    cache = LayerCache(*torch.randn(2, blocks, *cell, dtype=torch.bfloat16))
+    query = torch.randn(sequences, 32, 128, dtype=torch.bfloat16)
+    tables = torch.randperm(blocks).view(sequences, -1)
+    contexts = torch.ones(sequences, dtype=torch.int64)
+
+    def attend(bounds: list[int]) -> torch.Tensor:
+        batch = AttentionBatch(
+            query_starts=list(range(sequences + 1)),
+            query_lengths=[1] * sequences,
+            context_lengths=bounds,
+            starts=starts,
+            contexts=contexts,
+            block_tables=tables,
+            slots=slots,
+        )
+        return TritonAttention().begin(batch)(query, key, key, cache)
+
+    starts, slots, key = torch.arange(sequences + 1), torch.arange(sequences), query[:, :8]
+    attend([256] * sequences)  # compiled before it is recorded
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        recorded = attend([256] * sequences)
+    for lengths in ([256, 255, 17, 1], [1, 200, 16, 130]):
+        contexts.copy_(torch.tensor(lengths))
+        graph.replay()
+        assert torch.allclose(recorded.float(), attend(lengths).float(), atol=2e-2)
+
+
+def test_tokens_are_those_of_a_cpu() -> None:
+    logits = torch.randn(64, 32000) * 3
+    params = [
+        SamplingParams(do_sample=True, seed=i, temperature=0.5 + i % 3, top_k=[0, 40][i % 2], top_n_tokens=i % 4)
+        for i in range(64)
+    ]
+    there, here = (
+        choose(scores, params, lambda row: NO_HISTORY, np.arange(64)) for scores in (logits.cpu(), logits.clone())
+    )
+    assert there.tokens.tolist() == here.tokens.tolist()
+    assert torch.allclose(there.logprobs, here.logprobs.cpu(), rtol=1e-4, atol=1e-4)
+    assert {row: top.ids for row, top in there.top.items()} == {row: top.ids for row, top in here.top.items()}

@@ -1,0 +1,12 @@
+// Runs a list of kernels one after the other, all threads together: they are woken once for the whole list.
+#include <cstdint>
+
+struct Call {
+    void (*kernel)(const void*);
+    int64_t arguments[23];
+};
+
+extern "C" void run(const Call* calls, int64_t count, int64_t share) {
+#pragma omp parallel if (share)
+    for (int64_t i = 0; i < count; i++) calls[i].kernel(calls[i].arguments);
+}

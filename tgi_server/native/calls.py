@@ -1,0 +1,117 @@
+"""Calls of compiled kernels: run one by one, or recorded and run together.
+
+A recording is the same idea as a CUDA graph: addresses and sizes are fixed when it is made, so that running it again
+costs one call into the library whose threads are woken once, instead of hundreds of calls from Python.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+import weakref
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tgi_server.native.build import library
+
+_SIZE = 8 * 24  # bytes of `Call` in calls.cpp
+_WORTH = 1 << 15  # numbers to compute from which waking the other threads pays for a single call
+
+
+class Recording:
+    """Kernel calls in order. Everything they read and write has to stay where it is as long as it may be run.
+
+    Results (`empty`) do by themselves; what is `held` does as long as the recording; the rest is its owner's business.
+    """
+
+    def __init__(self) -> None:
+        self._calls = bytearray()
+        self.held: list[Tensor] = []
+
+    def __len__(self) -> int:
+        return len(self._calls) // _SIZE
+
+    def add(self, call: bytes) -> None:
+        """Append one packed call."""
+        self._calls += call
+
+    def run(self) -> None:
+        """Run all calls, each with all threads."""
+        first = (ctypes.c_char * len(self._calls)).from_buffer(self._calls)
+        library().run(first, ctypes.c_int64(len(self)), ctypes.c_int64(1))
+
+
+_recording: Recording | None = None
+
+
+@contextmanager
+def record() -> Iterator[Recording]:
+    """Within it, kernels are not run but added to the recording. Not for several threads at once."""
+    global _recording
+    _recording = Recording()
+    try:
+        yield _recording
+    finally:
+        _recording = None
+
+
+@cache
+def _layout(kernel: str, fields: str) -> tuple[struct.Struct, int]:
+    address = ctypes.cast(getattr(library(), kernel), ctypes.c_void_p).value
+    assert address is not None
+    return struct.Struct(f"=q{fields}{_SIZE - 8 - 8 * len(fields)}x"), address
+
+
+def call(kernel: str, fields: str, work: int, *arguments: float | Tensor | None) -> None:
+    """Run or record `kernel`.
+
+    `fields` has a letter for each member of the kernel's struct of arguments: q for a pointer or whole number, d for a
+    float. `work` is about how many numbers are computed.
+    """
+    packing, address = _layout(kernel, fields)
+    packed = packing.pack(address, *map(_plain, arguments))
+    if _recording is not None:
+        _recording.add(packed)
+    else:
+        library().run(packed, ctypes.c_int64(1), ctypes.c_int64(work > _WORTH))
+
+
+def _plain(argument: float | Tensor | None) -> float:
+    if isinstance(argument, Tensor):
+        return argument.data_ptr()
+    return 0 if argument is None else argument
+
+
+def hold(tensor: Tensor) -> None:
+    """Keep `tensor` as long as the present recording, if there is one."""
+    if _recording is not None:
+        _recording.held.append(tensor)
+
+
+_free: dict[int, list[np.ndarray[tuple[int], np.dtype[np.uint8]]]] = defaultdict(list)
+
+
+def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Memory for a kernel's result, out of a pool of our own.
+
+    What is given back may be given out again to later calls (all calls run one after the other), but never to anything
+    else: a recorded call writes to its memory whenever it is run. It also spares asking the system for it each time.
+    """
+    size = int(np.prod(shape)) * dtype.itemsize
+    rounded = 1 << max(size - 1, 63).bit_length()  # sizes that differ a little share memory
+    memory = _free[rounded].pop() if _free[rounded] else _aligned(rounded)
+    lent = memory[:size]  # an object of its own: it lives as long as a tensor uses it
+    weakref.finalize(lent, _free[rounded].append, memory)
+    return torch.from_numpy(lent).view(dtype).view(shape)
+
+
+def _aligned(size: int) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+    memory = np.empty(size + 63, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size]
