@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tgi_server.attention.auto import AutoAttention
-from tgi_server.attention.sdpa import Run
 from tgi_server.bench.plot import Points, chart
 from tgi_server.config.schema import BatchingOptions, DType, ModelOptions
 from tgi_server.launcher.weights import fetch
@@ -23,6 +23,7 @@ from tgi_server.layers.parallel import Group
 from tgi_server.models.decoder import Decoder, attention_shape
 from tgi_server.models.spec import read_spec
 from tgi_server.models.weights import Checkpoint, WeightLoader
+from tgi_server.native.calls import Recording
 from tgi_server.quantize.eetq import Eetq
 from tgi_server.quantize.none import NoQuantize
 from tgi_server.shard.batch import BatchState
@@ -90,42 +91,30 @@ class Bench:
         return min(self.step(self.start(batch, length), [length] * batch) for _ in range(2)) * 1e3
 
 
-@contextmanager
-def timed(owner: Any, name: str, times: dict[str, float], key: str) -> Any:
-    """Add up the time spent in `owner.name` under `key`."""
-    original = getattr(owner, name)
-
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        begin = time.perf_counter()
-        result = original(*args, **kwargs)
-        times[key] = times.get(key, 0.0) + time.perf_counter() - begin
-        return result
-
-    setattr(owner, name, wrapper)
-    yield
-    setattr(owner, name, original)
+KERNELS = {"linear": "linear layers", "attend": "attention"}
 
 
 def parts(bench: Bench, run: Callable[[], object], repeats: int) -> dict[str, float]:
     """Milliseconds of each part of `run`: linear layers, attention, what is between them, output head, the rest."""
-    from contextlib import ExitStack
+    times: dict[str, float] = defaultdict(float)
+    logits, whole = bench.model.logits, Recording.run
 
-    from tgi_server.native import kernels
+    def one_by_one(recording: Recording) -> None:
+        for kernel, seconds in recording.profile():
+            times[KERNELS.get(kernel.split("_")[0], "norm, rope, gate")] += seconds
 
-    times: dict[str, float] = {}
-    with ExitStack() as stack:
-        for layer in bench.model._layers:
-            for name in ("_qkv", "_output", "_gate_up", "_down"):
-                stack.enter_context(timed(layer, name, times, "linear layers"))
-        for name in ("add_norm", "gate", "rotate_store"):
-            stack.enter_context(timed(kernels, name, times, "norm, rope, gate"))
-        stack.enter_context(timed(kernels, "attend", times, "attention"))
-        stack.enter_context(timed(Run, "__call__", times, "attention"))
-        stack.enter_context(timed(bench.model, "logits", times, "output head"))
+    def head(hidden: Tensor) -> Tensor | None:
         begin = time.perf_counter()
-        for _ in range(repeats):
-            run()
-        total = time.perf_counter() - begin
+        result = logits(hidden)
+        times["output head"] += time.perf_counter() - begin
+        return result
+
+    Recording.run, bench.model.logits = one_by_one, head  # type: ignore[method-assign]
+    begin = time.perf_counter()
+    for _ in range(repeats):
+        run()
+    total = time.perf_counter() - begin
+    Recording.run, bench.model.logits = whole, logits  # type: ignore[method-assign]
     result = {key: value / repeats * 1e3 for key, value in times.items()}
     result["everything else"] = total / repeats * 1e3 - sum(result.values())
     return result

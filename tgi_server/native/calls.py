@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+import time
 import weakref
 from collections import defaultdict
 from collections.abc import Iterator
@@ -32,19 +33,33 @@ class Recording:
 
     def __init__(self) -> None:
         self._calls = bytearray()
+        self._kernels: list[str] = []
         self.held: list[Tensor] = []
 
     def __len__(self) -> int:
-        return len(self._calls) // _SIZE
+        return len(self._kernels)
 
-    def add(self, call: bytes) -> None:
+    def add(self, kernel: str, call: bytes) -> None:
         """Append one packed call."""
         self._calls += call
+        self._kernels.append(kernel)
 
     def run(self) -> None:
         """Run all calls, each with all threads."""
-        first = (ctypes.c_char * len(self._calls)).from_buffer(self._calls)
-        library().run(first, ctypes.c_int64(len(self)), ctypes.c_int64(1))
+        self._run(0, len(self))
+
+    def profile(self) -> list[tuple[str, float]]:
+        """Run the calls one by one; each one's kernel and seconds, which include waking the threads."""
+        times = []
+        for i, kernel in enumerate(self._kernels):
+            begin = time.perf_counter()
+            self._run(i, 1)
+            times.append((kernel, time.perf_counter() - begin))
+        return times
+
+    def _run(self, first: int, count: int) -> None:
+        calls = (ctypes.c_char * (count * _SIZE)).from_buffer(self._calls, first * _SIZE)
+        library().run(calls, ctypes.c_int64(count), ctypes.c_int64(1))
 
 
 _recording: Recording | None = None
@@ -77,7 +92,7 @@ def call(kernel: str, fields: str, work: int, *arguments: float | Tensor | None)
     packing, address = _layout(kernel, fields)
     packed = packing.pack(address, *map(_plain, arguments))
     if _recording is not None:
-        _recording.add(packed)
+        _recording.add(kernel, packed)
     else:
         library().run(packed, ctypes.c_int64(1), ctypes.c_int64(work > _WORTH))
 
