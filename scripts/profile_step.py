@@ -27,7 +27,7 @@ from tgi_server.native.calls import Recording
 from tgi_server.quantize.eetq import Eetq
 from tgi_server.quantize.none import NoQuantize
 from tgi_server.shard.batch import BatchState
-from tgi_server.shard.graphs import best_forward
+from tgi_server.shard.graphs import NativeForward, best_forward
 from tgi_server.shard.kv_cache import allocate
 from tgi_server.shard.sampler import choose
 from tgi_server.types import BLOCK_SIZE, NewSequence, Plan, SamplingParams
@@ -54,7 +54,7 @@ class Bench:
         self.model = Decoder(self.spec, loader, attention, best_ops(CPU, DTYPE), LONGEST + 64)
         shape = attention_shape(self.spec, 1)
         self.caches = allocate(tokens // BLOCK_SIZE, shape, self.spec.num_layers, DTYPE, CPU)
-        self.forward = best_forward(self.model, self.caches, BatchingOptions(max_total_tokens=LONGEST + 64), None, 0)
+        self.forward = best_forward(self.model, self.caches, BatchingOptions(max_total_tokens=LONGEST + 64))
 
     def start(self, batch: int, context: int) -> BatchState:
         """`batch` sequences with `context` positions, blocks of their own; nothing computed yet."""
@@ -96,6 +96,8 @@ KERNELS = {"linear": "linear layers", "attend": "attention"}
 
 def parts(bench: Bench, run: Callable[[], object], repeats: int) -> dict[str, float]:
     """Milliseconds of each part of `run`: linear layers, attention, what is between them, output head, the rest."""
+    if not isinstance(bench.forward, NativeForward):
+        raise SystemExit("Error: the parts of a step are told apart only where it is recorded, on a CPU; see the log")
     times: dict[str, float] = defaultdict(float)
     logits, whole = bench.model.logits, Recording.run
 

@@ -41,7 +41,7 @@ def write_llama(directory: Path) -> None:
     (directory / "config.json").write_text(json.dumps(CONFIG))
 
 
-def loaded(directory: Path, attention: Attention, ops: Ops, longest: int) -> Decoder:
-    """The model in float32 on the CPU."""
-    loader = WeightLoader(Checkpoint(directory), NoQuantize(), Group(), torch.float32, torch.device("cpu"))
+def loaded(directory: Path, attention: Attention, ops: Ops, longest: int, device: str = "cpu") -> Decoder:
+    """The model in float32."""
+    loader = WeightLoader(Checkpoint(directory), NoQuantize(), Group(), torch.float32, torch.device(device))
     return Decoder(read_spec(directory), loader, attention, ops, longest)

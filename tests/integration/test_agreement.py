@@ -29,7 +29,7 @@ def best_tokens(model: Decoder, known: list[int], prompt: int) -> list[int]:
     spec = read_spec(reference.model_directory())
     blocks = list(range(-(-len(known) // BLOCK_SIZE)))
     caches = allocate(len(blocks), attention_shape(spec, 1), spec.num_layers, torch.bfloat16, CPU)
-    forward = best_forward(model, caches, BatchingOptions(), None, 0)
+    forward = best_forward(model, caches, BatchingOptions())
     state = BatchState(2048, CPU)
     state.update(Plan(0, [], [], new=[NewSequence(0, known, blocks, SamplingParams())]))
     best: list[int] = []

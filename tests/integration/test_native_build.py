@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tgi_server.native.build import cpu_info
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,7 +38,7 @@ def test_two_at_once_share_one_result_and_no_compiler_is_a_reason(tmp_path: Path
 
 
 def test_a_compiler_that_fails_is_a_reason(tmp_path: Path) -> None:
-    compiler = tmp_path / "c++"
+    compiler = tmp_path / "g++"
     compiler.write_text("#!/bin/sh\necho unknown option >&2\nexit 1\n")
     compiler.chmod(0o755)
     output = attempt(tmp_path, PATH=f"{tmp_path}:/usr/bin:/bin").communicate()[0]
@@ -48,12 +49,30 @@ OLDER = """
 import sys
 import pytest
 from tgi_server.native import build
-build.FLAGS[1:3] = "-O1", "-march=haswell"
+build.FLAGS[1:3] = "-O1", f"-march={sys.argv[1]}"
 sys.exit(pytest.main(["-q", "tests/unit/native", "tests/unit/attention", "tests/unit/layers"]))
 """
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="compiles for older x86 processors")
-def test_processors_without_avx512_compute_the_same() -> None:
-    run = subprocess.run([sys.executable, "-c", OLDER], cwd=ROOT, capture_output=True, text=True)
+@pytest.mark.parametrize(("march", "flag"), [("haswell", "avx2"), ("skylake-avx512", "avx512vl")])
+def test_older_processors_compute_the_same(march: str, flag: str) -> None:
+    """Without AVX512, and with AVX512 but without its bfloat16."""
+    if not any(line.startswith("flags") and flag in line.split() for line in cpu_info()):
+        pytest.skip(f"this processor has no {flag}")
+    run = subprocess.run([sys.executable, "-c", OLDER, march], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout
+
+
+def test_a_failing_compiler_is_asked_once(tmp_path: Path) -> None:
+    compiler = tmp_path / "g++"
+    compiler.write_text(f"#!/bin/sh\necho asked >> {tmp_path}/log\nexit 1\n")
+    compiler.chmod(0o755)
+    again = TRY + "print(kernels.unsupported(torch.device('cpu'), torch.float32))"
+    run = subprocess.run(
+        [sys.executable, "-c", again],
+        env=os.environ | {"XDG_CACHE_HOME": str(tmp_path), "PATH": f"{tmp_path}:/usr/bin:/bin"},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.stdout.count("compiling the kernels failed") == 2
+    asked = (tmp_path / "log").read_text().count("asked")
+    assert asked <= 1 + len(list((ROOT / "tgi_server/native").glob("*.cpp")))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tgi_server.types import BLOCK_SIZE
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -27,6 +29,8 @@ class NativeAttention:
         from tgi_server.native import kernels
 
         reasons = kernels.unsupported(device, dtype)
+        if BLOCK_SIZE != kernels.BLOCK:
+            reasons.append(f"cache blocks of {BLOCK_SIZE} positions; the kernel is made for {kernels.BLOCK}")
         if head_dim not in kernels.HEAD_DIMS:
             reasons.append(f"head_dim={head_dim} is not one of {', '.join(map(str, kernels.HEAD_DIMS))}")
         return reasons

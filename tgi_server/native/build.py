@@ -26,12 +26,20 @@ class NativeError(Exception):
     """The kernels cannot be had on this machine; the text says why."""
 
 
-@cache
 def library() -> ctypes.CDLL:
     """The loaded kernels. Raises NativeError without a compiler or when it fails. torch must be imported before."""
-    compiler = shutil.which("c++") or shutil.which("g++")
+    loaded = _load()
+    if isinstance(loaded, NativeError):
+        raise loaded
+    return loaded
+
+
+@cache
+def _load() -> ctypes.CDLL | NativeError:
+    """The kernels, or why there are none: tried once, as it is asked for often."""
+    compiler = shutil.which("g++") or shutil.which("c++")
     if compiler is None:
-        raise NativeError("no C++ compiler (c++ or g++) was found")
+        return NativeError("no C++ compiler (g++ or c++) was found")
     path = cache_home() / "tgi_server" / "native" / f"kernels-{_key(compiler)}.so"
     try:
         if not path.exists():
@@ -39,7 +47,7 @@ def library() -> ctypes.CDLL:
         return ctypes.CDLL(str(path))
     except (OSError, subprocess.CalledProcessError) as error:
         detail = getattr(error, "stderr", None) or str(error)
-        raise NativeError(f"compiling the kernels failed: {detail.strip().splitlines()[-1]}") from error
+        return NativeError(f"compiling the kernels failed: {detail.strip().splitlines()[-1]}")
 
 
 def _key(compiler: str) -> str:

@@ -6,7 +6,7 @@ struct Call {
     int64_t arguments[23];
 };
 
-extern "C" void run(const Call* calls, int64_t count, int64_t share) {
-#pragma omp parallel if (share)
+extern "C" void run(const Call* calls, int64_t count, int64_t threads) {
+#pragma omp parallel num_threads(threads)
     for (int64_t i = 0; i < count; i++) calls[i].kernel(calls[i].arguments);
 }

@@ -34,6 +34,7 @@ class Recording:
     def __init__(self) -> None:
         self._calls = bytearray()
         self._kernels: list[str] = []
+        self._threads = torch.get_num_threads()  # the calls have scratch memory for this many
         self.held: list[Tensor] = []
 
     def __len__(self) -> int:
@@ -59,7 +60,7 @@ class Recording:
 
     def _run(self, first: int, count: int) -> None:
         calls = (ctypes.c_char * (count * _SIZE)).from_buffer(self._calls, first * _SIZE)
-        library().run(calls, ctypes.c_int64(count), ctypes.c_int64(1))
+        library().run(calls, ctypes.c_int64(count), ctypes.c_int64(self._threads))
 
 
 _recording: Recording | None = None
@@ -94,11 +95,14 @@ def call(kernel: str, fields: str, work: int, *arguments: float | Tensor | None)
     if _recording is not None:
         _recording.add(kernel, packed)
     else:
-        library().run(packed, ctypes.c_int64(1), ctypes.c_int64(work > _WORTH))
+        threads = torch.get_num_threads() if work > _WORTH else 1
+        library().run(packed, ctypes.c_int64(1), ctypes.c_int64(threads))
 
 
 def _plain(argument: float | Tensor | None) -> float:
     if isinstance(argument, Tensor):
+        if not argument.is_contiguous():
+            raise ValueError(f"a kernel reads whole tensors, not a view of shape {tuple(argument.shape)}")
         return argument.data_ptr()
     return 0 if argument is None else argument
 
@@ -119,7 +123,8 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     else: a recorded call writes to its memory whenever it is run. It also spares asking the system for it each time.
     """
     size = int(np.prod(shape)) * dtype.itemsize
-    rounded = 1 << max(size - 1, 63).bit_length()  # sizes that differ a little share memory
+    step = 1 << max(6, size.bit_length() - 3)
+    rounded = -(-size // step) * step  # sizes that differ a little share memory, and at most a quarter is wasted
     memory = _free[rounded].pop() if _free[rounded] else _aligned(rounded)
     lent = memory[:size]  # an object of its own: it lives as long as a tensor uses it
     weakref.finalize(lent, _free[rounded].append, memory)

@@ -1,4 +1,7 @@
-"""The compiled kernels as functions of tensors. All tensors are contiguous, on the CPU, in float32 or bfloat16."""
+"""The compiled kernels as functions of tensors, which are contiguous and on the CPU.
+
+Unless something else is said they are in the dtype that the model computes in, float32 or bfloat16.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,12 @@ from tgi_server.native.build import NativeError, cpu_info, library
 from tgi_server.native.calls import call, empty, hold
 from tgi_server.types import BLOCK_SIZE
 
-DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.int8: "int8"}
+NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.int8: "int8"}
+"""How the kernels' names spell a dtype."""
 HEAD_DIMS = (32, 64, 96, 128)
 """Widths of an attention head that `attend` is made for."""
+BLOCK = 16
+"""Positions in a cache block that `attend` is made for (attention.cpp)."""
 PANEL = 32
 """Outputs whose weights lie side by side in a packed weight (linear.cpp)."""
 TASKS_PER_THREAD = 4
@@ -46,7 +52,7 @@ def add_norm(residual: Tensor, x: Tensor | None, weight: Tensor, eps: float, dty
     """Add `x [rows, size]` to the float32 `residual` in place; return its RMS norm times `weight` in `dtype`."""
     rows, size = residual.shape
     out = empty((rows, size), dtype)
-    call(f"add_norm_{DTYPES[dtype]}", "qqqqqqd", rows * size, residual, x, weight, out, rows, size, eps)
+    call(f"add_norm_{NAMES[dtype]}", "qqqqqqd", rows * size, residual, x, weight, out, rows, size, eps)
     return out
 
 
@@ -54,7 +60,7 @@ def gate(gate_up: Tensor) -> Tensor:
     """`[rows, 2 * inner]`, gate and up side by side, to `silu(gate) * up [rows, inner]`."""
     rows, inner = gate_up.shape[0], gate_up.shape[1] // 2
     out = empty((rows, inner), gate_up.dtype)
-    call(f"gate_{DTYPES[gate_up.dtype]}", "qqqq", rows * inner, gate_up, out, rows, inner)
+    call(f"gate_{NAMES[gate_up.dtype]}", "qqqq", rows * inner, gate_up, out, rows, inner)
     return out
 
 
@@ -69,7 +75,7 @@ def rotate_store(
     rows, kv, dim = qkv.shape[0], keys.shape[1], keys.shape[3]
     query, key = empty((rows, heads, dim), qkv.dtype), empty((rows, kv, dim), qkv.dtype)
     call(
-        f"rotate_store_{DTYPES[qkv.dtype]}", "q" * 14, qkv.shape[0] * qkv.shape[1], qkv, cos, sin, positions, slots,
+        f"rotate_store_{NAMES[qkv.dtype]}", "q" * 14, qkv.shape[0] * qkv.shape[1], qkv, cos, sin, positions, slots,
         query, key, keys, values, rows, heads, kv, dim, BLOCK_SIZE,
     )  # fmt: skip
     return query, key, qkv.view(rows, -1, dim)[:, heads + kv :]
@@ -88,14 +94,14 @@ def attend(
     """
     rows, heads, dim = query.shape
     kv, threads = keys.shape[1], torch.get_num_threads()
-    tasks = len(tiles) * kv
+    tasks = max(1, len(tiles) * kv)
     parts = -(-TASKS_PER_THREAD * threads // tasks) if tasks < TASKS_PER_THREAD * threads else 1
     slots = tasks * parts if parts > 1 else threads
     scratch = empty((slots * most_rows * (heads // kv) * (dim + 2),), torch.float32)
     out = empty((rows, heads, dim), query.dtype)
     hold(tiles)
     call(
-        f"attend_{DTYPES[query.dtype]}", "q" * 16 + "d", query.numel() * tables.shape[1], query, keys, values,
+        f"attend_{NAMES[query.dtype]}", "q" * 16 + "d", query.numel() * tables.shape[1], query, keys, values,
         starts, contexts, tables, tiles, scratch, out, tables.shape[1], len(tiles), most_rows, parts, heads, kv, dim,
         dim**-0.5,
     )  # fmt: skip
@@ -110,6 +116,11 @@ def best(scores: Tensor) -> tuple[Tensor, Tensor]:
     return places, normalisers
 
 
+def per_unit(dtype: torch.dtype) -> int:
+    """Inputs of `dtype` in the 32 bits that a product takes at a time."""
+    return 4 // dtype.itemsize
+
+
 def pack(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """`weight [out, in]` in the order in which `linear` reads it for inputs of `dtype`; padded to whole panels.
 
@@ -117,7 +128,7 @@ def pack(weight: Tensor, dtype: torch.dtype) -> Tensor:
     output. Raises ValueError when the inputs do not fill these 32 bits.
     """
     outer, inner = weight.shape
-    unit = 4 // dtype.itemsize
+    unit = per_unit(dtype)
     if inner % unit:
         raise ValueError(f"{inner} inputs do not make whole units of {unit}")
     padded = torch.nn.functional.pad(weight, (0, 0, 0, -outer % PANEL))
@@ -132,7 +143,9 @@ def linear(
     `packed` comes from `pack`, of weights in x's dtype or int8; `scale` and `bias` are float32 `[outer]`.
     """
     rows, inner = x.shape
+    if packed.numel() != -(-outer // PANEL) * PANEL * inner:
+        raise ValueError(f"{inner} inputs and {outer} outputs are not those of the packed weight")
     out = empty((rows, outer), dtype)
-    name = f"linear_{DTYPES[x.dtype]}_{DTYPES[packed.dtype]}_{DTYPES[dtype]}"
+    name = f"linear_{NAMES[x.dtype]}_{NAMES[packed.dtype]}_{NAMES[dtype]}"
     call(name, "q" * 8, rows * packed.numel(), x, packed, scale, bias, out, rows, inner, outer)
     return out

@@ -1,4 +1,4 @@
-// Matrix products of a few or many rows with a weight kept in panels (see pack in linear.py).
+// Matrix products of a few or many rows with a weight kept in panels (see pack in kernels.py).
 #include <vector>
 
 #include "vectors.h"
@@ -116,7 +116,7 @@ static void tile_of(long rows, const Linear<T, W, O>& a, long row, const W* pane
 // All rows with one panel, in tiles whose sizes differ by one at most.
 template <typename T, typename W, typename O>
 static void all_rows(const Linear<T, W, O>& a, const W* panel, long first) {
-    const long tiles = (a.rows + TILE - 1) / TILE, size = a.inner * PANEL * sizeof(W);
+    const long tiles = (a.rows + TILE - 1) / TILE, size = a.inner * PANEL * sizeof(W);  // the next panel follows
     for (long t = 0; t < tiles; t++) {
         const long begin = a.rows * t / tiles, end = a.rows * (t + 1) / tiles;
         const Ahead ahead{reinterpret_cast<const char*>(panel) + size + size * t / tiles,

@@ -38,6 +38,6 @@ class NativeLinear:
 def why_not(dtype: torch.dtype, weight: Tensor) -> list[str]:
     """Reasons against a NativeLinear of `weight [out, in]` for inputs of `dtype`; empty when it is the best choice."""
     reasons = list(kernels.linear_unsupported(weight.device, dtype, weight.dtype))
-    if weight.shape[1] % (4 // dtype.itemsize or 1):
+    if not reasons and weight.shape[1] % kernels.per_unit(dtype):
         reasons.append(f"an odd number of inputs ({weight.shape[1]})")
     return reasons

@@ -1,5 +1,5 @@
-// Vectors of 16 numbers, the compiler's own (GCC and Clang split them into what the processor has), and what a model
-// computes in: float, or bfloat16 as its 16 bits.
+// Vectors of 16 numbers, GCC's own (it splits them into what the processor has), and what a model computes in:
+// float, or bfloat16 as its 16 bits.
 //
 // A kernel takes one struct of pointers and 8-byte numbers, as Python packs it (kernels.py). All threads call it
 // together (calls.cpp): what they share are its `omp for` loops, each of which ends when all are done.
@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
-#ifdef __AVX512BF16__
+#ifdef __AVX512F__
 #include <immintrin.h>
 #endif
 

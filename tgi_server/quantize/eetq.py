@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Eetq:
     """Round to nearest on 255 steps from minus to plus the largest weight of each output.
 
-    A whole number up to 127 is exact in every float type, so the products are those of the rounded weights; the scale
-    is applied to the sums, in float32.
+    A whole number up to 127 is exact in every float type, so the products are those of the rounded weights; the
+    kernels apply the scale to the sums, in float32.
     """
 
     def layout(self) -> Mapping[str, tuple[str, ...]]:
@@ -64,18 +64,18 @@ class TritonInt8Linear:
 
 
 class WideningLinear:
-    """8-bit weights widened at every call: for where nothing multiplies them as they are."""
+    """8-bit weights widened at every call, in the inputs' dtype: where nothing multiplies them as they are."""
 
     recordable = False
 
     def __init__(self, steps: Tensor, scale: Tensor, bias: Tensor | None) -> None:
         self._steps = steps
         self._scale = scale
-        self._bias = None if bias is None else bias.float()
+        self._bias = bias
 
     def __call__(self, x: Tensor) -> Tensor:
         """`[rows, in]` to `[rows, out]`."""
         from torch.nn.functional import linear
 
-        scaled = linear(x, self._steps.to(x.dtype)).float() * self._scale
-        return (scaled if self._bias is None else scaled + self._bias).to(x.dtype)
+        weight = (self._steps * self._scale.unsqueeze(1)).to(x.dtype)  # with its scale: float16 holds sums up to 65504
+        return linear(x, weight, self._bias)

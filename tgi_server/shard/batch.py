@@ -141,4 +141,7 @@ class BatchState:
             self._known[row] += 1
 
     def _tensor(self, array: IntArray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
+        host = torch.from_numpy(np.ascontiguousarray(array))
+        if self._device.type != "cuda":
+            return host
+        return host.pin_memory().to(self._device, non_blocking=True)  # without pinned memory the copy waits for the GPU

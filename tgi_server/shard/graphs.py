@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -28,33 +29,33 @@ MOST_RECORDED = 128
 GRAPH_SIZES = (1, 2, 4, 8, *range(16, 129, 16), 160, 192, 224, 256)
 """Batch sizes that have a CUDA graph, made at the start; a step between two sizes is padded to the larger."""
 
-Run = Callable[[], Tensor]
-
 
 def best_forward(
-    model: Decoder, caches: Sequence[LayerCache], options: BatchingOptions, cuda_graphs: bool | None, spare_slot: int
+    model: Decoder, caches: Sequence[LayerCache], options: BatchingOptions, cuda_graphs: bool | None = None
 ) -> Callable[[StepInputs], Tensor]:
-    """The fastest way to run `model` that works; `cuda_graphs` None leaves the choice, `spare_slot` see GraphForward.
+    """The fastest way to run `model` that works; the log says which.
 
-    Raises ConfigError when graphs are demanded where they cannot work.
+    `cuda_graphs` None leaves the choice; graphs need a last block in the caches that no sequence has. Raises
+    ConfigError when graphs are demanded where they cannot work.
     """
     device = caches[0].keys.device
-    reasons = [] if model.recordable else ["some of the model's operations cannot be recorded"]
-    if device.type == "cpu":
-        if cuda_graphs:
-            raise ConfigError("enable_cuda_graphs=true: there is no CUDA device")
-        if reasons:
-            return Forward(model, caches)
-        buffers = Buffers(MOST_RECORDED, options.max_total_tokens, model.hidden_size, device)
-        return NativeForward(model, caches, buffers)
-    if cuda_graphs and reasons:
-        raise ConfigError(f"enable_cuda_graphs=true: {reasons[0]}")
-    if cuda_graphs is False or reasons:
-        log.info("no CUDA graphs: %s", reasons[0] if reasons else "enable_cuda_graphs=false")
+    if device.type == "cpu" and cuda_graphs:
+        raise ConfigError("enable_cuda_graphs=true: there is no CUDA device")
+    if not model.recordable and cuda_graphs:
+        raise ConfigError("enable_cuda_graphs=true: some of the model's operations cannot be recorded")
+    if not model.recordable or (device.type == "cuda" and cuda_graphs is False):
+        log.info("steps are not recorded")
         return Forward(model, caches)
-    most = next((size for size in GRAPH_SIZES if size >= options.max_concurrent_requests), GRAPH_SIZES[-1])
-    buffers = Buffers(most, options.max_total_tokens, model.hidden_size, device)
-    return GraphForward(model, caches, buffers, spare_slot, [size for size in GRAPH_SIZES if size <= most])
+    if device.type == "cpu":
+        log.info("decode steps are recorded")
+        return NativeForward(model, caches, Buffers(MOST_RECORDED, options.max_total_tokens, model.hidden_size, device))
+    try:
+        return GraphForward(model, caches, options, _capture_on(torch.cuda.Stream()))  # type: ignore[no-untyped-call]
+    except RuntimeError as error:  # a driver, a library or too little memory: there is another way
+        if cuda_graphs:
+            raise ConfigError(f"enable_cuda_graphs=true: recording failed: {error}") from error
+        log.warning("no CUDA graphs, recording failed: %s", error)
+        return Forward(model, caches)
 
 
 class Forward:
@@ -147,50 +148,68 @@ class NativeForward:
         return self._recorded[size]
 
 
+class Graph(Protocol):
+    """What runs a recorded step again; a `torch.cuda.CUDAGraph` is one."""
+
+    def replay(self) -> None:
+        """Do what was recorded."""
+
+
+Capture = Callable[[Callable[[], Tensor]], tuple[Graph, Tensor]]
+"""Records what a function does; gives the recording and where the function's result will be."""
+
+
 class GraphForward:
     """The same through CUDA graphs for decode steps; other steps are computed the plain way.
 
-    Padded rows write to `spare_slot`, which belongs to no sequence.
+    Padded rows write to the last block of the caches, which belongs to no sequence.
     """
 
     def __init__(
-        self, model: Decoder, caches: Sequence[LayerCache], buffers: Buffers, spare_slot: int, sizes: Sequence[int]
+        self, model: Decoder, caches: Sequence[LayerCache], options: BatchingOptions, capture: Capture
     ) -> None:
         self._plain = Forward(model, caches)
         self._model = model
-        self._buffers = buffers
-        self._spare_slot = spare_slot
-        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
-        pool = torch.cuda.graph_pool_handle()
-        buffers.clear(0, max(sizes), spare_slot)
-        for size in sorted(sizes, reverse=True):  # the largest first: the smaller ones fit into its memory
-            self._graphs[size] = _capture(lambda size=size: buffers.forward(model, caches, size), pool)  # type: ignore[misc]
-        log.info("CUDA graphs for batches of %s", ", ".join(map(str, sizes)))
+        self._spare_slot = (len(caches[0].keys) - 1) * BLOCK_SIZE
+        most = next((size for size in GRAPH_SIZES if size >= options.max_concurrent_requests), GRAPH_SIZES[-1])
+        self._sizes = [size for size in GRAPH_SIZES if size <= most]
+        self._buffers = Buffers(most, options.max_total_tokens, model.hidden_size, caches[0].keys.device)
+        self._buffers.clear(0, most, self._spare_slot)
+        self._graphs = {
+            size: capture(partial(self._buffers.forward, model, caches, size))
+            for size in reversed(self._sizes)  # the largest first: the smaller ones fit into its memory
+        }
+        log.info("CUDA graphs for batches of %s", ", ".join(map(str, self._sizes)))
 
     def __call__(self, inputs: StepInputs) -> Tensor:
         """See `Forward`. The result of a decode step is overwritten by the next step."""
         count = len(inputs.ids)
-        size = next((size for size in sorted(self._graphs) if size >= count), None)
-        if size is None or not _is_decode(inputs):
+        if not _is_decode(inputs) or count > self._sizes[-1]:
             return self._plain(inputs)
+        size = next(size for size in self._sizes if size >= count)
         self._buffers.fill(self._model.embed(inputs.ids), inputs)
-        self._buffers.clear(count, size, self._spare_slot)
+        if count < size:
+            self._buffers.clear(count, size, self._spare_slot)
         graph, hidden = self._graphs[size]
         graph.replay()
         return hidden[:count]
 
 
-def _capture(run: Run, pool: Any) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-    """A graph of `run`, after running it once: what libraries set up lazily must not be part of it."""
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        run()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):
-        hidden = run()
-    return graph, hidden
+def _capture_on(stream: torch.cuda.Stream) -> Capture:
+    """Capture CUDA graphs that share their memory, on one stream: cuBLAS keeps a workspace for each."""
+    pool: Any = torch.cuda.graph_pool_handle()
+
+    def capture(run: Callable[[], Tensor]) -> tuple[Graph, Tensor]:
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            run()  # what libraries set up lazily must not be part of the graph
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool, stream=stream):
+            hidden = run()
+        return graph, hidden
+
+    return capture
 
 
 def _is_decode(inputs: StepInputs) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor
 from tgi_server.attention.auto import AutoAttention
 from tgi_server.config.load import instantiate
 from tgi_server.config.schema import Launch, ServerConfig
-from tgi_server.errors import ConfigError
+from tgi_server.errors import ConfigError, ModelError
 from tgi_server.layers.ops import best_ops
 from tgi_server.layers.parallel import Group
 from tgi_server.models.decoder import Decoder, attention_shape
@@ -30,6 +30,10 @@ from tgi_server.types import BLOCK_SIZE, PROGRESS, NewSequence, Outcome, Plan, S
 
 log = logging.getLogger(__name__)
 
+WARM_UP_TOKENS = 24
+"""Length of the first prompt: enough for the kernels of many rows."""
+EFFICIENT_TOKENS = {"cpu": 256, "cuda": 4096}
+"""New positions that fill a step, see ShardInfo."""
 LOGPROB_ROWS = 128
 """Rows of prompt logits held at a time: a row is the whole vocabulary in float32."""
 
@@ -51,15 +55,13 @@ class ModelRunner:
         self._state = BatchState(config.max_total_tokens, self._device)
         self._prompt_logprobs: dict[int, list[float]] = {}
         blocks = self._allocate(config)
-        self._run = best_forward(
-            self._model, self._caches, config, config.enable_cuda_graphs, spare_slot=blocks * BLOCK_SIZE
-        )
+        self._run = best_forward(self._model, self._caches, config, config.enable_cuda_graphs)
         self._warm_up(config)
         self.info = ShardInfo(
             dtype=str(self._dtype),
             device_type=self._device.type,
             num_blocks=blocks,
-            efficient_tokens=256 if self._device.type == "cpu" else 4096,  # from there on it is all arithmetic
+            efficient_tokens=EFFICIENT_TOKENS[self._device.type],
             vocab_size=spec.vocab_size,
             eos_token_ids=list(spec.eos_token_ids),
         )
@@ -91,8 +93,8 @@ class ModelRunner:
         if self._device.type == "cpu":
             free //= self._group.world  # the ranks share the host's memory
         blocks = kv_cache.plan_blocks(config, self._group.minimum(free, self._device), size)
-        # one block beyond those the scheduler knows, for the padded rows of CUDA graphs
-        self._caches = kv_cache.allocate(blocks + 1, shape, self._spec.num_layers, self._dtype, self._device)
+        spare = 1 if self._device.type == "cuda" else 0  # for the padded rows of CUDA graphs
+        self._caches = kv_cache.allocate(blocks + spare, shape, self._spec.num_layers, self._dtype, self._device)
         log.info(
             "KV cache: %d tokens in %d blocks of %.1f KiB a shard (%.2f of %.2f GiB free)",
             blocks * BLOCK_SIZE, blocks, size / 1024, blocks * size / 2**30, free / 2**30,
@@ -100,12 +102,22 @@ class ModelRunner:
         return blocks
 
     def _warm_up(self, config: ServerConfig) -> None:
-        """Run a small prefill and a decode, so that the first request does not pay for what torch sets up lazily."""
-        prompt = [0] * min(BLOCK_SIZE // 2, config.max_input_length)
-        new = NewSequence(id=-1, prompt_ids=prompt, blocks=[0], sampling=SamplingParams())
-        self.step(Plan(step=-2, ids=[-1], counts=[len(prompt)], new=[new]))
-        self.step(Plan(step=-1, ids=[-1], counts=[1]))
-        self._state.forget(-1)
+        """Run a small prefill and a decode, so that the first request does not pay for what is set up lazily.
+
+        One of the two draws its token: on GPUs that takes a kernel of its own. Raises ModelError when they fail.
+        """
+        prompt = [0] * min(WARM_UP_TOKENS, config.max_input_length)
+        blocks = list(range(-(-(len(prompt) + 1) // BLOCK_SIZE)))
+        drawn = NewSequence(id=-1, prompt_ids=prompt, blocks=blocks, sampling=SamplingParams(do_sample=True))
+        greedy = NewSequence(id=-2, prompt_ids=prompt, blocks=blocks, sampling=SamplingParams())
+        for plan in (
+            Plan(step=-3, ids=[-1], counts=[len(prompt)], new=[drawn]),
+            Plan(step=-2, ids=[-2], counts=[len(prompt)], new=[greedy], finished=[-1]),
+            Plan(step=-1, ids=[-2], counts=[1]),
+        ):
+            if failed := self.step(plan).failed:
+                raise ModelError(f"the model does not run: {next(iter(failed.values()))}")
+        self._state.forget(-2)
 
     @torch.inference_mode()
     def step(self, plan: Plan) -> Outcome:
@@ -199,7 +211,12 @@ def _timed(outcome: Outcome, elapsed_ns: int) -> Outcome:
 
 
 def _device(rank: int) -> torch.device:
-    return torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
+    """This rank's GPU, made the current one (Triton, graphs and NCCL go by that), or the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", rank)
+    torch.cuda.set_device(device)
+    return device
 
 
 def _require(option: str, part: object, reasons: list[str]) -> None:

@@ -58,8 +58,14 @@ def choose(
 
 @cache
 def _fused(device: torch.device) -> bool:
-    """Whether the Triton kernels do it; where they are interpreted they would be slow."""
-    return device.type == "cuda" and not support.unsupported(device, torch.float32)
+    """Whether the Triton kernels choose."""
+    return not support.unsupported(device, torch.float32)
+
+
+@cache
+def _compiled(device: torch.device) -> bool:
+    """Whether the compiled kernels find the best."""
+    return not kernels.unsupported(device, torch.float32)
 
 
 def _pick(logits: Tensor, params: Sequence[SamplingParams], positions: IntArray) -> tuple[Tensor, Tensor, Tensor]:
@@ -74,9 +80,9 @@ def _pick(logits: Tensor, params: Sequence[SamplingParams], positions: IntArray)
 
 def _best(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Of each row the first of the best tokens, and the log-sum-exp."""
-    if kernels.unsupported(logits.device, logits.dtype):
-        return logits.argmax(dim=-1), logits.logsumexp(dim=-1)
-    return kernels.best(logits.contiguous())
+    if _compiled(logits.device):
+        return kernels.best(logits.contiguous())
+    return logits.argmax(dim=-1), logits.logsumexp(dim=-1)
 
 
 def _pick_fused(logits: Tensor, params: Sequence[SamplingParams], positions: IntArray) -> tuple[Tensor, Tensor, Tensor]:
