@@ -33,8 +33,19 @@ def test_two_at_once_share_one_result_and_no_compiler_is_a_reason(tmp_path: Path
     builders = [attempt(tmp_path), attempt(tmp_path)]
     without = attempt(tmp_path / "other", PATH="/nowhere")
     assert [b.communicate()[0].strip() for b in builders] == ["[]", "[]"]
-    assert len(list((tmp_path / "tgi_server" / "native").iterdir())) == 1
     assert "no C++ compiler" in without.communicate()[0]
+    built = list((tmp_path / "tgi_server" / "native").iterdir())
+    assert len(built) == 1
+    assert attempt(tmp_path, PATH="/nowhere").communicate()[0].strip() == "[]"  # what is built needs no compiler
+    built[0].write_bytes(built[0].read_bytes()[:3000])
+    assert "no C++ compiler" in attempt(tmp_path, PATH="/nowhere").communicate()[0]  # damaged: not loaded
+
+
+def test_a_compiler_that_says_nothing_is_a_reason(tmp_path: Path) -> None:
+    compiler = tmp_path / "g++"
+    compiler.write_text("#!/bin/sh\nexit 1\n")
+    compiler.chmod(0o755)
+    assert "does not say why" in attempt(tmp_path, PATH=f"{tmp_path}:/usr/bin:/bin").communicate()[0]
 
 
 def test_a_compiler_that_fails_is_a_reason(tmp_path: Path) -> None:

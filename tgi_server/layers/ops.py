@@ -110,7 +110,7 @@ def best_ops(device: torch.device, dtype: torch.dtype) -> Ops:
     on_gpu = device.type == "cuda"
     reasons = support.unsupported(device, dtype) if on_gpu else kernels.unsupported(device, dtype)
     if reasons:
-        log.info("plain torch operations: %s", "; ".join(reasons))
+        log.warning("plain torch operations, which are slow: %s", "; ".join(reasons))
         return TorchOps(dtype)
     if on_gpu:
         from tgi_server.layers.triton_ops import TritonOps  # imports triton, which is not everywhere

@@ -37,25 +37,37 @@ def library() -> ctypes.CDLL:
 @cache
 def _load() -> ctypes.CDLL | NativeError:
     """The kernels, or why there are none: tried once, as it is asked for often."""
+    directory = cache_home() / "tgi_server" / "native"
+    try:
+        path = next(filter(_whole, directory.glob(f"kernels-{_key()}-*.so")), None) or _build_into(directory)
+        return ctypes.CDLL(str(path))
+    except NativeError as error:
+        return error
+    except (OSError, subprocess.CalledProcessError) as error:
+        lines = (getattr(error, "stderr", None) or str(error)).strip().splitlines() or ["it does not say why"]
+        return NativeError(f"compiling the kernels failed: {lines[-1]}")
+
+
+def _build_into(directory: Path) -> Path:
     compiler = shutil.which("g++") or shutil.which("c++")
     if compiler is None:
-        return NativeError("no C++ compiler (g++ or c++) was found")
-    path = cache_home() / "tgi_server" / "native" / f"kernels-{_key(compiler)}.so"
-    try:
-        if not path.exists():
-            build(compiler, FLAGS, path)
-        return ctypes.CDLL(str(path))
-    except (OSError, subprocess.CalledProcessError) as error:
-        detail = getattr(error, "stderr", None) or str(error)
-        return NativeError(f"compiling the kernels failed: {detail.strip().splitlines()[-1]}")
+        raise NativeError("no C++ compiler (g++ or c++) was found")
+    return build(compiler, directory)
 
 
-def _key(compiler: str) -> str:
-    """Changes with the sources, the flags, the compiler and the processor."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
+def _key() -> str:
+    """Changes with the sources, the flags and the processor."""
     sources = [path.read_text() for path in [*SOURCES, *sorted(HERE.glob("*.h"))]]
-    parts = [*sources, " ".join(FLAGS), version, platform.machine(), _processor()]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    return _digest("\n".join([*sources, " ".join(FLAGS), platform.machine(), _processor()]).encode())
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def _whole(path: Path) -> bool:
+    """Whether the file is what was built: loading a damaged library can end the process."""
+    return path.stem.endswith(_digest(path.read_bytes()))
 
 
 def _processor() -> str:
@@ -71,21 +83,22 @@ def cpu_info() -> list[str]:
         return [platform.processor()]
 
 
-def build(compiler: str, flags: list[str], path: Path) -> None:
-    """Compile and link the shared library `path`. Raises CalledProcessError.
+def build(compiler: str, directory: Path) -> Path:
+    """Compile and link a shared library in `directory`, named by what it is made from and what it holds.
 
-    Built beside `path` and renamed, so that several shards that start at once do not hurt each other. Linked without
-    -fopenmp: the OpenMP calls then find the library that torch has loaded, and share its threads.
+    Built beside its place and renamed, so that several shards that start at once do not hurt each other. Linked without
+    -fopenmp: the OpenMP calls then find the library that torch has loaded, and share its threads. Raises OSError and
+    CalledProcessError.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as directory:
-        objects = [f"{directory}/{source.stem}.o" for source in SOURCES]
-        commands = [[*flags, "-c", str(source), "-o", out] for source, out in zip(SOURCES, objects, strict=True)]
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory) as temporary:
+        objects = [f"{temporary}/{source.stem}.o" for source in SOURCES]
+        commands = [[*FLAGS, "-c", str(source), "-o", out] for source, out in zip(SOURCES, objects, strict=True)]
         with ThreadPoolExecutor() as pool:
             list(pool.map(lambda arguments: _run([compiler, *arguments]), commands))
-        linked = f"{directory}/kernels.so"
-        _run([compiler, "-shared", *objects, "-o", linked])
-        Path(linked).replace(path)
+        linked = Path(temporary, "kernels.so")
+        _run([compiler, "-shared", *objects, "-o", str(linked)])
+        return linked.replace(directory / f"kernels-{_key()}-{_digest(linked.read_bytes())}.so")
 
 
 def _run(command: list[str]) -> None:
