@@ -38,6 +38,8 @@ DTYPE = torch.bfloat16
 LONGEST = 8192
 METHODS: dict[str, Any] = {"none": NoQuantize, "eetq": Eetq}
 CONTEXT = 200
+LAYER_WEIGHTS, HEAD_WEIGHTS = 106.2e6, 28.3e6
+"""Of the demo model, counted; the head is never quantised."""
 BATCHES = [1, 2, 4, 8, 16, 32, 64, 128]
 CONTEXTS = [64, 256, 1024, 2048, 4096, LONGEST]
 LENGTHS = [16, 80, 256, 512, 1024, 2048]
@@ -183,7 +185,7 @@ def row(name: str, points: Points, digits: int) -> str:
 
 def print_parts(method: str, bench: Bench, bytes_second: float, operations: float) -> None:
     """Where the time of some steps goes, beside the time that memory or arithmetic alone would take."""
-    weights = 0.135e9 * (1 if method == "eetq" else 2)
+    weights = LAYER_WEIGHTS * (1 if method == "eetq" else 2) + HEAD_WEIGHTS * 2
     rows = []
     for batch in (1, 8, 32):
         state = bench.start(batch, CONTEXT)
@@ -194,7 +196,7 @@ def print_parts(method: str, bench: Bench, bytes_second: float, operations: floa
             [f"decode, batch {batch}", *(f"{measured[k]:.1f}" for k in PARTS), f"{floor:.1f} (weights read once)"]
         )
     measured = parts(bench, lambda: bench.step(bench.start(1, 1024), [1024]), 2)
-    floor = 1024 * 2 * 0.106e9 / operations * 1e3
+    floor = 1024 * 2 * LAYER_WEIGHTS / operations * 1e3
     rows.append(
         ["prefill, 1024 tokens", *(f"{measured.get(k, 0):.1f}" for k in PARTS), f"{floor:.0f} (products of the layers)"]
     )

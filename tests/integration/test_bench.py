@@ -100,6 +100,7 @@ async def test_the_configured_server(own: list[str], tmp_path: Path) -> None:
     (["port=0"], 2, ["port=0"]),
     (["clients=0"], 2, ["clients=0"]),
     (["output=/does/not/exist/x"], 2, ["output=/does/not/exist/x"]),
+    (["output=/"], 2, ["output=/", "directory"]),
     (["model_id=/does/not/exist", "port=PORT"], 1, ["/does/not/exist"]),
 ])  # fmt: skip
 async def test_mistakes_are_one_line(arguments: list[str], status: int, words: list[str]) -> None:
@@ -109,6 +110,28 @@ async def test_mistakes_are_one_line(arguments: list[str], status: int, words: l
     assert len(errors) == 1 and "Traceback" not in err
     for word in words:
         assert word in errors[0]
+
+
+async def test_ctrl_c_while_a_server_is_silent() -> None:
+    asked = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        asked.set()
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        *command(f"target=http://127.0.0.1:{port}"), stdout=pipe, stderr=pipe
+    )
+    await asyncio.wait_for(asked.wait(), 30)
+    process.send_signal(signal.SIGINT)
+    _, err = await asyncio.wait_for(process.communicate(), 10)
+    server.close()
+    assert (process.returncode, err.decode().splitlines()[-1]) == (1, "Error: stopped before everything was measured")
 
 
 async def test_ctrl_c_ends_the_measurement_and_the_server(own: list[str]) -> None:

@@ -43,7 +43,7 @@ def test_two_at_once_share_one_result_and_no_compiler_is_a_reason(tmp_path: Path
 
 def test_a_compiler_that_says_nothing_is_a_reason(tmp_path: Path) -> None:
     compiler = tmp_path / "g++"
-    compiler.write_text("#!/bin/sh\nexit 1\n")
+    compiler.write_text("#!/bin/sh\necho >&2\nexit 1\n")
     compiler.chmod(0o755)
     assert "does not say why" in attempt(tmp_path, PATH=f"{tmp_path}:/usr/bin:/bin").communicate()[0]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ import orjson
 from tgi_server.bench.http import BenchError, Target
 from tgi_server.bench.load import find_model, measure
 from tgi_server.bench.machine import facts
-from tgi_server.bench.report import number
+from tgi_server.bench.report import check_output, number
 from tgi_server.bench.summary import Summary, summarise
 from tgi_server.bench.workload import Workload
 from tgi_server.config.schema import BenchOptions
@@ -42,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         work = _work(arguments)
         contenders = list(_contenders(arguments.servers))
+        for option, path in (("--output", arguments.output), ("--json", arguments.json)):
+            if path is not None:
+                check_output(option, path)
         asyncio.run(_measure(contenders, work, arguments.rounds))
         command = shlex.join(["./scripts/compare", *words])
         text = markdown(contenders, work, arguments.rounds, command)
@@ -51,6 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.output.write_text(text, encoding="utf-8")
         if arguments.json is not None:
             arguments.json.write_bytes(orjson.dumps({"command": command, "machine": facts(), **medians(contenders)}))
+    except KeyboardInterrupt:
+        print("Error: stopped before everything was measured", file=sys.stderr)
+        return 1
     except (TgiError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return getattr(error, "exit_code", 1)
@@ -71,15 +78,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _work(arguments: argparse.Namespace) -> Workload:
-    if arguments.rounds < 1 or arguments.duration <= 0 or arguments.new_tokens < 1:
-        raise UsageError("--rounds, --duration and --new-tokens must be positive")
+    if arguments.rounds < 1 or not 0 < arguments.duration < math.inf or arguments.new_tokens < 1:
+        raise UsageError("--rounds, --duration and --new-tokens must be positive and finite")
     options = BenchOptions(
         clients=arguments.clients,
         duration=arguments.duration,
         prompt_tokens=arguments.prompt_tokens,
         new_tokens=arguments.new_tokens,
     )
-    return Workload.of(options)
+    work = Workload.of(options)
+    if len(set(work.clients)) < len(work.clients):
+        raise UsageError(f"--clients={arguments.clients}: a number is there twice")
+    return work
 
 
 def _contenders(servers: Sequence[str]) -> Iterator[Contender]:
@@ -89,8 +99,8 @@ def _contenders(servers: Sequence[str]) -> Iterator[Contender]:
     for server in servers:
         name, _, place = server.partition("=")
         url, _, model = place.partition("#")
-        if not name or not url:
-            raise UsageError(f"{server}: servers are written NAME=URL or NAME=URL#MODEL")
+        if not name or "|" in name or not url:  # a table has the names between bars
+            raise UsageError(f"{server}: servers are written NAME=URL or NAME=URL#MODEL, and names without |")
         yield Contender(name, Target.parse(url), model or None)
 
 
@@ -113,6 +123,8 @@ async def _one(contender: Contender, work: Workload, clients: int, round: int) -
     summary = summarise(clients, measured.records, work.duration)
     if summary.first_error:
         raise BenchError(f"{contender.name}: {summary.failed} requests failed; the first: {summary.first_error}")
+    if not summary.tokens_per_second:
+        raise BenchError(f"{contender.name}: no token came in time; --duration is too short")
     return summary
 
 

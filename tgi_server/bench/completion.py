@@ -14,6 +14,8 @@ from tgi_server.bench.sse import EventReader
 
 _SHOWN = 300
 """Characters of an error that are kept."""
+_LONGEST_TOKEN = 4096
+"""Bytes of an answer for each token asked for, the JSON around it included: several times what servers send."""
 
 
 @dataclass
@@ -50,6 +52,7 @@ class Completions:
 
     def __init__(self, pool: Pool, model: str | None, new_tokens: int) -> None:
         self._pool = pool
+        self._longest = (1 << 20) + _LONGEST_TOKEN * new_tokens
         self._options: dict[str, Any] = {
             "max_tokens": new_tokens,
             "temperature": 0,
@@ -68,7 +71,7 @@ class Completions:
         """
         record = Record(start, time.monotonic() - began)
         body = orjson.dumps({"prompt": prompt, **self._options})
-        answer = _Answer(record, began)
+        answer = _Answer(record, began, self._longest)
         try:
             async with asyncio.timeout_at(began + limit):
                 status = await self._pool.send(self._pool.target.request("POST", "/v1/completions", body), answer.feed)
@@ -83,11 +86,12 @@ class Completions:
 
 
 class _Answer:
-    """Fills a record from the body of an answer."""
+    """Fills a record from the body of an answer of `longest` bytes at most."""
 
-    def __init__(self, record: Record, began: float) -> None:
+    def __init__(self, record: Record, began: float, longest: int) -> None:
         self._record = record
         self._began = began
+        self._left = longest
         self._now = 0.0
         self._reader = EventReader(self._take)
         self._events = 0
@@ -95,6 +99,9 @@ class _Answer:
 
     def feed(self, data: bytes) -> None:
         self._now = time.monotonic() - self._began
+        self._left -= len(data)
+        if self._left < 0:
+            raise ConnectionError("the answer is far longer than the tokens asked for")
         if not self._events:
             self._head = (self._head + data)[:4096]
         self._reader.feed(data)
@@ -114,10 +121,13 @@ class _Answer:
         event = _loads(text)
         if message := _message(event):
             self._record.error = _line(message)
-        if usage := event.get("usage"):
-            self._record.tokens = usage.get("completion_tokens") or 0
-            self._record.prompt_tokens = usage.get("prompt_tokens")
-        for choice in event.get("choices") or ():
+        if isinstance(usage := event.get("usage"), dict):
+            self._record.tokens = _count(usage.get("completion_tokens")) or 0
+            self._record.prompt_tokens = _count(usage.get("prompt_tokens"))
+        choices = event.get("choices")
+        for choice in choices if isinstance(choices, list) else ():
+            if not isinstance(choice, dict):
+                continue
             # A token may have no text yet (a part of a character); the event that only tells the end is none.
             if choice.get("text") or choice.get("finish_reason") is None:
                 self._record.arrivals.append(self._now)
@@ -134,7 +144,12 @@ def _loads(text: bytes) -> dict[str, Any]:
 def _message(event: dict[str, Any]) -> str | None:
     """The message of an error in one of the usual shapes; None when it is none."""
     error = event.get("error") or (event.get("message") if event.get("object") == "error" else None)
-    return str(error.get("message", error) if isinstance(error, dict) else error) if error else None
+    return str(error.get("message") or error if isinstance(error, dict) else error) if error else None
+
+
+def _count(value: object) -> int | None:
+    """A number of tokens; None for what cannot be one."""
+    return value if type(value) is int and 0 <= value < 1 << 31 else None
 
 
 def _line(text: str) -> str:

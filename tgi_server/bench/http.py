@@ -6,6 +6,7 @@ A client library costs more a token than a server's whole answer; this one must 
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,19 +38,26 @@ class Target:
             port = parts.port or (443 if parts.scheme == "https" else 80)
         except ValueError as error:
             raise UsageError(f"target={url}: {error}") from None
+        if parts.username is not None:  # not repeated: it may be a secret
+            raise UsageError("target: a URL with a user name or password, which are not sent")
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
             raise UsageError(f"target={url}: expected a URL like http://127.0.0.1:8000")
+        if not re.fullmatch("[!-~]+", url):
+            raise UsageError(f"target={url}: spaces and letters beyond ASCII must be percent-encoded (%20)")
         path = parts.path.rstrip("/").removesuffix("/v1")
         return cls(parts.hostname, port, path, parts.scheme == "https")
 
+    @property
+    def _place(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http{'s' if self.secure else ''}://{host}:{self.port}{self.path}"
+        return f"http{'s' if self.secure else ''}://{self._place}{self.path}"
 
     def request(self, method: str, path: str, body: bytes = b"") -> bytes:
         """The bytes of a request with a JSON body."""
         head = (
-            f"{method} {self.path}{path} HTTP/1.1\r\nhost: {self.host}:{self.port}\r\naccept: */*\r\n"
+            f"{method} {self.path}{path} HTTP/1.1\r\nhost: {self._place}\r\naccept: */*\r\n"
             f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         )
         return head.encode() + body
@@ -64,6 +72,7 @@ class Connection(asyncio.Protocol):
         self._sink: Callable[[bytes], None] = lambda data: None
         self._answer: asyncio.Future[int] | None = None
         self._framed = False
+        self._location = b""
         self.heard = False  # anything of the answer
 
     @classmethod
@@ -77,12 +86,13 @@ class Connection(asyncio.Protocol):
     async def send(self, request: bytes, sink: Callable[[bytes], None]) -> int:
         """Send a request and give the body of its answer to `sink`, piece by piece as it arrives.
 
-        Returns the status code; raises ConnectionError when the answer is cut short or is no HTTP.
+        Returns the status code; raises ConnectionError when the answer is cut short, is no HTTP or sends elsewhere,
+        and whatever `sink` raises.
         """
         assert self._transport is not None
         if self._transport.is_closing():
             raise ConnectionError("the server closed the connection")
-        self._sink, self._framed, self.heard = sink, False, False
+        self._sink, self._framed, self._location, self.heard = sink, False, b"", False
         self._parser = httptools.HttpResponseParser(self)
         self._answer = asyncio.get_running_loop().create_future()
         self.reusable = False
@@ -105,6 +115,8 @@ class Connection(asyncio.Protocol):
         self.heard = True
         try:
             self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:  # what follows is no HTTP; the status has been told
+            self.close()
         except (httptools.HttpParserError, AttributeError) as error:  # AttributeError: it spoke before it was asked
             self._finish(ConnectionError(f"the answer is not HTTP ({error})"))
             self.close()
@@ -112,29 +124,48 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """See `asyncio.Protocol`. A body without a length ends here; any other one was cut short."""
         self.reusable = False
-        self._finish(error or ConnectionError("the server closed the connection"))
+        status = 0 if self._answer is None or self._framed else self._parser.get_status_code()
+        if status >= 200:
+            self._complete(status)
+        else:
+            self._finish(error or ConnectionError("the server closed the connection"))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Called by the parser."""
-        self._framed |= name.lower() in (b"content-length", b"transfer-encoding")
+        name = name.lower()
+        self._framed |= name in (b"content-length", b"transfer-encoding")
+        if name == b"location":
+            self._location = value
 
     def on_body(self, data: bytes) -> None:
         """Called by the parser."""
-        self._sink(data)
+        try:
+            self._sink(data)
+        except Exception as error:  # the parser would take it for a mistake of the server's
+            self._finish(error)
 
     def on_message_complete(self) -> None:
         """Called by the parser."""
+        status = self._parser.get_status_code()
+        if 100 <= status < 200 and status != 101:  # such as 100 Continue: the answer is still to come
+            self._framed = False
+            return
         self.reusable = self._parser.should_keep_alive()
-        self._finish(None)
+        self._complete(status)
 
-    def _finish(self, error: Exception | None) -> None:
+    def _complete(self, status: int) -> None:
+        if 300 <= status < 400 and self._location:
+            self._finish(ConnectionError(f"status {status}: moved to {self._location.decode(errors='replace')[:200]}"))
+        else:
+            self._finish(status)
+
+    def _finish(self, outcome: int | Exception) -> None:
         if self._answer is None or self._answer.done():
             return
-        status = self._parser.get_status_code()
-        if error is None or (status and not self._framed):
-            self._answer.set_result(status)
+        if isinstance(outcome, int):
+            self._answer.set_result(outcome)
         else:
-            self._answer.set_exception(error)
+            self._answer.set_exception(outcome)
 
 
 class Pool:

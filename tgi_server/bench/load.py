@@ -20,6 +20,8 @@ _TICK = 0.2
 """Seconds between two looks at the progress."""
 _WARMUP = 32
 """Most warm-up requests where their number is not given."""
+_LONGEST_LIST = 16 << 20
+"""Bytes of a list of models."""
 
 Watch = Callable[[float, list[Record]], None]
 """Told now and then what part (0 to 1) is done and the records so far; may raise to end the measurement."""
@@ -36,10 +38,17 @@ class Run:
 async def find_model(target: Target) -> str | None:
     """The name of the model the server offers first; None when it has no such list. Raises BenchError."""
     pool, body = Pool(target), bytearray()
+
+    def take(data: bytes) -> None:
+        body.extend(data)
+        if len(body) > _LONGEST_LIST:
+            raise BenchError(f"target={target}: its list of models is longer than {_LONGEST_LIST >> 20} MiB")
+
     try:
         async with asyncio.timeout(30):
-            status = await pool.send(target.request("GET", "/v1/models"), body.extend)
-        return str(orjson.loads(body)["data"][0]["id"]) if status == 200 else None
+            status = await pool.send(target.request("GET", "/v1/models"), take)
+        name = orjson.loads(body)["data"][0]["id"] if status == 200 else None
+        return name if isinstance(name, str) else None
     except (OSError, TimeoutError) as error:
         raise BenchError(f"target={target}: no server answers there ({_reason(error)})") from None
     except (orjson.JSONDecodeError, LookupError, TypeError):

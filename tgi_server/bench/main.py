@@ -7,11 +7,11 @@ import contextlib
 import logging
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import tgi_server
 from tgi_server.bench import report
@@ -27,9 +27,11 @@ from tgi_server.errors import TgiError, UsageError
 from tgi_server.telemetry import logging as log
 
 _POLL = 0.1
-"""Seconds between two questions whether the server is ready."""
+"""Seconds between two questions whether the server is ready, or whether to stop."""
 
 logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 
 class Stop(Protocol):
@@ -51,7 +53,8 @@ class Bench:
             BenchError: nothing could be measured.
         """
         work = Workload.of(config)
-        _check_output(config.output)
+        if config.output is not None:
+            report.check_output("output", Path(config.output))
         with contextlib.redirect_stdout(sys.stderr):
             if config.target is None:
                 bench = _Bench(config, work, _own_address(config), None, stop)
@@ -77,18 +80,18 @@ class _Bench:
 
     async def all(self) -> list[Run]:
         """Each number of clients in turn."""
-        self._model = self._model or await find_model(self._target)
+        self._model = self._model or await self._unless_stopped(find_model(self._target))
         logger.info("measuring %s, model %s", self._target, self._model or "(not named)")
         return [await self._one(number, clients) for number, clients in enumerate(self._work.clients)]
 
     async def ready(self) -> None:
         """Wait until the configured server answers."""
-        pool, status = Pool(self._target), 0
+        pool, request, status = Pool(self._target), self._target.request("GET", "/health"), 0
         while status != 200:
             self._check_stop()
             await asyncio.sleep(_POLL)
             with contextlib.suppress(OSError):
-                status = await pool.send(self._target.request("GET", "/health"), lambda _: None)
+                status = await self._unless_stopped(pool.send(request, lambda _: None))
         pool.close()
 
     def tell(self, runs: list[Run]) -> None:
@@ -119,6 +122,16 @@ class _Bench:
             return await measure(self._target, self._model, self._work, clients, number, watch)
         finally:
             progress.finish()
+
+    async def _unless_stopped(self, work: Awaitable[_T]) -> _T:
+        """What `work` returns; it is left when a stop is asked for."""
+        task = asyncio.ensure_future(work)
+        try:
+            while not (await asyncio.wait([task], timeout=_POLL))[0]:
+                self._check_stop()
+            return await task
+        finally:
+            task.cancel()
 
     def _check_stop(self) -> None:
         if self.stop.requested:
@@ -169,9 +182,3 @@ def _refuse_unused(config: ServerConfig, origins: Mapping[str, str]) -> None:
     names = [field.name for field in fields(ServerConfig) if field.name not in used]
     if problems := list(describe.given(config, origins, names, "has no effect on a server that runs already (target)")):
         raise UsageError("; ".join(problems))
-
-
-def _check_output(output: str | None) -> None:
-    """Before the work is done, not after."""
-    if output is not None and not Path(output).absolute().parent.is_dir():
-        raise UsageError(f"output={output}: there is no such directory")

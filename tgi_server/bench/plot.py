@@ -21,15 +21,16 @@ _WIDTH, _HEIGHT = 500, 330
 _LEFT, _TOP, _BELOW = 80, 40, 50
 _LETTER = 8
 """No less than the mean width of a letter."""
+_USAGE = "Usage: plot-clients OUT.svg NAME=BENCH.json|COMPARED.json..."
 _COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draw what `job=bench output=...` and `compare --json` wrote; returns the exit status."""
     words = sys.argv[1:] if argv is None else argv
-    if len(words) < 2:
-        print("Usage: plot-clients OUT.svg NAME=BENCH.json|COMPARED.json...", file=sys.stderr)
-        return 2
+    if "--help" in words or len(words) < 2:
+        print(_USAGE, file=sys.stdout if "--help" in words else sys.stderr)
+        return 0 if "--help" in words else 2
     lines: dict[str, Points] = {}
     try:
         for word in words[1:]:
@@ -48,9 +49,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _read(word: str) -> Mapping[str, Points]:
     """The lines of NAME=FILE or FILE. Raises OSError, and ValueError when it is not such a file."""
     name, named, path = word.rpartition("=")
+    if not path or (named and not name):
+        raise ValueError(f"{word}: files are written NAME=BENCH.json or COMPARED.json")
     try:
         content = orjson.loads(Path(path).read_bytes())
-        return {name: _rates(content)} if named else {key: _rates(value) for key, value in content["servers"].items()}
+        servers = {name: content}.items() if named else content["servers"].items()
+        if not servers:
+            raise ValueError("nothing was compared")
+        return {key: _rates(value) for key, value in servers}
     except (ValueError, LookupError, TypeError, AttributeError):
         writer = "job=bench" if named else "compare --json"
         raise ValueError(f"{path} is not a file that {writer} has written") from None
@@ -58,7 +64,7 @@ def _read(word: str) -> Mapping[str, Points]:
 
 def _rates(content: Mapping[str, Any]) -> Points:
     rates = [(float(run["clients"]), float(run["tokens_per_second"])) for run in content["runs"]]
-    if not rates:
+    if not rates or any(clients <= 0 or rate < 0 for clients, rate in rates):
         raise ValueError("nothing was measured")
     return rates
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from os.path import lexists
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import orjson
 
 from tgi_server.bench.load import Run
 from tgi_server.bench.summary import Percentiles, Summary
-from tgi_server.errors import ConfigError
+from tgi_server.errors import ConfigError, UsageError
 
 _LATENCIES = ("first token", "between tokens", "whole answer")
 
@@ -45,6 +46,18 @@ def write(path: Path, facts: Mapping[str, Any], runs: Sequence[Run], summaries: 
         path.write_bytes(orjson.dumps({**facts, "runs": measured}))
     except OSError as error:
         raise ConfigError(f"output={path}: cannot be written ({error.strerror})") from None
+
+
+def check_output(option: str, path: Path) -> None:
+    """To be asked before the work is done, not after: raises UsageError where no file can be written."""
+    try:
+        if path.is_file() or path.is_dir():
+            path.open("ab").close()
+        elif not lexists(path):  # else a device or a pipe, which opening might disturb
+            path.touch()
+            path.unlink()
+    except OSError as error:
+        raise UsageError(f"{option}={path}: cannot be written ({error.strerror})") from None
 
 
 def _row(summary: Summary) -> list[str]:

@@ -26,6 +26,8 @@ _AT_A_TIME = 256
 """Requests under way in an open loop where `clients` is not given."""
 _SECONDS = 10.0
 """Length of a measurement where neither `requests` nor `duration` is given."""
+_TOO_LARGE = 1 << 63
+"""JSON, in requests and in the file of the results, has no numbers from here on."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,9 @@ class Workload:
             raise UsageError(f"clients={options.clients}: with request_rate one number, the most requests at a time")
         if options.prompts is not None and options.prompt_tokens is not None:
             raise UsageError("prompts and prompt_tokens exclude each other: prompts come from the file as they are")
+        for name in ("requests", "warmup", "new_tokens", "seed"):
+            if (getattr(options, name) or 0) >= _TOO_LARGE:
+                raise UsageError(f"{name}={getattr(options, name)}: too large")
         unlimited = options.requests is None and options.duration is None
         return cls(
             clients=clients,
@@ -108,7 +113,7 @@ def _lengths(text: str) -> tuple[int, int]:
 
 def _lines(path: str) -> tuple[str, ...]:
     try:
-        lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
+        lines = Path(path).expanduser().read_text(encoding="utf-8-sig").split("\n")  # not at U+2028 and the like
     except OSError as error:
         raise UsageError(f"prompts={path}: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -93,6 +93,20 @@ async def test_without_usage_events_count() -> None:
     assert (record.error, record.tokens, record.prompt_tokens) == (None, 2, None)
 
 
+@pytest.mark.parametrize("usage", ["[1]", '{"completion_tokens": "2"}', '{"completion_tokens": -5}', "1e308", "{}"])
+async def test_a_usage_that_cannot_be_is_as_none(usage: str) -> None:
+    odd = b'data: {"choices": [], "usage": %b}\n\n' % usage.encode()
+    async with fake(plain("200 OK", TOKEN + TOKEN + LAST + odd + DONE)) as (_, target):
+        record = await ask(target)
+    assert (record.error, record.tokens, record.prompt_tokens) == (None, 2, None)
+
+
+async def test_interim_answers_are_passed_over() -> None:
+    async with fake(b"HTTP/1.1 100 Continue\r\n\r\n", plain("200 OK", TOKEN + USAGE + DONE)) as (_, target):
+        record = await ask(target)
+    assert (record.error, record.tokens) == (None, 9)
+
+
 @pytest.mark.parametrize(("pieces", "close", "message"), [
     ([plain("429 Too Many", b'{"error": {"message": "too\\nmany"}}')], False, "status 429: too many"),
     ([plain("422 No", b'{"error": "bad", "error_type": "x"}')], False, "status 422: bad"),
@@ -103,6 +117,14 @@ async def test_without_usage_events_count() -> None:
     ([plain("200 OK", b'{"choices": []}')], False, "the answer has no tokens"),
     ([b"SSH-2.0-x\r\n"], False, "the answer is not HTTP"),
     ([CHUNKED, chunk(b"data: {\n\n") + b"0\r\n\r\n"], False, "not JSON"),
+    ([plain("200 OK", b'data: {"choices": 5}\n\ndata: {"choices": ["a"]}\n\n')], False, "the answer has no tokens"),
+    ([plain("200 OK", b'data: {"error": {"message": null, "code": 7}}\n\n')], False, "'code': 7"),
+    ([b"HTTP/1.1 307 X\r\nlocation: http://y/\r\ncontent-length: 0\r\n\r\n"], False, "moved to http://y/"),
+    ([b"HTTP/1.1 302 X\r\nlocation: http://y/\r\n\r\n"], True, "status 302: moved to http://y/"),
+    ([b"HTTP/1.1 101 X\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\nabc"], False, "status 101"),
+    ([b"HTTP/1.1 100 Continue\r\n\r\n"], True, "the server closed the connection"),
+    ([UNFRAMED, b"x" * (1 << 20), b"x"], True, "a line of more than 1 MiB"),
+    ([UNFRAMED, b"\n" * (1 << 20), b"\n" * (1 << 16)], True, "longer than the tokens asked for"),
 ])  # fmt: skip
 async def test_failures(pieces: list[bytes], close: bool, message: str) -> None:
     async with fake(*pieces, close=close) as (_, target):
@@ -190,8 +212,14 @@ async def test_nothing_but_failures_is_an_error() -> None:
 
 @pytest.mark.parametrize(("answer", "model"), [
     (plain("200 OK", b'{"data": [{"id": "a"}, {"id": "b"}]}'), "a"), (plain("200 OK", b'{"data": []}'), None),
-    (plain("200 OK", b"hello"), None), (plain("404 No", b""), None),
+    (plain("200 OK", b"hello"), None), (plain("404 No", b""), None), (plain("200 OK", b'{"data": [{"id": 3}]}'), None),
 ])  # fmt: skip
 async def test_the_name_of_the_model(answer: bytes, model: str | None) -> None:
     async with fake(answer) as (_, target):
         assert await find_model(target) == model
+
+
+async def test_a_list_of_models_without_end() -> None:
+    async with fake(UNFRAMED, *[bytes(1 << 22)] * 5) as (_, target):
+        with pytest.raises(BenchError, match="longer than 16 MiB"):
+            await find_model(target)

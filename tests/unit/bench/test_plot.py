@@ -79,8 +79,12 @@ def test_mistakes_are_one_line_that_names_the_file(tmp_path: Path, capsys: pytes
     for name, content in {"a": runs(1.0), "b": {}, "c": {"runs": []}, "d": {"servers": [runs(1.0)]}}.items():
         (tmp_path / name).write_text(json.dumps(content))
     (tmp_path / "text").write_text("no json")
+    (tmp_path / "empty").touch()
+    (tmp_path / "nothing").write_text(json.dumps({"servers": {}}))
+    (tmp_path / "zero").write_text(json.dumps({"runs": [{"clients": 0, "tokens_per_second": 1.0}]}))
     picture = tmp_path / "out.svg"
-    for word in ("x=TMP/b", "x=TMP/c", "TMP/d", "TMP/a", "x=TMP/text", "x=TMP/none", "x=TMP"):
+    words = "x=TMP/b x=TMP/c TMP/d TMP/a x=TMP/text x=TMP/none x=TMP x=TMP/empty TMP/nothing x=TMP/zero =TMP/a"
+    for word in words.split():
         assert main([str(picture), word.replace("TMP", str(tmp_path))]) == 1
         error = capsys.readouterr().err
         assert error.startswith("Error: ") and error.count("\n") == 1 and str(tmp_path) in error
@@ -88,4 +92,8 @@ def test_mistakes_are_one_line_that_names_the_file(tmp_path: Path, capsys: pytes
     assert "there is a line x already" in capsys.readouterr().err
     assert main([str(picture)]) == 2
     assert capsys.readouterr().err.startswith("Usage: ")
+    assert main([str(picture), "x="]) == 1
+    assert capsys.readouterr().err == "Error: x=: files are written NAME=BENCH.json or COMPARED.json\n"
+    assert main(["--help"]) == 0
+    assert capsys.readouterr().out.startswith("Usage: ")
     assert not picture.exists()

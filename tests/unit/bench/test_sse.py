@@ -33,6 +33,11 @@ def test_in_small_pieces(size: int) -> None:
     assert read([STREAM[at : at + size] for at in range(0, len(STREAM), size)]) == EVENTS
 
 
+def test_a_line_without_end_is_refused() -> None:
+    with pytest.raises(ConnectionError, match="1 MiB"):
+        read([b"data: " + b"x" * (1 << 20)])
+
+
 def test_an_event_is_there_with_its_line_and_not_before() -> None:
     assert read([b"data: x"]) == []
     assert read([b"data: x", b"\n"]) == [b"x"]

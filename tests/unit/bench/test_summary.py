@@ -12,11 +12,11 @@ from tgi_server.bench.compare import Contender, main, markdown
 from tgi_server.bench.completion import Record
 from tgi_server.bench.http import Target
 from tgi_server.bench.load import Run
-from tgi_server.bench.report import aligned, table, write
+from tgi_server.bench.report import aligned, check_output, table, write
 from tgi_server.bench.summary import Percentiles, Summary, summarise
 from tgi_server.bench.workload import Workload
 from tgi_server.config.schema import BenchOptions
-from tgi_server.errors import ConfigError
+from tgi_server.errors import ConfigError, UsageError
 
 GOOD = Record(start=0.0, sent=0.1, arrivals=[1.0, 1.5, 2.0], end=2.0, tokens=3, prompt_tokens=10)
 LATE = Record(start=1.0, sent=1.0, arrivals=[2.0, 4.0], end=4.0, tokens=4, prompt_tokens=20)
@@ -75,6 +75,18 @@ def test_the_file_has_everything(tmp_path: Path) -> None:
         write(tmp_path / "no" / "x.json", {}, [], [])
 
 
+def test_a_place_for_the_file_is_looked_for_before(tmp_path: Path) -> None:
+    for place in (tmp_path, tmp_path / "no" / "x", Path("/proc/x.json")):
+        with pytest.raises(UsageError, match=f"^output={place}: "):
+            check_output("output", place)
+    check_output("output", tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+    (tmp_path / "old").write_text("kept")
+    check_output("output", tmp_path / "old")
+    assert (tmp_path / "old").read_text() == "kept"
+    check_output("output", Path("/dev/null"))
+
+
 def one(tokens_per_second: float) -> Summary:
     seconds = 10 / tokens_per_second
     return summarise(8, [Record(0.0, 0.0, [seconds / 2, seconds], seconds, 10, 80)], None)
@@ -92,7 +104,9 @@ def test_servers_are_compared_round_by_round() -> None:
 
 @pytest.mark.parametrize("argv", [
     ["ours"], ["=http://x"], ["a=http://x", "a=http://y"], ["a=x"], ["a=http://x", "--clients=0"],
-    ["a=http://x", "--rounds=0"], ["a=http://127.0.0.1:9"],
+    ["a=http://x", "--rounds=0"], ["a=http://127.0.0.1:9"], ["a|b=http://x"], ["a=http://x", "--clients=1,1"],
+    ["a=http://x", "--duration=nan"], ["a=http://x", "--duration=inf"], ["a=http://x", "--output=/does/not/exist/x"],
+    ["a=http://x", "--json=/"],
 ])  # fmt: skip
 def test_mistakes_in_a_comparison(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(argv) in (1, 2)

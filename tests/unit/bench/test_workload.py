@@ -55,9 +55,9 @@ def test_random_prompts() -> None:
 
 def test_prompts_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "prompts"
-    path.write_text("one\n\ntwo\n")
+    path.write_bytes(b"\xef\xbb\xbfone\r\n\r\nt\xe2\x80\xa8wo\n")  # with the mark some editors write, and U+2028
     texts = Workload.of(BenchOptions(prompts=str(path))).texts("run 0")
-    assert list(islice(texts, 3)) == ["one", "two", "one"]
+    assert list(islice(texts, 3)) == ["one", "t\u2028wo", "one"]
 
 
 @pytest.mark.parametrize(("options", "words"), [
@@ -68,6 +68,8 @@ def test_prompts_of_a_file(tmp_path: Path) -> None:
     ({"prompt_tokens": "x"}, "prompt_tokens=x"),
     ({"prompt_tokens": "1-2-3"}, "prompt_tokens=1-2-3"),
     ({"clients": "1,2", "request_rate": 1.0}, "request_rate"),
+    ({"new_tokens": 1 << 63}, "new_tokens="),
+    ({"seed": 1 << 63}, "seed="),
 ])  # fmt: skip
 def test_mistakes(options: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words) as error:
@@ -86,10 +88,18 @@ def test_targets(url: str, target: Target) -> None:
     assert Target.parse(str(target)) == target
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://x", "http://", "http://x:99999", "http://x?y=1"])
+@pytest.mark.parametrize(
+    "url", ["127.0.0.1:8000", "ftp://x", "http://", "http://x:99999", "http://x?y=1", "http://x/a b", "http://\u00e4"]
+)
 def test_no_targets(url: str) -> None:
     with pytest.raises(UsageError, match="target="):
         Target.parse(url)
+
+
+def test_passwords_are_refused_and_not_repeated() -> None:
+    with pytest.raises(UsageError, match="a user name or password") as error:
+        Target.parse("http://me:secret@host")
+    assert "secret" not in str(error.value)
 
 
 def test_machine(tmp_path: Path) -> None:

@@ -108,6 +108,19 @@ def test_a_damaged_file_leaves_nothing_in_the_cache(source: Path, tmp_path: Path
     assert [path.name for path in (tmp_path / "cache" / "gguf").iterdir()] == [".lock"]
 
 
+def test_a_full_disk_is_one_line(source: Path, tmp_path: Path) -> None:
+    """The most a file may hold stands for the disk; the child process inherits it."""
+    options = ModelOptions(model_id=str(source), conversion_cache=str(tmp_path / "cache"))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, before[1]))
+    try:
+        with pytest.raises(ModelError, match=f"^{tmp_path}/cache/gguf: File too large$"):
+            weights.fetch(options, DType.float32, ignore)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in (tmp_path / "cache" / "gguf").iterdir()] == [".lock"]
+
+
 # Weights
 
 

@@ -59,7 +59,8 @@ def _write_descriptions(file: GgufFile, config: llama.Config, directory: Path, d
     }
     for name, content in contents.items():
         (directory / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    tokenizer.build(file).save(str(directory / "tokenizer.json"), pretty=False)
+    # Its own `save` raises no OSError when the disk is full.
+    (directory / "tokenizer.json").write_text(tokenizer.build(file).to_str(pretty=False), encoding="utf-8")
 
 
 def _pieces(
@@ -105,7 +106,10 @@ def _narrow(values: NDArray[np.float32], dtype: DType, what: str) -> NDArray[Any
 
 def main(source: Path, target: Path, dtype: DType, report: job.Report) -> str:
     """Convert into the cache, unless another process has just done it. Returns the directory."""
-    cache.build(target, lambda directory: convert(source, directory, dtype, report), report)
+    try:
+        cache.build(target, lambda directory: convert(source, directory, dtype, report), report)
+    except OSError as error:  # what fails in a write, as on a full disk, does not name the file
+        raise ModelError(f"{error.filename or target.parent}: {error.strerror or error}") from None
     return str(target)
 
 
