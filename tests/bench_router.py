@@ -26,7 +26,7 @@ async def _router(ready: Connection, step_seconds: float) -> None:
         listener = socket.create_server(("127.0.0.1", 0))
         ready.send(listener.getsockname()[1])
         router.shards.plans = _Forgetful()
-        await serve(router.app, router.engine, listener, asyncio.Event(), 0)
+        await serve(router.app, router.engine, [listener], asyncio.Event(), 0)
 
 
 class _Forgetful(list):  # type: ignore[type-arg]

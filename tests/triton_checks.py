@@ -15,7 +15,7 @@ from tgi_server.layers.ops import TorchOps
 from tgi_server.layers.triton_ops import TritonOps
 from tgi_server.rope.rotary import RotaryTable
 from tgi_server.rope.spec import RopeSpec
-from tgi_server.shard.sampler import NEGLIGIBLE, choose
+from tgi_server.shard.sampler import NEGLIGIBLE, Watermark, choose
 from tgi_server.triton import sampling
 from tgi_server.triton.decode import decode
 from tgi_server.triton.linear import int8_linear
@@ -104,7 +104,7 @@ def check_steps(
 
 def check_choice(logits: Tensor, params: list[SamplingParams]) -> None:
     """The same tokens as plain torch picks; row i is at position 3 * i."""
-    expected = choose(logits.cpu(), params, lambda row: NO_HISTORY, np.arange(len(params)) * 3)
+    expected = choose(logits.cpu(), params, lambda row: NO_HISTORY, np.arange(len(params)) * 3, Watermark())
     draws = torch.tensor([(p.seed, 3 * i, p.samples) for i, p in enumerate(params)])
     got = sampling.choose(logits, draws, NEGLIGIBLE, any(p.samples for p in params))
     assert got[0].tolist() == expected.tokens.tolist()

@@ -35,6 +35,7 @@ class SamplingParams:
     seed: int = 0
     top_n_tokens: int = 0
     prompt_logprobs: bool = False
+    watermark: bool = False
 
     @property
     def samples(self) -> bool:

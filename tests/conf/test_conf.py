@@ -23,12 +23,22 @@ def test_files_are_found() -> None:
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_composes_and_type_checks(path: Path) -> None:
     overrides = [f"{path.parent}={path.stem}"] if path.parent.name else []
-    config = load.compose(overrides)
+    config = load.compose([*overrides, "model_id=some/model"])  # one deployment has to be given a model
     assert isinstance(config, ServerConfig)
 
 
 def test_the_defaults_are_those_of_the_schema() -> None:
     assert load.compose([]) == ServerConfig()
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.parent.name == "deployment"], ids=str)
+def test_deployments_are_a_few_lines(path: Path) -> None:
+    assert len((ROOT / path).read_text().splitlines()) <= 10
+
+
+def test_rope_presets() -> None:
+    assert load.compose(["rope=linear", "rope_factor=2"]) == load.compose(["rope_scaling=linear", "rope_factor=2"])
+    assert load.compose(["rope=dynamic"]) == load.compose(["rope_scaling=dynamic"])
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.parent.name in PARTS], ids=str)

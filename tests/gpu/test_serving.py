@@ -14,7 +14,8 @@ from tgi_server.attention.flash import FlashAttention
 from tgi_server.attention.triton import TritonAttention
 from tgi_server.layers.ops import best_ops
 from tgi_server.layers.triton_ops import TritonOps
-from tgi_server.shard.sampler import choose
+from tgi_server.shard.kv_cache import free_memory
+from tgi_server.shard.sampler import Watermark, choose
 from tgi_server.types import SamplingParams
 
 pytestmark = pytest.mark.gpu
@@ -81,8 +82,16 @@ def test_tokens_are_those_of_a_cpu() -> None:
         for i in range(64)
     ]
     there, here = (
-        choose(scores, params, lambda row: NO_HISTORY, np.arange(64)) for scores in (logits.cpu(), logits.clone())
+        choose(scores, params, lambda row: NO_HISTORY, np.arange(64), Watermark())
+        for scores in (logits.cpu(), logits.clone())
     )
     assert there.tokens.tolist() == here.tokens.tolist()
     assert torch.allclose(there.logprobs, here.logprobs.cpu(), rtol=1e-4, atol=1e-4)
     assert {row: top.ids for row, top in there.top.items()} == {row: top.ids for row, top in here.top.items()}
+
+
+def test_a_part_of_the_memory() -> None:
+    device = torch.device("cuda", 0)
+    free, total = torch.cuda.mem_get_info(device)
+    assert 0 < free_memory(device, 1.0) <= free
+    assert 0 <= free_memory(device, 0.25) <= total // 4

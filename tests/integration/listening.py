@@ -16,14 +16,15 @@ from tgi_server.router.main import serve
 
 @asynccontextmanager
 async def listening(**options: Any) -> AsyncIterator[tuple[Router, int]]:
-    """A router on a real server and a port, in this process."""
+    """A router on a real server and a port, in this process; and on the listening sockets `also`."""
     grace = options.pop("shutdown_timeout", 0)
+    also: list[socket.socket] = options.pop("also", [])
     async with started(**options) as router:
         listener = socket.create_server(("127.0.0.1", 0))
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as uvloop has it; asyncio alone has not here
         stop = asyncio.Event()
         port = listener.getsockname()[1]
-        serving = asyncio.create_task(serve(router.app, router.engine, listener, stop, grace))
+        serving = asyncio.create_task(serve(router.app, router.engine, [listener, *also], stop, grace))
         try:
             yield router, port
         finally:

@@ -343,8 +343,8 @@ def test_the_log_tells_changed_options_and_ignored_variables(start: Start) -> No
     launcher.process.terminate()
     launcher.ends(0)
     lines = [json.loads(line) for line in launcher.output.splitlines() if line.startswith("{")]
-    assert {line["target"] for line in lines} == {"launcher"}
-    text = "\n".join(line["message"] for line in lines)
+    assert {line["target"] for line in lines} == {"text_generation_launcher"}
+    text = "\n".join(line["fields"]["message"] for line in lines)
     assert "max_batch_size=3 (environment variable MAX_BATCH_SIZE)" in text
     assert "json_output=true (command line)" in text
     assert "MASTER_PORT=tcp://x is ignored" in text

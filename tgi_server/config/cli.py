@@ -2,50 +2,38 @@
 
 `--max-input-length 10`, `MAX_INPUT_LENGTH=10` in the environment and the plain override `max_input_length=10` all set
 the same option; texts arrive unharmed whatever characters they hold. The command line wins over the environment, and
-of two mentions on the command line the later one wins.
+of two mentions on the command line the later one wins; the flag of a list adds to it.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
-import socket
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 
-from tgi_server.config import files
-from tgi_server.config.describe import TYPES, expectation, inner_type, is_optional, nearest, refused
-from tgi_server.config.schema import ServerConfig, without_variable
+from tgi_server.config import environment, files
+from tgi_server.config.arguments import BOOLEANS, Arguments
+from tgi_server.config.describe import TYPES, is_list, is_optional, nearest
 from tgi_server.errors import UsageError
 
-_BOOLEANS = {"true": "true", "1": "true", "false": "false", "0": "false"}
-_SHORT = {"-p": "--port", "-h": "--help", "-V": "--version"}
-_SHORT |= {"-c": "--cfg", "-cd": "--config-dir", "-cn": "--config-name"}  # as Hydra has them
-_FROM_HYDRA = ("config-dir", "config-name", "cfg")
+_SHORT = {"-p": "--port", "-e": "--env", "-V": "--version"}
+_SHORT |= {"-c": "--cfg", "-cd": "--config-dir", "-cn": "--config-name", "-m": "--multirun"}  # as Hydra has them
+_SHORT |= {"-i": "--info", "-sc": "--shell-completion"}
+_SWITCHES: Mapping[str, Callable[[Arguments], None]] = {
+    "-h": lambda arguments: _show(arguments, "summary"),
+    "--help": lambda arguments: _show(arguments, "help"),
+    "--version": lambda arguments: _show(arguments, "version"),
+    "--env": lambda arguments: setattr(arguments, "report", True),
+    "--multirun": lambda _: None,  # `parse` looked for it
+    "--resolve": lambda arguments: setattr(arguments, "resolve", True),
+}
+"""What flags without a value do."""
+_HYDRA = ("--config-dir", "--config-name", "--cfg", "--info", "--shell-completion")
+"""Flags with a value that set no option."""
+_CFG = ("job", "hydra", "all")
+_INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 _COMMAND_LINE = "command line"
-
-
-@dataclass
-class Arguments:
-    """What the operator asked for, ready for `config.load.compose`.
-
-    `origins` tells for each option or group where its value was written. `show` is set when something is to be
-    printed instead of serving: `help`, `version` or `config`.
-    """
-
-    overrides: list[str] = field(default_factory=list)
-    origins: dict[str, str] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-    config_dir: str | None = None
-    config_name: str = "config"
-    show: str | None = None
-
-    def set(self, name: str, text: str, origin: str) -> None:
-        """Give an option or a group a value that is meant literally."""
-        self.origins[name] = origin
-        self.overrides.append(_override(name, text, origin))
 
 
 def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Arguments:
@@ -54,7 +42,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Argum
     Raises:
         UsageError: an argument cannot be understood.
     """
-    arguments = Arguments()
+    arguments = Arguments(multirun=not {"-m", "--multirun"}.isdisjoint(argv))  # it changes what commas mean
     tokens = deque(argv)
     while tokens:
         token = tokens.popleft()
@@ -62,54 +50,24 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Argum
             _read_flag(arguments, token, tokens)
         else:
             _read_override(arguments, token)
-    if arguments.show not in ("help", "version"):
-        _read_environment(arguments, environ)
+    _check_combination(arguments)
+    if arguments.show not in ("summary", "help", "version") and "--shell-completion" not in arguments.hydra:
+        environment.read(arguments, environ)
     return arguments
 
 
-def quote(text: str) -> str:
-    """The text as a value in Hydra's override grammar that reads as exactly this text."""
-    text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # OmegaConf: not an interpolation
-    text = re.sub(r"(\\*)('|\Z)", lambda match: match[1] * 2 + match[2].replace("'", r"\'"), text)
-    return f"'{text}'"
+def _show(arguments: Arguments, what: str) -> None:
+    arguments.show = arguments.show or what
 
 
-def _variables() -> Iterator[tuple[str, str]]:
-    """Name of each option or part that has an environment variable, and that variable."""
-    parts = ServerConfig.__dataclass_fields__.keys() & files.groups().keys()
-    excluded = without_variable()
-    return ((name, name.upper()) for name in [*TYPES, *sorted(parts)] if name not in excluded)
-
-
-def _read_environment(arguments: Arguments, environ: Mapping[str, str]) -> None:
-    """Add the variables whose option the command line does not set; it would win over them anyway."""
-    for name, variable in _variables():
-        if variable not in environ or name in arguments.origins:
-            continue
-        reason = _not_meant_for_us(name, environ[variable])
-        if reason:
-            arguments.warnings.append(f"environment variable {variable}={environ[variable]} is ignored: {reason}")
-        else:
-            arguments.set(name, environ[variable], f"environment variable {variable}")
-
-
-def _not_meant_for_us(name: str, text: str) -> str | None:
-    """Why a variable that container platforms set for their own purposes is no option."""
-    if inner_type(TYPES.get(name)) is int and re.match(r"(tcp|udp|sctp)://", text):
-        return "it is the address of a Kubernetes service, not a port"
-    if name == "hostname" and not _bindable(text):
-        return "it is no address of this machine"
-    return None
-
-
-def _bindable(address: str) -> bool:
-    try:
-        family = socket.AF_INET6 if ipaddress.ip_address(address).version == 6 else socket.AF_INET
-        with socket.socket(family) as probe:
-            probe.bind((address, 0))
-    except (ValueError, OSError):
-        return False
-    return True
+def _check_combination(arguments: Arguments) -> None:
+    """Flags that would have no effect beside each other are refused."""
+    if arguments.resolve and not (arguments.show == "config" or "--cfg" in arguments.hydra):
+        raise UsageError("--resolve: says how --cfg prints; give --cfg job")
+    if arguments.show in ("config", "hydra") and arguments.report:
+        raise UsageError("--env: tells about a start, and --cfg, --info and --shell-completion start nothing")
+    if arguments.show == "hydra" and arguments.multirun:
+        raise UsageError("--multirun: cannot be used with " + arguments.hydra[0])
 
 
 def _read_flag(arguments: Arguments, token: str, tokens: deque[str]) -> None:
@@ -118,37 +76,51 @@ def _read_flag(arguments: Arguments, token: str, tokens: deque[str]) -> None:
         flag, equals, text = "-p", "=", token[2:]
     flag = _SHORT.get(flag, flag)
     name = flag[2:].replace("-", "_")
-    if flag in ("--help", "--version"):
-        arguments.show = arguments.show or flag[2:]
-        return
-    if flag not in _flags():
-        raise UsageError(f"unknown option {flag}" + nearest(flag[2:].replace("_", "-"), _names(), "--"))
-    if not equals:
-        text = _following_value(flag, name, tokens)
-    if flag[2:] not in _FROM_HYDRA:
-        arguments.set(name, text, flag)
-    elif flag != "--cfg":
-        setattr(arguments, name, text)
-    elif text == "job":
-        arguments.show = arguments.show or "config"
+    if flag in _SWITCHES:
+        if equals:
+            raise UsageError(f"{flag} takes no value")
+        _SWITCHES[flag](arguments)
+    elif flag in _HYDRA:
+        _read_hydra_flag(arguments, flag, text if equals else _value_for_hydra(flag, tokens), tokens)
+    elif flag[2:] in _names() and flag.startswith("--"):
+        arguments.add(name, text if equals else _following_value(flag, name, tokens), flag)
     else:
-        raise UsageError(f"--cfg={text}: expected job")
+        known = [*_names(), *(switch.lstrip("-") for switch in (*_SWITCHES, *_HYDRA))]
+        raise UsageError(f"unknown option {flag}" + nearest(flag.lstrip("-").replace("_", "-"), known, "--"))
 
 
 def _names() -> list[str]:
-    return [name.replace("_", "-") for name in [*TYPES, *files.groups()]] + [*_FROM_HYDRA, "help", "version"]
-
-
-def _flags() -> set[str]:
-    return {f"--{name}" for name in _names()}
+    return [name.replace("_", "-") for name in [*TYPES, *files.groups()]]
 
 
 def _following_value(flag: str, name: str, tokens: deque[str]) -> str:
     if TYPES.get(name) is bool:
-        return tokens.popleft() if tokens and tokens[0].lower() in _BOOLEANS else "true"
+        return tokens.popleft() if tokens and tokens[0].lower() in BOOLEANS else "true"
     if not tokens or re.match(r"--?[A-Za-z]", tokens[0]):
         raise UsageError(f"{flag} needs a value")
     return tokens.popleft()
+
+
+def _value_for_hydra(flag: str, tokens: deque[str]) -> str:
+    if flag == "--info" and (not tokens or tokens[0] not in _INFO):
+        return "all"
+    return _following_value(flag, "", tokens)
+
+
+def _read_hydra_flag(arguments: Arguments, flag: str, text: str, tokens: deque[str]) -> None:
+    if flag in ("--config-dir", "--config-name"):
+        setattr(arguments, flag[2:].replace("-", "_"), text)
+        return
+    allowed = {"--cfg": _CFG, "--info": _INFO}.get(flag)
+    if allowed and text not in allowed:
+        raise UsageError(f"{flag}={text}: expected one of {', '.join(allowed)}")
+    if (flag, text) == ("--cfg", "job"):
+        _show(arguments, "config")
+        return
+    _show(arguments, "hydra")
+    arguments.hydra += [flag, text]
+    if flag == "--shell-completion" and not re.fullmatch(r"(install|uninstall|query)=\w+", text):
+        raise UsageError(f"{flag} {text}: expected install=SHELL, uninstall=SHELL or query=SHELL")
 
 
 def _read_override(arguments: Arguments, token: str) -> None:
@@ -158,28 +130,24 @@ def _read_override(arguments: Arguments, token: str) -> None:
     name = key.lstrip("+~")
     if re.match(r"hydra\b", name):
         raise UsageError(f"{key} sets up Hydra itself, which has no settings here")
-    if key in files.groups() or (key in TYPES and _is_literal(key, text)):
+    if arguments.multirun and _is_sweep(token):
+        arguments.write(key, token, _COMMAND_LINE)
+    elif key in files.groups() or (key in TYPES and _is_literal(key, text)):
         arguments.set(key, text, _COMMAND_LINE)
+    elif is_list(TYPES.get(key)) and not text.startswith("["):
+        arguments.write(key, f"{key}=[{text}]", _COMMAND_LINE)
     else:
-        arguments.origins[name] = _COMMAND_LINE
-        arguments.overrides.append(token)
+        arguments.write(name, token, _COMMAND_LINE)
 
 
 def _is_literal(name: str, text: str) -> bool:
-    """False when the value of an option uses Hydra's grammar: null, quotes, an interpolation."""
+    """False when the value of an option uses Hydra's grammar: null, quotes, an interpolation, a list for a list."""
     quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
-    return not (quoted or "${" in text or (text == "null" and is_optional(TYPES[name])))
+    hydra = quoted or "${" in text or (text == "null" and is_optional(TYPES[name]))
+    return not (hydra or (is_list(TYPES[name]) and text.startswith("[")))
 
 
-def _override(name: str, text: str, origin: str) -> str:
-    if not text:
-        raise UsageError(refused(name, text, "may not be empty", origin))
-    if name not in TYPES:
-        if text == "null" or not re.fullmatch(r"[\w.-]+", text):
-            raise UsageError(refused(name, text, "expected the name of a choice", origin))
-        return f"{name}={text}"
-    if inner_type(TYPES[name]) is not bool:
-        return f"{name}={quote(text)}"
-    if text.lower() not in _BOOLEANS:
-        raise UsageError(refused(name, text, f"expected {expectation(bool)}", origin))
-    return f"{name}={_BOOLEANS[text.lower()]}"
+def _is_sweep(token: str) -> bool:
+    from tgi_server.config.sweep import is_sweep  # Hydra's parser takes a while to import
+
+    return is_sweep(token)

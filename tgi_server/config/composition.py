@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import hydra
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.errors import MissingConfigException, OverrideParseException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from tgi_server.config import describe, files
+from tgi_server.config import describe, files, provenance, sweep
+from tgi_server.config.arguments import Arguments, Composition
 from tgi_server.config.schema import ServerConfig, freeze
 from tgi_server.errors import UsageError
 
@@ -36,28 +41,57 @@ ConfigStore.instance().store(name="schema", node=ServerConfig)
 Plugins.instance().register(_UserDirectory)
 
 
-def compose(
-    overrides: Sequence[str], config_dir: str | None, config_name: str, origins: Mapping[str, str]
-) -> ServerConfig:
-    """See `tgi_server.config.load.compose`."""
-    _UserDirectory.path = _existing(config_dir) if config_dir is not None else None
-    try:
-        with hydra.initialize_config_dir(str(files.directory()), version_base="1.3"):
-            composed = hydra.compose(config_name, list(overrides))
+def compose(arguments: Arguments) -> Composition:
+    """See `tgi_server.config.load.composition`."""
+    origins = dict(arguments.origins)
+    with _loader(arguments, origins) as loader:
+        composed = hydra.compose(arguments.config_name, arguments.overrides)
         if OmegaConf.get_type(composed) is not ServerConfig:
-            raise UsageError(f"config_name={config_name}: its defaults list must begin with `- config` or `- schema`")
+            raise UsageError(
+                f"config_name={arguments.config_name}: its defaults list must begin with `- config` or `- schema`"
+            )
         for name in _unknown_keys(composed):
             raise UsageError(_unknown_option(name, None, origins))
+        defaults = loader.compute_defaults_list(arguments.config_name, arguments.overrides, RunMode.RUN)
+        if provenance.chosen_by_a_file(defaults, "deployment") == "sagemaker":
+            raise UsageError("deployment=sagemaker has to be chosen on the command line: it adds environment variables")
+        origins |= provenance.origins_in_files(loader, defaults) | _typed_origins(arguments)
         config = cast(ServerConfig, OmegaConf.to_object(composed))
-    except UsageError:
-        raise
-    except Exception as error:  # Hydra, OmegaConf and YAML raise many kinds, all about what the operator wrote
-        raise UsageError(_explain(error, config_name, origins)) from error
     problems = list(describe.out_of_bounds(config, origins))
     if problems:
         raise UsageError("; ".join(problems))
     freeze(config)
-    return config
+    written = cast(dict[str, Any], OmegaConf.to_container(composed, enum_to_str=True))
+    return Composition(config, origins, written)
+
+
+def combinations(arguments: Arguments) -> list[list[str]]:
+    """See `tgi_server.config.load.combinations`."""
+    with _loader(arguments, arguments.origins) as loader:
+        return sweep.combinations(arguments.overrides, loader)
+
+
+@contextmanager
+def _loader(arguments: Arguments, origins: Mapping[str, str]) -> Iterator[ConfigLoader]:
+    """Hydra with the directories of the arguments. What it raises becomes a UsageError."""
+    use_directory(arguments.config_dir)
+    try:
+        with hydra.initialize_config_dir(str(files.directory()), version_base="1.3"):
+            yield GlobalHydra.instance().config_loader()
+    except UsageError:
+        raise
+    except Exception as error:  # Hydra, OmegaConf and YAML raise many kinds, all about what the operator wrote
+        raise UsageError(_explain(error, arguments.config_name, origins)) from error
+
+
+def use_directory(config_dir: str | None) -> None:
+    """Have Hydra search the operator's own directory first, or no longer."""
+    _UserDirectory.path = _existing(config_dir) if config_dir is not None else None
+
+
+def _typed_origins(arguments: Arguments) -> dict[str, str]:
+    """What the command line and the environment set; a key inside a part (`quantize._target_`) sets the part."""
+    return {name.partition(".")[0]: origin for name, origin in arguments.origins.items()} | arguments.origins
 
 
 def _existing(directory: str) -> Path:
@@ -84,7 +118,7 @@ def _explain(error: Exception, config_name: str, origins: Mapping[str, str]) -> 
         if isinstance(cause, MissingConfigException):
             return _missing_file(cause, config_name, origins)
         if isinstance(cause, OverrideParseException):
-            return f"cannot read {cause.override}: {_first_line(cause)}"
+            return f"cannot read {_without_secret(str(cause.override))}: {_first_line(cause)}"
         if isinstance(cause, OmegaConfBaseException) and cause.full_key:
             file = re.match(r"In '(.+?)':", str(error))
             return _bad_key(cause, f"{file[1]}.yaml" if file else None, origins)
@@ -104,13 +138,20 @@ def _first_line(error: BaseException) -> str:
     return lines[0].rstrip(".")
 
 
+def _without_secret(override: str) -> str:
+    key, equals, text = override.partition("=")
+    return describe.assigned(key, text) if equals else override
+
+
 def _missing_file(error: MissingConfigException, config_name: str, origins: Mapping[str, str]) -> str:
     missing = error.missing_cfg_file or config_name
     group, _, choice = str(missing).rpartition("/")
     if not group:
         return f"config_name={config_name}: there is no such file in the configuration directories"
     available = ", ".join(error.options or []) or "none"
-    return describe.refused(group, choice, f"there is no such choice; available: {available}", origins.get(group))
+    documented = group == "quantize" and choice in describe.QUANTIZE_NOT_SERVED
+    reason = "is documented, but not served yet" if documented else "there is no such choice"
+    return describe.refused(group, choice, f"{reason}; available: {available}", origins.get(group))
 
 
 def _bad_key(error: OmegaConfBaseException, file: str | None, origins: Mapping[str, str]) -> str:

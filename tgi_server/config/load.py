@@ -4,46 +4,88 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Mapping, Sequence
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import replace
 from enum import Enum
 from typing import IO, Any, TypeVar, get_type_hints
 
 import yaml
 
-from tgi_server.config.describe import inner_type
-from tgi_server.config.schema import Launch, Options, Part, ServerConfig, documented_options, freeze
+from tgi_server.config.arguments import Arguments, Composition
+from tgi_server.config.describe import MASK, NAMES, SECRETS, differing, inner_type, masked_url
+from tgi_server.config.schema import Launch, Options, Part, ServerConfig, freeze
 from tgi_server.errors import UsageError
 
 _OptionsT = TypeVar("_OptionsT", bound=Options)
 
 
-def compose(
-    overrides: Sequence[str],
-    config_dir: str | None = None,
-    config_name: str = "config",
-    origins: Mapping[str, str] | None = None,
-) -> ServerConfig:
-    """The configuration that the YAML files and then the overrides describe, checked and read-only.
-
-    Args:
-        overrides: in Hydra's override grammar, the last one wins.
-        config_dir: a directory of YAML files that is searched before our own `conf/`.
-        config_name: the file to start from, without `.yaml`.
-        origins: where the value of an option or group was written, for error messages.
+def composition(arguments: Arguments) -> Composition:
+    """The configuration that the YAML files and then the overrides describe, and where its values were written.
 
     Raises:
         UsageError: an option or a choice does not exist, has the wrong type, or is out of bounds.
     """
     from tgi_server.config import composition  # Hydra takes a while to import, and child processes never need it
 
-    return composition.compose(overrides, config_dir, config_name, origins or {})
+    return composition.compose(arguments)
 
 
-def as_yaml(config: ServerConfig) -> str:
-    """Every option and part with its value, for a person to read."""
-    values = dataclasses.asdict(config, dict_factory=_plain)
-    options = {field.name: values.pop(field.name) for field in documented_options()}
-    return str(yaml.safe_dump(options | values, sort_keys=False, allow_unicode=True))
+def combinations(arguments: Arguments) -> list[Arguments]:
+    """One run, or with `multirun` those that its sweeps make, the last one changing fastest.
+
+    Raises:
+        UsageError: a sweep cannot be read.
+    """
+    from tgi_server.config import composition
+
+    if not arguments.multirun:
+        return [arguments]
+    return [replace(arguments, overrides=overrides) for overrides in composition.combinations(arguments)]
+
+
+def ask_hydra(arguments: Arguments) -> None:
+    """Print what Hydra itself answers to `arguments.hydra`.
+
+    Raises:
+        UsageError: the configuration it would tell about cannot be composed.
+    """
+    from tgi_server.config import hydra_flags
+
+    hydra_flags.answer(arguments)
+
+
+def compose(overrides: Sequence[str], config_dir: str | None = None, config_name: str = "config") -> ServerConfig:
+    """The configuration alone; see `composition` and `Arguments`."""
+    return composition(Arguments(list(overrides), config_dir=config_dir, config_name=config_name)).config
+
+
+def as_yaml(composed: Composition, resolve: bool = False) -> str:
+    """Every option and part with its value, for a person to read; where it came from is a comment.
+
+    Args:
+        composed: secrets in it are left out.
+        resolve: whether interpolations are replaced by what they stand for.
+    """
+    values = dataclasses.asdict(composed.config, dict_factory=_plain) if resolve else composed.written
+    different = differing(composed.config)
+    return "".join(_line(name, values[name], composed.origins[name] if name in different else None) for name in NAMES)
+
+
+def _line(name: str, value: Any, origin: str | None) -> str:
+    if name in SECRETS and value:
+        value = MASK
+    flow = None if isinstance(value, (list, dict)) else False  # a comment fits after one line only
+    text = yaml.dump({name: value}, Dumper=_Dumper, allow_unicode=True, default_flow_style=flow, width=math.inf)
+    return masked_url(text.rstrip("\n")) + (f"  # {origin}\n" if origin else "\n")
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes texts like 5e1234, which OmegaConf would read back as numbers; YAML 1.1 wants a dot in those."""
+
+
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[\d_]+[eE][-+]?\d+"), list("-+0123456789"))
 
 
 def dump(launch: Launch) -> str:

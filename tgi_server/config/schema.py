@@ -30,9 +30,31 @@ class LogLevel(Enum):
     error = "error"
 
 
-def option(default: Any, help: str, minimum: float | None = None, maximum: float | None = None) -> Any:
-    """A documented field: `help` says what it does and in which unit, the others bound numbers (inclusive)."""
-    return field(default=default, metadata={"help": help, "minimum": minimum, "maximum": maximum})
+class RopeScaling(Enum):
+    """Ways to stretch rotary positions."""
+
+    linear = "linear"
+    dynamic = "dynamic"
+
+
+def option_list(help: str) -> Any:
+    """A documented field that holds several texts; empty by default."""
+    return field(default_factory=list, metadata={"help": help, "minimum": None, "maximum": None, "secret": False})
+
+
+def option(
+    default: Any, help: str, minimum: float | None = None, maximum: float | None = None, secret: bool = False
+) -> Any:
+    """A documented field.
+
+    Args:
+        help: what it does and in which unit.
+        minimum: the least number allowed.
+        maximum: the greatest number allowed.
+        secret: whether its value is never shown.
+    """
+    metadata = {"help": help, "minimum": minimum, "maximum": maximum, "secret": secret}
+    return field(default=default, metadata=metadata)
 
 
 class Options:
@@ -70,10 +92,18 @@ class ModelOptions(Options):
 
     model_id: str = option(
         "bigscience/bloom-560m",
-        "The model to serve: an id on the hub, a local directory with config.json, tokenizer.json and safetensors, "
-        "a .gguf file, or package:NAME/FILE for a file inside an installed Python package.",
+        "The model to serve: an id on the hub, a local directory with config.json, tokenizer.json and safetensors "
+        "(or pytorch_model*.bin files, which are converted once), a .gguf file, or package:NAME/FILE for a file inside "
+        "an installed Python package.",
     )
-    revision: Optional[str] = option(None, "Branch, tag or commit of a hub model; the default branch when unset.")
+    revision: Optional[str] = option(
+        None, "Branch, tag, commit or refs/pr/N of a hub model; the default branch when unset."
+    )
+    trust_remote_code: bool = option(
+        False,
+        "Allow that code which comes with a model runs on this machine; a warning then names model and revision. "
+        "Nothing in this version runs such code: a model that cannot be served without it is refused either way.",
+    )
     dtype: Optional[DType] = option(
         None,
         "Number format of weights and activations. Unset: float16 on GPUs; on CPUs bfloat16 where the processor "
@@ -85,9 +115,15 @@ class ModelOptions(Options):
     huggingface_hub_cache: Optional[str] = option(
         None, "Directory of the hub cache; the hub library's own default when unset."
     )
+    weights_cache_override: Optional[str] = option(
+        None,
+        "Directory that holds the model's weight files (safetensors); nothing is downloaded or converted then. Where "
+        "it has no config.json or no tokenizer.json, all but the weights comes from model_id, a directory or in the "
+        "hub cache.",
+    )
     conversion_cache: Optional[str] = option(
         None,
-        "Directory where models converted from other formats (GGUF) are kept; tgi_server/ in the user's cache "
+        "Directory where models converted from other formats (GGUF, .bin) are kept; tgi_server/ in the user's cache "
         "directory when unset.",
     )
 
@@ -96,6 +132,11 @@ class ModelOptions(Options):
 class ShardOptions(Options):
     """How the model is spread over processes."""
 
+    sharded: Optional[bool] = option(
+        None,
+        "true: spread the model over all visible accelerators, of which there have to be at least two (or over "
+        "num_shard of them); false: one shard, whatever num_shard says. Unset: num_shard decides.",
+    )
     num_shard: Optional[int] = option(
         None,
         "Number of shard processes. Unset: the number of visible accelerators, 1 where there is none.",
@@ -104,10 +145,22 @@ class ShardOptions(Options):
     shard_uds_path: str = option(
         "/tmp/text-generation-server", "Prefix of the unix sockets between router and shards; -RANK is appended."
     )
+    speculate: Optional[int] = option(
+        None, "Tokens to guess ahead in each step; 0 or unset: none. Guessing ahead is not served yet.", minimum=0
+    )
     enable_cuda_graphs: Optional[bool] = option(
         None,
         "Record decode steps as CUDA graphs, which spares the time to launch each kernel. Unset: where they work; "
         "true insists, false forbids.",
+    )
+    disable_custom_kernels: bool = option(
+        False, "Compute with plain torch only: none of the compiled or Triton kernels, no flash-attn."
+    )
+    cuda_memory_fraction: float = option(
+        1.0,
+        "Part of each GPU's memory that this server may use; refused where there is no GPU.",
+        minimum=0.01,
+        maximum=1.0,
     )
     master_addr: str = option("localhost", "Address where the shards meet (torch.distributed).")
     master_port: int = option(29500, "Port where the shards meet (torch.distributed).", minimum=1, maximum=65535)
@@ -157,9 +210,36 @@ class BatchingOptions(Options):
 class ValidationOptions(Options):
     """What a request may ask for."""
 
-    validation_workers: int = option(2, "Threads that tokenise and check requests.", minimum=1)
+    validation_workers: int = option(2, "Threads that tokenise and check requests, at least one.", minimum=0)
+    max_best_of: int = option(
+        2, "Most candidates (best_of) that a request may have generated to get the likeliest of them.", minimum=1
+    )
     max_stop_sequences: int = option(4, "Most stop sequences a request may give.", minimum=0)
     max_top_n_tokens: int = option(5, "Most alternatives a token (top_n_tokens) a request may ask for.", minimum=0)
+
+
+@dataclass
+class WatermarkOptions(Options):
+    """How requests with `watermark` are marked (arXiv:2301.10226)."""
+
+    watermark_gamma: Optional[float] = option(
+        None, "Part of the vocabulary that is favoured at each position; 0.5 when unset.", minimum=0.01, maximum=0.99
+    )
+    watermark_delta: Optional[float] = option(
+        None, "What is added to the scores of favoured tokens; 2.0 when unset.", minimum=0.0, maximum=100.0
+    )
+
+
+@dataclass
+class RopeOptions(Options):
+    """Rotary positions stretched beyond the length that the model was trained on."""
+
+    rope_scaling: Optional[RopeScaling] = option(
+        None, "How positions are scaled. Unset: as the model's own configuration says, linear with rope_factor."
+    )
+    rope_factor: Optional[float] = option(
+        None, "How many times longer than trained the positions may be; 1 when only rope_scaling is set.", minimum=1.0
+    )
 
 
 @dataclass
@@ -168,6 +248,12 @@ class NetworkOptions(Options):
 
     hostname: str = option("0.0.0.0", "IP address to listen on (IPv4 or IPv6).")
     port: int = option(3000, "Port to listen on; 0 lets the system choose one.", minimum=0, maximum=65535)
+    cors_allow_origin: list[str] = option_list(
+        "Origin of web pages that may call this server from browsers (repeatable); * for any. Any unless given."
+    )
+    ngrok: bool = option(False, "Publish the server through an ngrok tunnel; only health and metrics stay local.")
+    ngrok_authtoken: Optional[str] = option(None, "Authtoken of the ngrok account; required with ngrok.", secret=True)
+    ngrok_edge: Optional[str] = option(None, "Edge of the ngrok account that leads here; required with ngrok.")
     shutdown_timeout: float = option(
         90.0, "Seconds that running requests have to finish after SIGTERM or SIGINT.", minimum=0
     )
@@ -178,6 +264,9 @@ class TelemetryOptions(Options):
     """What the server says about itself."""
 
     json_output: bool = option(False, "Write logs as one JSON object a line instead of text.")
+    otlp_endpoint: Optional[str] = option(
+        None, "URL of an OpenTelemetry collector (OTLP over gRPC) that gets a trace of every request."
+    )
     log_level: LogLevel = option(LogLevel.info, "Least severe log lines to write.")
 
 
@@ -226,6 +315,8 @@ class ServerConfig(
     ShardOptions,
     BatchingOptions,
     ValidationOptions,
+    WatermarkOptions,
+    RopeOptions,
     NetworkOptions,
     TelemetryOptions,
     BenchOptions,

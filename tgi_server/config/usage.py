@@ -1,64 +1,101 @@
-"""The text of `--help`, made from the schema and the choices in `conf/`."""
+"""The texts of `--help` and `-h`, made from the schema and the choices in `conf/`."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
-from dataclasses import Field, fields
+from dataclasses import Field, dataclass, fields
 from enum import Enum
 from typing import Any
 
 from tgi_server.config import files
-from tgi_server.config.describe import TYPES, inner_type, shown
+from tgi_server.config.describe import TYPES, inner_type, is_list, shown
 from tgi_server.config.schema import ServerConfig, without_variable
 
 _WIDTH = 100
+_SUMMARY_WIDTH = 120
+_COLUMN = 38
 _METAVARS = {int: "N", float: "X", str: "TEXT"}
+_TYPES = {int: "whole number", float: "number", str: "text"}
 _HEAD = """\
-Usage: python -m tgi_server [--name VALUE | name=VALUE]...
+Usage: text-generation-launcher [--name VALUE | name=VALUE]...   (or python -m tgi_server ...)
 
 Serves a text generation model over HTTP, or measures a server under load (--job bench). Every option has
 three spellings: --max-input-length 10, max_input_length=10, and MAX_INPUT_LENGTH=10 in the environment (the
 load generator's have the first two). The command line wins over the environment, that over the YAML files.
 """
-_TAIL = """\
-Other:
-      --config-dir DIR, -cd DIR
-          A directory of your own YAML files, searched before the server's.
-      --config-name NAME, -cn NAME
-          The YAML file to start from. [default: config]
-      --cfg job, -c job
-          Print the composed configuration as YAML and exit.
-  -h, --help
-  -V, --version
-"""
+OTHER = [
+    ("    --config-dir DIR, -cd DIR", "A directory of your own YAML files, searched before the server's."),
+    ("    --config-name NAME, -cn NAME", "The YAML file to start from. [default: config]"),
+    ("    --cfg job|hydra|all, -c job", "Print the composed configuration, or Hydra's settings, as YAML and exit."),
+    ("    --resolve", "With --cfg: replace ${...} by what it stands for."),
+    (
+        "    --info [TOPIC], -i [TOPIC]",
+        "Print how Hydra composes: config, defaults, defaults-tree, plugins, searchpath, all.",
+    ),
+    ("    --multirun, -m", "Run the job for every combination of the values in name=a,b, one after the other."),
+    ("    --shell-completion, -sc install=SHELL", "Print what makes bash, zsh or fish complete options and choices."),
+    ("-e, --env", "Log versions, devices, kernels and the whole configuration, then start."),
+    ("-h, --help", "Print help, -h a summary of it."),
+    ("-V, --version", "Print the version."),
+]
 
 
-def text() -> str:
-    """The whole help text."""
-    sections = [_section(group) for group in ServerConfig.__bases__]
-    return "\n".join([_HEAD, *sections, _choices(), _TAIL])
+"""Flags that set no option, and what they do."""
 
 
-def _section(group: type) -> str:
-    return f"{_title(group)}:\n" + "".join(_entry(field) for field in fields(group))
+@dataclass(frozen=True)
+class Entry:
+    """What help and documentation say about one option.
+
+    Attributes:
+        flag: as it is written, with what stands for the value.
+        help: what it does.
+        allowed: what may be written.
+        default: as it would be written; empty when the option is unset.
+        variable: its environment variable, or empty.
+    """
+
+    flag: str
+    help: str
+    allowed: str
+    default: str
+    variable: str
 
 
-def _title(group: type) -> str:
-    return (group.__doc__ or "").strip().splitlines()[0].rstrip(".")
+def text(long: bool) -> str:
+    """The help text: whole, or one line an option."""
+    sections = [f"{title}:\n" + "".join(_shown(entry, long) for entry in entries) for title, entries in groups()]
+    other = "Other:\n" + "".join(_block(flag, help, long) for flag, help in OTHER)
+    return "\n".join([_HEAD, *sections, _choices(long), other]).rstrip("\n")
 
 
-def _entry(field: Field[Any]) -> str:
-    short = "-p, " if field.name == "port" else ""
-    flag = f"{short or '    '}--{field.name.replace('_', '-')}{_metavar(field.name)}"
-    notes = [] if field.default is None else [f"[default: {shown(field.default)}]"]
-    if variable := _variable(field.name):
-        notes.append(variable)
-    return f"  {flag}\n{_indented(' '.join([field.metadata['help'], *notes]))}\n"
+def groups() -> Iterator[tuple[str, list[Entry]]]:
+    """The title of each group of options, and its options."""
+    for group in ServerConfig.__bases__:
+        yield (group.__doc__ or "").strip().splitlines()[0].rstrip("."), [_entry(field) for field in fields(group)]
+
+
+def choices() -> Iterator[tuple[str, list[str], str, str]]:
+    """Each group of YAML files: its name, its choices, what it decides where it puts in a part, and its variable."""
+    parts = {field.name: field.metadata["help"] for field in fields(ServerConfig) if field.name not in TYPES}
+    for group, names in files.groups().items():
+        yield group, names, parts.get(group, ""), _variable(group) if group in parts else ""
+
+
+def _entry(field: Field[Any]) -> Entry:
+    default = getattr(ServerConfig(), field.name)
+    return Entry(
+        flag=f"{'-p, ' if field.name == 'port' else ''}--{field.name.replace('_', '-')}{_metavar(field.name)}",
+        help=field.metadata["help"],
+        allowed=_allowed(field),
+        default=shown(default) if default not in (None, []) else "",
+        variable=_variable(field.name),
+    )
 
 
 def _variable(name: str) -> str:
-    return "" if name in without_variable() else f"[env: {name.upper()}]"
+    return "" if name in without_variable() else name.upper()
 
 
 def _metavar(name: str) -> str:
@@ -68,18 +105,45 @@ def _metavar(name: str) -> str:
     return " " + ("|".join(kind.__members__) if issubclass(kind, Enum) else _METAVARS[kind])
 
 
-def _choices() -> str:
+def _allowed(field: Field[Any]) -> str:
+    kind = inner_type(TYPES[field.name])
+    low, high = field.metadata["minimum"], field.metadata["maximum"]
+    if kind is bool or issubclass(kind, Enum):
+        return "true, false" if kind is bool else ", ".join(kind.__members__)
+    words = _TYPES[kind] + ("s" if is_list(TYPES[field.name]) else "")
+    if low is not None:
+        words += f", {low} to {high}" if high is not None else f", at least {low}"
+    return words
+
+
+def _shown(entry: Entry, long: bool) -> str:
+    flag = entry.flag if entry.flag.startswith("-p") else f"    {entry.flag}"
+    default = f"[default: {entry.default}]" if entry.default else ""
+    if not long:
+        return _block(flag, entry.help.partition(". ")[0], long, default)
+    said = "|" in entry.flag or entry.allowed in _TYPES.values()  # by what stands for the value
+    notes = ["" if said else f"[{entry.allowed}]", default, f"[env: {entry.variable}]" if entry.variable else ""]
+    return _block(flag, " ".join(filter(None, [entry.help, *notes])), long)
+
+
+def _block(flag: str, help: str, long: bool, note: str = "") -> str:
+    """The flag and its help below it, or what fits of it beside it."""
+    if long:
+        return f"  {flag}\n{_indented(help)}\n"
+    room = _SUMMARY_WIDTH - max(len(flag), _COLUMN) - len(note) - 4
+    return f"  {flag:{_COLUMN}} {textwrap.shorten(help, room, placeholder=' …')} {note}".rstrip() + "\n"
+
+
+def _choices(long: bool) -> str:
     """The groups of YAML files, each with its choices."""
-    return "Choices, each a YAML file that sets some of the options above, or puts in a part:\n" + "".join(
-        f"      --{group} {'|'.join(names)}\n{note}" for group, names, note in _groups()
-    )
+    title = "Choices, each a YAML file that sets some of the options above, or puts in a part:\n"
+    return title + "".join(_choice(*choice, long) for choice in choices())
 
 
-def _groups() -> Iterator[tuple[str, list[str], str]]:
-    parts = {field.name: field.metadata["help"] for field in fields(ServerConfig) if field.name not in TYPES}
-    for group, names in files.groups().items():
-        note = f"{parts[group]} {_variable(group)}".rstrip() if group in parts else ""
-        yield group, names, f"{_indented(note)}\n" if note else ""
+def _choice(group: str, names: list[str], help: str, variable: str, long: bool) -> str:
+    line = f"      --{group} {'|'.join(names)}\n"
+    note = f"{help} [env: {variable}]" if variable else help
+    return line + (f"{_indented(note)}\n" if long and note else "")
 
 
 def _indented(paragraph: str) -> str:

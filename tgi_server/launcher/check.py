@@ -1,70 +1,146 @@
-"""Checks between options, and what follows from options and machine. Nothing slow."""
+"""Checks between options and against this machine, and what follows from both. Nothing slow, nothing is started yet."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
-from tgi_server.config.schema import ModelOptions, ServerConfig
+from tgi_server.config import describe
+from tgi_server.config.schema import RopeScaling, ServerConfig
 from tgi_server.errors import ConfigError
+from tgi_server.telemetry import tracing
+
+Problem = tuple[str, str]
+"""The option at fault, and what is wrong with its value and which one works."""
+
+_PLAIN_ATTENTION = ("tgi_server.attention.auto.AutoAttention", "tgi_server.attention.sdpa.SdpaAttention")
 
 
-def options(config: ServerConfig) -> None:
-    """Raises ConfigError that tells all problems at once, each with a value that works."""
-    problems = [*_budget_problems(config), *_missing_files(config), *_forced_dtype(config)]
+def options(config: ServerConfig, origins: Mapping[str, str], accelerators: int) -> None:
+    """Raise ConfigError that tells all problems at once, each with a value that works.
+
+    Args:
+        config: every value has its type and lies within its own bounds.
+        origins: where the value of an option was written.
+        accelerators: visible GPUs.
+    """
+    problems = [
+        *_budgets(config),
+        *_request_limits(config),
+        *_model(config),
+        *_shards(config, accelerators),
+        *_devices(config, accelerators),
+        *_network(config),
+        *_tunnel(config, origins),
+        *_telemetry(config),
+    ]
     if problems:
-        raise ConfigError("; ".join(problems))
+        raise ConfigError("; ".join(_line(config, origins, *problem) for problem in problems))
 
 
-def _forced_dtype(config: ServerConfig) -> Iterator[str]:
-    """Quantised layers come with a type of their own for what is not quantised."""
-    if config.dtype is not None and config.quantize != ServerConfig().quantize:
-        yield f"dtype={config.dtype.name} cannot be used with quantize: leave one of the two out"
+def number_of_shards(config: ServerConfig, accelerators: int) -> int:
+    """Shard processes to start, of options that have been checked (decisions D3 and D4)."""
+    if config.sharded is False:
+        return 1
+    return config.num_shard or max(1, accelerators)
 
 
-def _missing_files(config: ModelOptions) -> Iterator[str]:
-    """Files that nothing opens before the model is loaded."""
-    path = config.tokenizer_config_path
-    if path is not None and not Path(path).is_file():
-        yield f"tokenizer_config_path={path}: there is no such file"
+def _line(config: ServerConfig, origins: Mapping[str, str], name: str, reason: str) -> str:
+    return describe.refused(name, getattr(config, name), reason, origins.get(name))
 
 
-def _budget_problems(config: ServerConfig) -> Iterator[str]:
+def _budgets(config: ServerConfig) -> Iterator[Problem]:
     """Budgets that contradict each other, or that no request or step could ever use."""
     longest, total = config.max_input_length, config.max_total_tokens
     prefill, cache = config.max_batch_prefill_tokens, config.max_batch_total_tokens
     if longest >= total:
-        yield (
-            f"max_input_length={longest} leaves no room for an answer within max_total_tokens={total}: "
-            f"set max_input_length to at most {total - 1}"
-        )
+        room = f"leaves no room for an answer within max_total_tokens={total}"
+        yield "max_input_length", f"{room}; set max_input_length to at most {total - 1}"
     if longest > prefill and config.prefill_chunk_tokens is None:
-        yield (
-            f"max_batch_prefill_tokens={prefill} is less than one prompt of max_input_length={longest}: "
-            f"set max_batch_prefill_tokens to at least {longest}"
-        )
+        room = f"is less than one prompt of max_input_length={longest}"
+        yield "max_batch_prefill_tokens", f"{room}; set max_batch_prefill_tokens to at least {longest}"
     if cache is not None and prefill > cache:
-        yield (
-            f"max_batch_prefill_tokens={prefill} is more than max_batch_total_tokens={cache}: "
-            f"set max_batch_prefill_tokens to at most {cache}"
-        )
+        room = f"is more than max_batch_total_tokens={cache}"
+        yield "max_batch_prefill_tokens", f"{room}; set max_batch_prefill_tokens to at most {cache}"
     if cache is not None and total > cache:
-        yield (
-            f"max_total_tokens={total} is more than max_batch_total_tokens={cache}: "
-            f"set max_batch_total_tokens to at least {total}"
-        )
+        room = f"is more than max_batch_total_tokens={cache}"
+        yield "max_total_tokens", f"{room}; set max_batch_total_tokens to at least {total}"
 
 
-def number_of_shards(config: ServerConfig, accelerators: int) -> int:
-    """Shard processes to start; raises ConfigError when they are more than the machine can give a device each.
+def _request_limits(config: ServerConfig) -> Iterator[Problem]:
+    """Limits that let nothing through."""
+    if config.validation_workers == 0:
+        yield "validation_workers", "nobody would tokenise; at least 1 works"
+    if config.max_best_of > max(config.max_concurrent_requests, ServerConfig.max_best_of):
+        most = config.max_concurrent_requests
+        yield "max_best_of", f"each candidate counts as one of max_concurrent_requests={most}; at most {most} works"
 
-    Args:
-        config: `num_shard` decides where it is set; without accelerators any number works.
-        accelerators: visible devices.
-    """
-    wanted = config.num_shard or max(1, accelerators)
-    if 0 < accelerators < wanted:
-        raise ConfigError(f"num_shard={wanted}: only {accelerators} accelerator(s) visible")
+
+def _model(config: ServerConfig) -> Iterator[Problem]:
+    """How the model is read and changed."""
+    if config.dtype is not None and config.quantize != ServerConfig().quantize:
+        # Quantised layers come with a type of their own for what is not quantised.
+        yield "dtype", "cannot be used with quantize; leave one of the two out"
+    path = config.tokenizer_config_path
+    if path is not None and not Path(path).is_file():  # nothing opens it before the model is loaded
+        yield "tokenizer_config_path", "there is no such file; leave it out to use the model's own"
+    if config.speculate:
+        yield "speculate", "guessing ahead is not served yet; speculate=0 works"
+    if config.rope_scaling is RopeScaling.dynamic:
+        yield "rope_scaling", "only linear scaling is served; rope_scaling=linear works"
+
+
+def _shards(config: ServerConfig, accelerators: int) -> Iterator[Problem]:
+    """How many shards, and where they meet."""
+    found = f"{accelerators} accelerator(s) visible"
+    wanted = number_of_shards(config, accelerators)
+    if config.sharded and config.num_shard == 1:
+        yield "num_shard", "sharded=true spreads the model over at least 2 shards; set num_shard to 2 or more"
+    elif config.sharded and config.num_shard is None and accelerators < 2:
+        yield "sharded", f"{found}, and at least 2 are needed; sharded=false works"
+    elif 0 < accelerators < wanted:
+        yield "num_shard", f"{found}; {'sharded=false' if accelerators == 1 else f'num_shard={accelerators}'} works"
     if wanted > 1 and config.master_port == config.port:
-        raise ConfigError(f"master_port={config.master_port}: the server's own port; set another master_port")
-    return wanted
+        yield "master_port", "is the server's own port; set another master_port"
+
+
+def _devices(config: ServerConfig, accelerators: int) -> Iterator[Problem]:
+    """What the kernels and the device are asked for."""
+    if config.disable_custom_kernels and config.attention._target_ not in _PLAIN_ATTENTION:
+        yield "attention", "disable_custom_kernels=true leaves plain torch; attention=sdpa works"
+    if config.disable_custom_kernels and config.enable_cuda_graphs:
+        yield "enable_cuda_graphs", "disable_custom_kernels=true leaves nothing to record; leave one of the two out"
+    if not accelerators and config.enable_cuda_graphs:
+        yield "enable_cuda_graphs", "there is no CUDA device; leave it out"
+    if not accelerators and config.cuda_memory_fraction != 1.0:
+        yield "cuda_memory_fraction", "there is no GPU whose memory it could limit; leave it out"
+
+
+def _network(config: ServerConfig) -> Iterator[Problem]:
+    """Origins as browsers write them; any other text would match nothing."""
+    for origin in config.cors_allow_origin:
+        if not re.fullmatch(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#@\s]+", origin):
+            yield "cors_allow_origin", f"{origin!r} is not an origin; * and such as https://example.com:8443 work"
+
+
+def _tunnel(config: ServerConfig, origins: Mapping[str, str]) -> Iterator[Problem]:
+    """What the tunnel needs. In the environment the account's variables may stand for other programs."""
+    needs = ("ngrok_authtoken", "ngrok_edge")
+    if config.ngrok:
+        for name in needs:
+            if getattr(config, name) is None:
+                yield "ngrok", f"needs {name}; set it, or leave ngrok out"
+        if find_spec("ngrok") is None:
+            yield "ngrok", "the package ngrok is not installed; pip install ngrok"
+    else:
+        for name in needs:
+            if getattr(config, name) is not None and not origins.get(name, "").startswith("environment"):
+                yield "ngrok", f"{name} is only used with ngrok=true; set that, or leave {name} out"
+
+
+def _telemetry(config: ServerConfig) -> Iterator[Problem]:
+    """Whether traces can be sent."""
+    if config.otlp_endpoint is not None and (reason := tracing.unusable(config.otlp_endpoint)):
+        yield "otlp_endpoint", reason

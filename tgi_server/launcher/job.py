@@ -15,9 +15,10 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from tgi_server.errors import ModelError, TgiError
+from tgi_server.launcher.process import environment
 
 Report = Callable[[str, float], None]
 """Takes the name of the running stage and how much of it is done, from 0 to 1."""
@@ -28,9 +29,10 @@ _GRACE = 2.0
 """Seconds between SIGTERM and SIGKILL."""
 
 
-def run(module: str, *arguments: str, report: Report) -> str:
+def run(module: str, *arguments: str, report: Report, extra: Mapping[str, str] | None = None) -> str:
     """Run `python -m module arguments`, a program that ends in `perform`, and return its result.
 
+    `extra` are environment variables of the child in addition to those of this process.
     `report` is called at least every 0.2 s; whatever it raises ends the work and is passed on. The child never
     outlives this call, nor this process.
 
@@ -40,7 +42,12 @@ def run(module: str, *arguments: str, report: Report) -> str:
     command = [sys.executable, "-m", module, *arguments]
     # A session of its own: Ctrl-C reaches the launcher only, which then stops the work itself.
     with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=environment(extra),
     ) as child:
         assert child.stdout is not None
         try:

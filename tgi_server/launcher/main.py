@@ -7,13 +7,15 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import tgi_server
 from tgi_server.config import cli, describe, load, usage
+from tgi_server.config.arguments import Arguments, Composition
 from tgi_server.config.schema import BenchOptions, DType, ModelOptions, Resolved, ServerConfig
 from tgi_server.errors import TgiError, UsageError
-from tgi_server.launcher import check, hardware, sockets
+from tgi_server.launcher import check, hardware, report, sockets
 from tgi_server.launcher.process import environment
 from tgi_server.launcher.progress import Progress
 from tgi_server.launcher.supervise import Programs, Server, StoppedError, StopSignals
@@ -47,22 +49,49 @@ def main(argv: Sequence[str] | None = None, programs: Programs | None = None, fe
 
 def _run(argv: Sequence[str], programs: Programs, fetch: Fetch, stop: StopSignals) -> None:
     arguments = cli.parse(argv)
-    if arguments.show == "help":
-        print(usage.text())
+    if arguments.show in ("summary", "help"):
+        print(usage.text(long=arguments.show == "help"))
     elif arguments.show == "version":
         print(f"tgi_server {tgi_server.__version__}")
+    elif arguments.show == "hydra":
+        load.ask_hydra(arguments)
     else:
-        config = load.compose(arguments.overrides, arguments.config_dir, arguments.config_name, arguments.origins)
+        runs = [load.composition(run) for run in load.combinations(arguments)]
         if arguments.show == "config":
-            print(load.as_yaml(config), end="")
+            print("---\n".join(load.as_yaml(run, arguments.resolve) for run in runs), end="")
         else:
+            _run_jobs(runs, arguments, programs, fetch, stop)
 
-            def serve() -> None:
-                log.setup(config, "launcher")
-                _introduce(config, arguments)
-                _serve(config, programs, fetch, stop)
 
-            load.instantiate(config.job).run(config, arguments.origins, serve, stop)
+def _run_jobs(
+    runs: Sequence[Composition], arguments: Arguments, programs: Programs, fetch: Fetch, stop: StopSignals
+) -> None:
+    """One after the other; the first that fails is the last."""
+    _check_jobs(runs, arguments)
+    varied = describe.varied([run.config for run in runs])
+    for number, run in enumerate(runs, 1):
+        if len(runs) > 1:
+            print(f"run {number} of {len(runs)}: {', '.join(varied[number - 1])}", flush=True)
+        serve = partial(_start, run, arguments, programs, fetch, stop)
+        load.instantiate(run.config.job).run(run.config, run.origins, serve, stop)
+        if stop.hurried:  # a signal, beside the job's own wish to end
+            break
+        stop = StopSignals()
+        stop.install()
+
+
+def _check_jobs(runs: Sequence[Composition], arguments: Arguments) -> None:
+    """Flags that would have no effect are refused."""
+    if len(runs) > 1 and any(run.config.job == ServerConfig().job for run in runs):
+        raise UsageError("--multirun: job=serve runs until it is told to stop; use job=bench, or --cfg job to look")
+    if arguments.report and any(run.config.target is not None for run in runs):
+        raise UsageError("--env: tells about a server that is started here; leave it or target out")
+
+
+def _start(run: Composition, arguments: Arguments, programs: Programs, fetch: Fetch, stop: StopSignals) -> None:
+    log.setup(run.config, "launcher")
+    _introduce(run, arguments)
+    _serve(run.config, run.origins, programs, fetch, stop)
 
 
 class Serve:
@@ -89,16 +118,22 @@ class Serve:
         serve()
 
 
-def _introduce(config: ServerConfig, arguments: cli.Arguments) -> None:
+def _introduce(run: Composition, arguments: Arguments) -> None:
     for warning in arguments.warnings:
         logger.warning(warning)
-    changed = describe.changed(config, arguments.origins)
+    if arguments.report:
+        level = max(logging.INFO, logger.getEffectiveLevel())  # whatever log_level is, it was asked for
+        for line in report.lines(run):
+            logger.log(level, line)
+    changed = describe.changed(run.config, run.origins)
     logger.info("options that differ from their defaults: %s", ", ".join(changed) or "none")
 
 
-def _serve(config: ServerConfig, programs: Programs, fetch: Fetch, stop: StopSignals) -> None:
-    check.options(config)
+def _serve(
+    config: ServerConfig, origins: Mapping[str, str], programs: Programs, fetch: Fetch, stop: StopSignals
+) -> None:
     accelerators = hardware.accelerators(environment()) if hardware.torch_knows_cuda() else 0
+    check.options(config, origins, accelerators)
     num_shard = check.number_of_shards(config, accelerators)
     dtype = config.dtype or hardware.preferred_dtype(gpu=accelerators > 0)
     with ExitStack() as held:

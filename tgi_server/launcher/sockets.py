@@ -55,7 +55,8 @@ def _bind_problem(error: OSError, options: NetworkOptions) -> str:
 
 
 def check_master_port(options: ShardOptions) -> None:
-    """Raises ConfigError when the port where the shards are to meet is taken."""
+    """Raises ConfigError when the port where the shards are to meet is taken, or its address is not of this machine."""
+    _check_master_address(options.master_addr)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -64,6 +65,16 @@ def check_master_port(options: ShardOptions) -> None:
             raise ConfigError(
                 f"master_port={options.master_port}: another program uses this port, where the shards would meet"
             ) from error
+
+
+def _check_master_address(name: str) -> None:
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(name, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.bind(address)
+    except OSError as error:
+        reason = "this machine has no such address, where all shards would meet; localhost works"
+        raise ConfigError(f"master_addr={name}: {reason}") from error
 
 
 def shard_paths(options: ShardOptions, num_shard: int) -> list[Path]:

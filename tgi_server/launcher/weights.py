@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
+import logging
 from pathlib import Path
 
 from tgi_server.config.schema import DType, ModelOptions
 from tgi_server.errors import ModelError
-from tgi_server.launcher import checkpoint, job
-from tgi_server.launcher.gguf import cache
+from tgi_server.launcher import assemble, checkpoint, conversions, job
 from tgi_server.launcher.job import Report
+from tgi_server.launcher.process import environment
 
 _PACKAGE = "package:"
+_TRUE = ("1", "ON", "YES", "TRUE")
+"""How the hub library's environment variables say yes."""
+
+logger = logging.getLogger(__name__)
 
 
 def fetch(options: ModelOptions, dtype: DType, report: Report) -> Path:
@@ -27,6 +31,8 @@ def fetch(options: ModelOptions, dtype: DType, report: Report) -> Path:
     Raises:
         ModelError: there is no such model, it cannot be had, or its files are missing or damaged.
     """
+    if options.trust_remote_code:
+        _warn(options)
     try:
         directory = _directory(options, dtype, report)
         checkpoint.check(directory)
@@ -35,13 +41,29 @@ def fetch(options: ModelOptions, dtype: DType, report: Report) -> Path:
     return directory
 
 
+def _warn(options: ModelOptions) -> None:
+    logger.warning(
+        "trust_remote_code is on for %s (revision %s): code that comes with the model may run on this machine",
+        options.model_id,
+        options.revision or "not pinned",
+    )
+
+
 def _directory(options: ModelOptions, dtype: DType, report: Report) -> Path:
     local = _locate(options.model_id)
-    if local is None:
-        return _download(options, report)
-    if options.revision is not None:
+    if local is not None and options.revision is not None:
         raise ModelError(f"revision={options.revision}: model_id={options.model_id} is not on the hub, it has none")
-    return local if local.is_dir() else _convert(local, options, dtype, report)
+    cache = options.conversion_cache
+    if options.weights_cache_override is not None:
+        return assemble.overridden(
+            options.weights_cache_override, lambda: _described(options, local, report), cache, report
+        )
+    if local is None:
+        return assemble.unpickled(_download(options, report), cache, report)
+    if not local.is_dir():
+        return _convert(local, options, dtype, report)
+    checkpoint.check_description(local)
+    return assemble.unpickled(local, cache, report)
 
 
 def _locate(model_id: str) -> Path | None:
@@ -49,7 +71,7 @@ def _locate(model_id: str) -> Path | None:
     if model_id.startswith(_PACKAGE):
         path = packaged_file(model_id)
     else:
-        path = Path(os.path.expanduser(model_id))  # noqa: PTH111 (pathlib raises for an unknown ~user)
+        path = conversions.expanded(model_id)
         if not path.exists() and not _looks_like_path(model_id):
             return None
     if path.is_file() and path.suffix != ".gguf":
@@ -76,15 +98,48 @@ def packaged_file(model_id: str) -> Path:
     return Path(spec.submodule_search_locations[0], file)
 
 
+def _described(options: ModelOptions, local: Path | None, report: Report) -> Path:
+    """Where configuration and tokenizer are, without a download or conversion."""
+    if local is None:
+        return _ask_hub("cached", options, options.revision, report)
+    if not local.is_dir():
+        raise ModelError(
+            f"weights_cache_override={options.weights_cache_override}: it has no config.json or no tokenizer.json, and "
+            f"those of model_id={options.model_id} would have to be converted"
+        )
+    return local
+
+
 def _download(options: ModelOptions, report: Report) -> Path:
+    """The model in the hub cache. What is small comes first: it tells whether the rest is worth the wait."""
+    directory = _ask_hub("description", options, options.revision, report)
+    if not checkpoint.is_complete(directory):
+        checkpoint.check_description(directory)
+        job.run("tgi_server.launcher.served", str(directory), report=report)
+        directory = _ask_hub("weights", options, directory.name, report)
+    return directory
+
+
+def _ask_hub(part: str, options: ModelOptions, revision: str | None, report: Report) -> Path:
     place = options.huggingface_hub_cache
-    cache_dir = str(Path(place).expanduser().absolute()) if place else None
-    wanted = json.dumps([options.model_id, options.revision, cache_dir])
-    return Path(job.run("tgi_server.launcher.hub", wanted, report=report))
+    cache_dir = str(conversions.expanded(place).absolute()) if place else None
+    wanted = json.dumps([part, options.model_id, revision, cache_dir])
+    return Path(job.run("tgi_server.launcher.hub", wanted, report=report, extra=_hub_environment()))
+
+
+def _hub_environment() -> dict[str, str]:
+    """What the hub library calls by other names than those that container images for this kind of server set."""
+    given = environment()
+    extra = {}
+    if token := given.get("HF_API_TOKEN"):
+        extra["HUGGING_FACE_HUB_TOKEN"] = token
+    if given.get("HF_HUB_ENABLE_HF_TRANSFER", "").upper() in _TRUE:
+        extra["HF_XET_HIGH_PERFORMANCE"] = given.get("HF_XET_HIGH_PERFORMANCE", "1")
+    return extra
 
 
 def _convert(source: Path, options: ModelOptions, dtype: DType, report: Report) -> Path:
-    target = cache.directory(source, dtype, options.conversion_cache)
+    target = conversions.of_gguf(source, dtype, options.conversion_cache)
     if not target.is_dir():
         job.run("tgi_server.launcher.gguf.convert", str(source), str(target), dtype.value, report=report)
     return target

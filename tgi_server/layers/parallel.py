@@ -17,6 +17,11 @@ def span(size: int, rank: int, world: int) -> tuple[int, int]:
     return min(rank * chunk, size), min((rank + 1) * chunk, size)
 
 
+def _bracketed(address: str) -> str:
+    """As it stands in a URL."""
+    return f"[{address}]" if ":" in address else address
+
+
 class Group:
     """The ranks of one model; with `world == 1` every collective is the identity."""
 
@@ -30,7 +35,7 @@ class Group:
         if world > 1:
             dist.init_process_group(
                 "nccl" if device.type == "cuda" else "gloo",
-                init_method=f"tcp://{address}:{port}",
+                init_method=f"tcp://{_bracketed(address)}:{port}",
                 rank=rank,
                 world_size=world,
                 timeout=TIMEOUT,

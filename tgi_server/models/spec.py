@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tgi_server.config.schema import RopeOptions
 from tgi_server.errors import ConfigError, ModelError
 from tgi_server.rope.spec import RopeSpec, read_rope
 
@@ -68,24 +69,39 @@ class ModelSpec:
         return self.num_heads % n == 0 and (self.num_kv_heads % n == 0 or n % self.num_kv_heads == 0)
 
 
-def read_spec(directory: Path) -> ModelSpec:
-    """Read config.json (and the end-of-sequence ids of generation_config.json) of `directory`.
+def read_spec(directory: Path, rope: RopeOptions | None = None) -> ModelSpec:
+    """Read config.json (and the end-of-sequence ids of generation_config.json) of `directory`; `rope` overrules it.
 
     Raises ModelError when a file is unreadable or describes something that is not served.
     """
     config = _read_json(directory / "config.json")
     kind = config.get("model_type")
-    if kind not in FAMILIES:
-        raise ModelError(
-            f"{directory / 'config.json'}: model_type {kind!r} is not served; these are: {', '.join(sorted(FAMILIES))}"
-        )
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        raise ModelError(f"{directory / 'config.json'}: {_unserved(kind, config)}")
     try:
-        return _build(FAMILIES[kind], config, _end_of_sequence(directory, config))
+        return _build(FAMILIES[kind], config, _end_of_sequence(directory, config), _linear_factor(rope))
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{directory / 'config.json'}: missing or bad entry {error}") from error
 
 
-def _build(names: Names, config: Mapping[str, Any], eos: tuple[int, ...]) -> ModelSpec:
+def _unserved(kind: object, config: Mapping[str, Any]) -> str:
+    """Why such a model cannot be served; code that comes with it would be the only way."""
+    served = f"model_type {kind!r} is not served; these are: {', '.join(sorted(FAMILIES))}"
+    if not config.get("auto_map"):
+        return served
+    return (
+        f"{served}. It brings code of its own (auto_map), which this server never runs, with trust_remote_code neither"
+    )
+
+
+def _linear_factor(rope: RopeOptions | None) -> float | None:
+    """By how much positions are stretched; None to leave that to config.json."""
+    if rope is None or (rope.rope_scaling is None and rope.rope_factor is None):
+        return None
+    return 1.0 if rope.rope_factor is None else rope.rope_factor
+
+
+def _build(names: Names, config: Mapping[str, Any], eos: tuple[int, ...], linear_factor: float | None) -> ModelSpec:
     if config.get("hidden_act", "silu") != "silu":
         raise ValueError(f"hidden_act={config['hidden_act']!r} (only silu is served)")
     heads = int(config["num_attention_heads"])
@@ -98,12 +114,12 @@ def _build(names: Names, config: Mapping[str, Any], eos: tuple[int, ...]) -> Mod
         num_heads=heads,
         num_kv_heads=int(config.get("num_key_value_heads") or heads),
         head_dim=int(config.get("head_dim") or config["hidden_size"] // heads),
-        max_positions=int(config["max_position_embeddings"]),
+        max_positions=int(config["max_position_embeddings"] * (linear_factor or 1.0)),
         norm_eps=float(config["rms_norm_eps"]),
         tied_embeddings=bool(config.get("tie_word_embeddings", False)),
         attention_bias=bool(config.get("attention_bias", False)),
         mlp_bias=bool(config.get("mlp_bias", False)),
-        rope=read_rope(config),
+        rope=read_rope(config, linear_factor),
         eos_token_ids=eos,
     )
 

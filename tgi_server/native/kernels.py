@@ -10,6 +10,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from tgi_server import custom_kernels
 from tgi_server.native.build import NativeError, cpu_info, library
 from tgi_server.native.calls import call, empty, hold
 from tgi_server.types import BLOCK_SIZE
@@ -28,6 +29,8 @@ TASKS_PER_THREAD = 4
 
 def unsupported(device: torch.device, dtype: torch.dtype) -> list[str]:
     """Why the kernels cannot run for `dtype` on `device`; empty when they can."""
+    if reasons := custom_kernels.disabled():
+        return reasons
     if device.type != "cpu":
         return ["the compiled kernels are for CPUs"]
     if dtype not in (torch.float32, torch.bfloat16):

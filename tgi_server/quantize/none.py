@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tgi_server import custom_kernels
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -40,7 +42,7 @@ class NoQuantize:
 def _onednn_multiplies(dtype: torch.dtype) -> bool:
     import torch
 
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    if custom_kernels.disabled() or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 

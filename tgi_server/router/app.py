@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,13 +14,16 @@ from tgi_server.config.schema import ServerConfig
 from tgi_server.engine.engine import Engine
 from tgi_server.router.calls import Calls
 from tgi_server.router.chat import ChatTemplate
+from tgi_server.router.cors import Cors
 from tgi_server.router.openai_answers import error_object
 from tgi_server.router.routes.body import answer
 from tgi_server.router.routes.native import NativeRoutes
 from tgi_server.router.routes.openai import OpenAIRoutes
 from tgi_server.router.routes.ops import OpsRoutes
-from tgi_server.router.stream import Closing
+from tgi_server.router.stream import Asgi, Closing
+from tgi_server.router.tunnel import LocalPaths
 from tgi_server.router.validate import Limits
+from tgi_server.telemetry import tracing
 from tgi_server.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -46,17 +50,22 @@ def create_app(
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.config["RESPONSE_TIMEOUT"] = None  # a stream lasts as long as its tokens take
     pool = ThreadPoolExecutor(config.validation_workers, thread_name_prefix="validation")
-    calls = Calls(engine, tokenizer, Limits.of(config, config, engine.info), pool, metrics)
+    tracer = tracing.tracer(config.otlp_endpoint, tracing.ROUTER)
+    calls = Calls(engine, tokenizer, Limits.of(config, config, engine.info), pool, metrics, tracer)
     compute_type = f"{num_shard}-{engine.info.device_type}"
     app.register_blueprint(NativeRoutes(calls, compute_type).blueprint())
     app.register_blueprint(OpenAIRoutes(calls, template, config.model_id, compute_type).blueprint())
     app.register_blueprint(OpsRoutes(config, engine, metrics).blueprint())
     app.register_error_handler(HTTPException, _http_error)
-    app.asgi_app = Closing(app.asgi_app)  # type: ignore[method-assign]
+    inner: Asgi = Closing(app.asgi_app)
+    if config.ngrok:
+        inner = LocalPaths(inner)
+    app.asgi_app = Cors(inner, config.cors_allow_origin)  # type: ignore[method-assign]
 
     @app.after_serving
-    async def stop_pool() -> None:
+    async def stop() -> None:
         pool.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(tracer.close)
 
     return app
 

@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from tgi_server.config import load
 from tgi_server.config.schema import Launch
 from tgi_server.engine.engine import Engine
 from tgi_server.errors import ConfigError, ModelError, TgiError
+from tgi_server.router import tunnel
 from tgi_server.router.chat import find_template
 from tgi_server.router.protocol import HttpProtocol
 from tgi_server.rpc.client import GrpcShards
@@ -72,7 +73,9 @@ async def run(launch: Launch) -> int:
         template=template,
         metrics=metrics,
     )
-    return await serve(app, engine, socket.socket(fileno=resolved.listen_fd), stop, config.shutdown_timeout)
+    async with tunnel.opened(config) as private:
+        listeners = [socket.socket(fileno=resolved.listen_fd), *private]
+        return await serve(app, engine, listeners, stop, config.shutdown_timeout)
 
 
 async def started(engine: Engine, stop: asyncio.Event) -> bool:
@@ -106,18 +109,20 @@ def load_tokenizer(model_dir: Path) -> Tokenizer:
     return tokenizer
 
 
-async def serve(app: Quart, engine: Engine, listener: socket.socket, stop: asyncio.Event, grace: float) -> int:
-    """Serve `app` on a bound socket until `stop` is set or the engine fails; returns the exit status.
+async def serve(
+    app: Quart, engine: Engine, listeners: Sequence[socket.socket], stop: asyncio.Event, grace: float
+) -> int:
+    """Serve `app` on bound sockets until `stop` is set or the engine fails; returns the exit status.
 
     Args:
         grace: seconds that running requests have to finish after `stop`.
 
     Raises:
-        ConfigError: the socket cannot listen, because another one does.
+        ConfigError: the first of the sockets cannot listen, because another one does.
     """
-    host, port = listener.getsockname()[:2]
+    host, port = listeners[0].getsockname()[:2]
     server = Server(app)
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    serving = asyncio.create_task(server.serve(sockets=list(listeners)))
     await _first(stop.wait(), engine.failed.wait(), asyncio.shield(serving))
     if not (engine.failed.is_set() or serving.done()):
         await drain(server, engine, grace)
@@ -167,7 +172,8 @@ class Server(uvicorn.Server):
         """Start to listen, and say so."""
         await super().startup(sockets)
         for listener in sockets or []:
-            logger.info("Serving on %s port %s", *listener.getsockname()[:2])
+            if listener.family != socket.AF_UNIX:
+                logger.info("Serving on %s port %s", *listener.getsockname()[:2])
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -22,17 +22,25 @@ def whole(answer: Answer, parameters: Parameters, full_text_of: str | None) -> J
     """The answer to a request that does not stream; `full_text_of` is the prompt to put before the text, if any."""
     body: Json = {"generated_text": _text(answer.finish, full_text_of)}
     if parameters.details or parameters.decoder_input_details:
-        body["details"] = _details(answer, bool(parameters.top_n_tokens))
+        body["details"] = _finish(answer.finish) | _tokens(answer, parameters)
+        if answer.others:
+            body["details"]["best_of_sequences"] = [
+                {"generated_text": _text(other.finish, full_text_of)}
+                | _finish(other.finish)
+                | _tokens(other, parameters)
+                for other in answer.others
+            ]
     return body
 
 
-def _details(answer: Answer, with_top_tokens: bool) -> Json:
-    details = _finish(answer.finish)
-    details["prefill"] = [_prompt_token(token) for token in answer.prompt]
-    details["tokens"] = [_token(event.token) for event in answer.events]
-    if with_top_tokens:
-        details["top_tokens"] = [[_token(top) for top in event.top_tokens] for event in answer.events]
-    return details
+def _tokens(answer: Answer, parameters: Parameters) -> Json:
+    tokens: Json = {
+        "prefill": [_prompt_token(token) for token in answer.prompt],
+        "tokens": [_token(event.token) for event in answer.events],
+    }
+    if parameters.top_n_tokens:
+        tokens["top_tokens"] = [[_token(top) for top in event.top_tokens] for event in answer.events]
+    return tokens
 
 
 class StreamAnswer:

@@ -30,6 +30,7 @@ class Limits:
 
     max_input_length: int
     max_total_tokens: int
+    max_best_of: int
     max_stop_sequences: int
     max_top_n_tokens: int
     vocab_size: int
@@ -40,6 +41,7 @@ class Limits:
         return Limits(
             max_input_length=batching.max_input_length,
             max_total_tokens=batching.max_total_tokens,
+            max_best_of=validation.max_best_of,
             max_stop_sequences=validation.max_stop_sequences,
             max_top_n_tokens=validation.max_top_n_tokens,
             vocab_size=shard.vocab_size,
@@ -59,21 +61,27 @@ def parameters_of(body: GenerateBody) -> Parameters:
     return NO_PARAMETERS if body.parameters is UNSET else body.parameters
 
 
-def check_endpoint(parameters: Parameters, streaming: bool) -> None:
+def candidates(parameters: Parameters) -> int:
+    """How many generations a native request asks for; 0 means one, as for the TGI router."""
+    return parameters.best_of or 1
+
+
+def check_endpoint(parameters: Parameters, streaming: bool, max_best_of: int) -> None:
     """The rules that come before a request is even counted against `max_concurrent_requests`.
 
     Raises:
-        ValidationError: several candidates are asked for, or something that a stream cannot carry.
+        ValidationError: more candidates are asked for than are served, or something that a stream cannot carry.
     """
-    candidates = 1 if parameters.best_of is None else parameters.best_of
     if streaming:
-        _require(candidates == 1, "`best_of` must be 1 when streaming tokens", "best_of")
+        _require(parameters.best_of in (None, 1), "`best_of` must be 1 when streaming tokens", "best_of")
         _require(
             not parameters.decoder_input_details,
             "`decoder_input_details` must be false when streaming tokens",
             "decoder_input_details",
         )
-    _require(candidates <= 1, "`best_of` > 1 is not allowed on this endpoint", "best_of")
+    asked = candidates(parameters)
+    _require(asked == 1 or max_best_of > 1, "`best_of` > 1 is not allowed on this endpoint", "best_of")
+    _require(asked <= max_best_of, f"`best_of` must be > 0 and <= {max_best_of}. Given: {asked}", "best_of")
 
 
 def native(body: GenerateBody, limits: Limits, tokenizer: Tokenizer, random_seed: int) -> Prepared:
@@ -83,17 +91,19 @@ def native(body: GenerateBody, limits: Limits, tokenizer: Tokenizer, random_seed
         ValidationError: the first rule the request breaks.
     """
     parameters = parameters_of(body)
+    several = candidates(parameters) > 1
+    _require(not several or _samples(parameters), "`best_of` > 1 needs sampling, such as `do_sample`", "best_of")
     check_numbers(parameters)
     check_stop(parameters.stop, limits)
+    _require(not several or parameters.seed is None, "`seed` must not be set when `best_of` > 1", "seed")
     top_n_tokens = parameters.top_n_tokens or 0
     check_top_n("top_n_tokens", top_n_tokens, limits)
-    _require(not parameters.watermark, "`watermark` is not supported", "watermark")
     _require(parameters.grammar is None, "`grammar` is not supported", "grammar")
     _require(body.inputs != "", "`inputs` cannot be empty", "inputs")
     _check_truncate(parameters.truncate, limits)
     ids = tokenise(tokenizer, body.inputs, truncate=parameters.truncate)
     sampling = SamplingParams(
-        do_sample=parameters.do_sample,
+        do_sample=parameters.do_sample or several,
         temperature=_or(parameters.temperature, 1.0),
         top_k=parameters.top_k or 0,
         top_p=_or(parameters.top_p, 1.0),
@@ -103,12 +113,19 @@ def native(body: GenerateBody, limits: Limits, tokenizer: Tokenizer, random_seed
         seed=random_seed if parameters.seed is None else parameters.seed,
         top_n_tokens=top_n_tokens,
         prompt_logprobs=parameters.decoder_input_details,
+        watermark=parameters.watermark,
     )
     stopping = StoppingParams(
         max_new_tokens=allowed_tokens(ids, parameters.max_new_tokens, limits),
         stop_sequences=tuple(parameters.stop),
     )
     return Prepared(body.inputs, GenerationRequest(prompt_ids=ids, sampling=sampling, stopping=stopping))
+
+
+def _samples(parameters: Parameters) -> bool:
+    """Whether sampling is asked for, by itself or by any parameter that only matters to it."""
+    implied = (parameters.temperature, parameters.top_k, parameters.top_p, parameters.typical_p)
+    return parameters.do_sample or any(value is not None for value in implied)
 
 
 def check_numbers(parameters: Parameters) -> None:

@@ -20,16 +20,24 @@ def block_bytes(shape: AttentionShape, layers: int, dtype: torch.dtype) -> int:
     return 2 * layers * shape.num_kv_heads * shape.head_dim * BLOCK_SIZE * dtype.itemsize
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes that this process may still take: of the device, or of the host within its memory limit."""
+def free_memory(device: torch.device, fraction: float) -> int:
+    """Bytes that this process may still take: of `fraction` of a GPU, or of the host within its memory limit."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        return within_fraction(*torch.cuda.mem_get_info(device), torch.cuda.memory_reserved(device), fraction)
     available = next(
         int(line.split()[1]) * 1024
         for line in Path("/proc/meminfo").read_text().splitlines()
         if line.startswith("MemAvailable:")
     )
     return min([available, *_cgroup_rooms()])
+
+
+def within_fraction(free: int, total: int, taken: int, fraction: float) -> int:
+    """What is left of `fraction` of a GPU's `total` bytes for a process that has `taken` some; no more than is `free`.
+
+    Other processes count only as far as they leave less than that, so that two servers may share a GPU half and half.
+    """
+    return max(0, min(free, int(fraction * total) - taken))
 
 
 def _cgroup_rooms() -> list[int]:

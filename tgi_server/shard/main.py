@@ -15,7 +15,7 @@ from tgi_server.telemetry import logging
 
 def check(launch: Launch) -> ModelSpec:
     """Everything that can be refused before torch is loaded; raises ConfigError or ModelError."""
-    spec = read_spec(Path(launch.resolved.model_dir))
+    spec = read_spec(Path(launch.resolved.model_dir), launch.config)
     spec.check_shards(launch.resolved.num_shard)
     if launch.config.max_total_tokens > spec.max_positions:
         raise ConfigError(

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tgi_server import custom_kernels
 from tgi_server.attention.auto import AutoAttention
 from tgi_server.config.load import instantiate
 from tgi_server.config.schema import Launch, ServerConfig
@@ -25,7 +26,7 @@ from tgi_server.quantize.base import QuantizeMethod
 from tgi_server.shard import kv_cache
 from tgi_server.shard.batch import BatchState, StepInputs
 from tgi_server.shard.graphs import best_forward
-from tgi_server.shard.sampler import Choice, choose
+from tgi_server.shard.sampler import Choice, Watermark, choose
 from tgi_server.types import BLOCK_SIZE, PROGRESS, NewSequence, Outcome, Plan, SamplingParams, ShardInfo, TopTokens
 
 log = logging.getLogger(__name__)
@@ -46,11 +47,14 @@ class ModelRunner:
 
     def __init__(self, launch: Launch, spec: ModelSpec, rank: int) -> None:
         config, world = launch.config, launch.resolved.num_shard
+        if config.disable_custom_kernels:
+            custom_kernels.disable()
         self._spec = spec
-        self._device = _device(rank)
+        self._device = _device(rank, config.cuda_memory_fraction)
         self._dtype: torch.dtype = getattr(torch, launch.resolved.dtype.value)
         self._group = Group.join(rank, world, config.master_addr, config.master_port, self._device)
         self._told = 0.0
+        self._watermark = Watermark.of(config)
         self._model = self._load(launch)
         self._state = BatchState(config.max_total_tokens, self._device)
         self._prompt_logprobs: dict[int, list[float]] = {}
@@ -89,7 +93,7 @@ class ModelRunner:
         """Make the KV cache; every rank gets as many blocks as the poorest can hold."""
         shape = attention_shape(self._spec, self._group.world)
         size = kv_cache.block_bytes(shape, self._spec.num_layers, self._dtype)
-        free = kv_cache.free_memory(self._device)
+        free = kv_cache.free_memory(self._device, config.cuda_memory_fraction)
         if self._device.type == "cpu":
             free //= self._group.world  # the ranks share the host's memory
         blocks = kv_cache.plan_blocks(config, self._group.minimum(free, self._device), size)
@@ -166,7 +170,8 @@ class ModelRunner:
     def _sample(self, ids: list[int], logits: Tensor) -> Choice:
         known = [self._state.known(id) for id in ids]
         positions = np.array([len(k) for k in known], np.int64)
-        return choose(logits, [self._state.sampling(id) for id in ids], known.__getitem__, positions)
+        params = [self._state.sampling(id) for id in ids]
+        return choose(logits, params, known.__getitem__, positions, self._watermark)
 
     def _score_prompts(self, plan: Plan, inputs: StepInputs, hidden: Tensor) -> dict[int, list[float]]:
         """Log-probabilities of prompt tokens for those who asked, once their whole prompt is computed."""
@@ -210,12 +215,16 @@ def _timed(outcome: Outcome, elapsed_ns: int) -> Outcome:
     return replace(outcome, forward_ns=elapsed_ns)
 
 
-def _device(rank: int) -> torch.device:
-    """This rank's GPU, made the current one (Triton, graphs and NCCL go by that), or the CPU."""
+def _device(rank: int, memory_fraction: float) -> torch.device:
+    """This rank's GPU, of whose memory torch may take `memory_fraction` at most; the CPU where there is none.
+
+    It becomes the current device: Triton, graphs and NCCL go by that.
+    """
     if not torch.cuda.is_available():
         return torch.device("cpu")
     device = torch.device("cuda", rank)
     torch.cuda.set_device(device)
+    torch.cuda.set_per_process_memory_fraction(memory_fraction, device)
     return device
 
 

@@ -1,4 +1,4 @@
-"""Logits to tokens: penalties, temperature, top-k, top-p, typical-p, choice (in this order, as TGI has it).
+"""Logits to tokens: watermark, penalties, temperature, top-k, top-p, typical-p, choice (in this order, as TGI has it).
 
 The noise of a sampled choice is a function of the request's seed and the position, so it depends on nothing else in the
 batch (decision D12) and needs no generator to be kept.
@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from tgi_server.config.schema import WatermarkOptions
 from tgi_server.native import kernels
 from tgi_server.triton import support
 from tgi_server.types import SamplingParams, TopTokens
@@ -25,6 +26,8 @@ NEGLIGIBLE = 30.0
 """Distance to the best score beyond which a token is never drawn: all of them together have less than 1e-8."""
 LARGEST = 1e30
 """Size to which penalised scores are held, so that no penalty makes infinity of them."""
+WATERMARK_KEY = 15485863
+"""Sets the watermark's hash apart from the noise of a choice, whose positions are all smaller."""
 MOST_TIES = 32
 """Alternatives beyond the wanted number that are reported because they tie with the last."""
 
@@ -38,14 +41,45 @@ class Choice:
     top: dict[int, TopTokens]
 
 
+@dataclass(frozen=True, slots=True)
+class Watermark:
+    """How marked texts are marked: by `delta` on the scores of the part `gamma` of the vocabulary.
+
+    The "soft" watermark of arXiv:2301.10226. Which tokens are favoured (green) follows from the token before alone, so
+    that a text can be tested without the model, the prompt or the request.
+    """
+
+    gamma: float = 0.5
+    delta: float = 2.0
+
+    @classmethod
+    def of(cls, options: WatermarkOptions) -> Watermark:
+        """As the options say; what they leave out is as in the paper."""
+        gamma, delta, unset = options.watermark_gamma, options.watermark_delta, cls()
+        return cls(unset.gamma if gamma is None else gamma, unset.delta if delta is None else delta)
+
+    def green(self, previous: Tensor, ids: Tensor) -> Tensor:
+        """Whether the tokens `ids` are favoured after the tokens `previous` (int64, of shapes that fit each other).
+
+        Each is with probability gamma, by a hash of its own. The paper shuffles the vocabulary and takes a part of it,
+        which costs more and comes out differently on other devices.
+        """
+        return uniforms(previous, torch.full_like(previous, WATERMARK_KEY), ids) < self.gamma
+
+
 def choose(
-    logits: Tensor, params: Sequence[SamplingParams], history: Callable[[int], IntArray], positions: IntArray
+    logits: Tensor,
+    params: Sequence[SamplingParams],
+    history: Callable[[int], IntArray],
+    positions: IntArray,
+    watermark: Watermark,
 ) -> Choice:
     """Pick a token for each row of `logits` (float32 `[rows, vocabulary]`, changed in place).
 
-    `history(row)` gives the ids known before the choice, asked for only where a penalty needs them; `positions[row]`
-    is the position the token will take. Log-probabilities are those of the processed scores.
+    `history(row)` gives the ids known before the choice, asked for only where a penalty or a watermark needs them;
+    `positions[row]` is the position the token will take. Log-probabilities are those of the processed scores.
     """
+    _mark(logits, params, history, watermark)
     _penalise(logits, params, history)
     _warp(logits, params)
     pick = _pick_fused if _fused(logits.device) else _pick
@@ -130,6 +164,17 @@ def _draw(logits: Tensor, seeds: Sequence[int], positions: IntArray) -> Tensor:
     noisy = torch.full(logits.shape, -torch.inf, dtype=torch.float64, device=device)
     noisy[rows, ids] = logits[rows, ids].double() - (-uniform.log()).log()
     return noisy.argmax(dim=-1)
+
+
+def _mark(
+    logits: Tensor, params: Sequence[SamplingParams], history: Callable[[int], IntArray], watermark: Watermark
+) -> None:
+    """Favour the green tokens of the rows that ask for it."""
+    rows = [row for row, p in enumerate(params) if p.watermark]
+    if rows:
+        previous = torch.tensor([int(history(row)[-1]) for row in rows], device=logits.device)
+        ids = torch.arange(logits.shape[1], device=logits.device)
+        logits[rows] += watermark.delta * watermark.green(previous.unsqueeze(1), ids)
 
 
 def _penalise(logits: Tensor, params: Sequence[SamplingParams], history: Callable[[int], IntArray]) -> None:

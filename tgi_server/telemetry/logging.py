@@ -1,6 +1,7 @@
 """Log lines of every process, as text or JSON, on standard output. Stdlib only.
 
 Any module logs with `logging.getLogger(__name__)`; fields of its own go into `extra={...}` and appear in both formats.
+A field `span` holds the fields of the request, or of what else takes time, that the line belongs to.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ _LEVELS = {
     LogLevel.warn: logging.WARNING,
     LogLevel.error: logging.ERROR,
 }
+SPAN = "span"
 _STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 
@@ -61,28 +63,40 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line of text, without its end."""
-        fields = "".join(f" {key}={value}" for key, value in _extra(record).items())
+        extra = _extra(record)
+        fields = "".join(f" {key}={value}" for key, value in (extra.pop(SPAN, {}) | extra).items())
         head = f"{_timestamp(record)} {record.levelname:>5} {_target(record, self._name)}:"
         return "\n".join([f"{head} {record.getMessage()}{fields}", *_traceback(self, record)])
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: timestamp, level, message, target, the record's own fields, a traceback if any."""
+    """One JSON object a line, as programs that read TGI's logs expect it.
+
+    All have timestamp, level, target and, where there is one, span. Message, the record's own fields and a traceback
+    are put into `fields`, but those of the router beside the others, with file name and line number.
+    """
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        self._name = name
+        self._flat = name == "router"
+        # the launcher speaks for the shards
+        self._target = "text_generation_router" if self._flat else "text_generation_launcher"
+        self._span = {"rank": int(name[6:]), "name": "shard-manager"} if name.startswith("shard-") else None
 
     def format(self, record: logging.LogRecord) -> str:
         """The JSON object."""
-        line = _extra(record) | {
-            "timestamp": _timestamp(record),
-            "level": record.levelname,
-            "message": record.getMessage(),
-            "target": _target(record, self._name),
-        }
+        extra = _extra(record)
+        span = extra.pop(SPAN, self._span)
+        fields = {"message": record.getMessage(), **extra}
         for traceback in _traceback(self, record):
-            line["exception"] = traceback
+            fields["exception"] = traceback
+        line: dict[str, Any] = {"timestamp": _timestamp(record), "level": record.levelname}
+        line |= fields if self._flat else {"fields": fields}
+        line["target"] = _target(record, self._target)
+        if self._flat:
+            line |= {"filename": record.filename, "line_number": record.lineno}
+        if span is not None:
+            line |= {"span": span, "spans": [span]}
         return json.dumps(line, default=str)
 
 

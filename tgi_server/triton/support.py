@@ -7,6 +7,8 @@ from importlib.util import find_spec
 
 import torch
 
+from tgi_server import custom_kernels
+
 LOG2_E = math.log2(math.e)
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 OLDEST = (8, 0)
@@ -20,7 +22,7 @@ def unsupported(device: torch.device, dtype: torch.dtype) -> list[str]:
 
     On a CPU triton's interpreter could run them, but that is made for tests.
     """
-    reasons = []
+    reasons = custom_kernels.disabled()
     if dtype not in DTYPES:
         reasons.append(f"the Triton kernels compute in {', '.join(map(str, DTYPES))}, not {dtype}")
     if device.type != "cuda":

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from tgi_server.config import cli, describe, load
+from tgi_server.config.arguments import quote
 from tgi_server.config.schema import DType, LogLevel, ServerConfig, without_variable
 from tgi_server.errors import UsageError
 
@@ -16,12 +17,15 @@ AWKWARD = [
     "5e1234", "1e5", "true", "null", "a=b", "~/m", "a,b", "x{y}", "${x}", r"\${x}", "$", "it's", '"q"', "ü 漢 🙂",
     "a#b", "[1]", "\\", "'", " a ", "refs/pr/1", "a\nb", "*", "!x", "%",
 ]  # fmt: skip
-TEXTS = [name for name, hint in describe.TYPES.items() if describe.inner_type(hint) is str and name != "hostname"]
+TEXTS = [
+    name
+    for name, hint in describe.TYPES.items()
+    if describe.inner_type(hint) is str and name not in ("hostname", "cors_allow_origin")
+]
 
 
 def compose(*argv: str, **environ: str) -> ServerConfig:
-    arguments = cli.parse(argv, environ)
-    return load.compose(arguments.overrides, arguments.config_dir, arguments.config_name, arguments.origins)
+    return load.composition(cli.parse(argv, environ)).config
 
 
 def refusal(*argv: str, **environ: str) -> str:
@@ -63,7 +67,7 @@ def test_awkward_texts_survive_in_every_spelling(start: int) -> None:
 
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
 def test_quote_is_exact(text: str) -> None:
-    value = OverridesParser.create().parse_override(f"k={cli.quote(text)}").value()
+    value = OverridesParser.create().parse_override(f"k={quote(text)}").value()
     config = OmegaConf.create({"k": ""})
     OmegaConf.update(config, "k", value)
     assert config.k == text
@@ -164,16 +168,26 @@ def test_service_addresses_are_ignored() -> None:
     (["quantize=null"], {}, ["quantize=null"]),
     (["model=a,b"], {}, ["model=a,b"]),
     (["model=smollm3"], {}, ["model=smollm3", "smollm2"]),
-    (["port=70000", "validation_workers=0"], {}, ["port=70000", "65535", "validation_workers=0", "at least 1"]),
+    (["port=70000", "num_shard=0"], {}, ["port=70000", "65535", "num_shard=0", "at least 1"]),
     (["waiting_served_ratio=nan"], {}, ["waiting_served_ratio=nan", "finite"]),
     (["quantize._target_=os.system"], {}, ["os.system", "tgi_server"]),
     (["--port"], {}, ["--port"]),
     (["--port", "--json-output"], {}, ["--port"]),
-    (["-m"], {}, ["-m"]),
-    (["--multirun"], {}, ["--multirun"]),
+    (["--resolve"], {}, ["--resolve", "--cfg"]),
+    (["--env", "--cfg", "job"], {}, ["--env"]),
+    (["-m", "--info"], {}, ["--multirun", "--info"]),
+    (["--info=x"], {}, ["--info=x", "defaults-tree"]),
+    (["-sc", "bash"], {}, ["bash", "install"]),
+    (["-sc"], {}, ["--shell-completion"]),
+    (["--env=1"], {}, ["--env", "no value"]),
+    (["--package", "x"], {}, ["--package"]),
+    (["cors_allow_origin=[a"], {}, ["cors_allow_origin=[a"]),
+    (["cors_allow_origin=[a,'']"], {}, ["cors_allow_origin", "empty"]),
+    (["cors_allow_origin=[]", "--cors-allow-origin", ""], {}, ["cors_allow_origin", "empty"]),
+    (["--ngrok-authtoken", "x${"], {"NGROK_AUTHTOKEN": "y", "PORT": "z"}, ["port=z"]),
     (["hydra.run.dir=x"], {}, ["hydra.run.dir"]),
     (["serve"], {}, ["serve"]),
-    (["-c", "all"], {}, ["all", "job"]),
+    (["-c", "everything"], {}, ["everything", "job"]),
     (["--config-dir", "/nowhere"], {}, ["/nowhere"]),
     (["--config-name", "nothing"], {}, ["nothing"]),
     (["port=${oc.env:NOT_THERE_AT_ALL}"], {}, ["port", "NOT_THERE_AT_ALL"]),
@@ -185,10 +199,101 @@ def test_refusals_are_one_line(argv: list[str], environ: dict[str, str], words: 
 
 
 @pytest.mark.parametrize(
-    ("flag", "show"), [("-h", "help"), ("--help", "help"), ("-V", "version"), ("--version", "version")]
+    ("flag", "show"), [("-h", "summary"), ("--help", "help"), ("-V", "version"), ("--version", "version")]
 )
 def test_help_needs_no_valid_environment(flag: str, show: str) -> None:
     assert cli.parse([flag], {"PORT": "", "JSON_OUTPUT": "x"}).show == show
+
+
+@pytest.mark.parametrize("flag", ["-e", "--env"])
+def test_report(flag: str) -> None:
+    assert cli.parse([flag], {"ENV": "production"}).report
+    assert not cli.parse([], {"ENV": "production"}).report
+
+
+ORIGINS = ["http://a.com", "http://b.com:80,x", "[::1]", "it's", "${x}", "null"]
+
+
+def test_a_list_by_flag_adds_up_and_each_text_is_one_value() -> None:
+    flags = [f"--cors-allow-origin={text}" for text in ORIGINS]
+    assert compose(*flags).cors_allow_origin == ORIGINS
+    assert compose(*flags, CORS_ALLOW_ORIGIN="x").cors_allow_origin == ORIGINS
+
+
+@pytest.mark.parametrize("text", ORIGINS)
+def test_a_list_from_the_environment_is_one_value(text: str) -> None:
+    assert compose(CORS_ALLOW_ORIGIN=text).cors_allow_origin == [text]
+
+
+@pytest.mark.parametrize(
+    ("argv", "value"),
+    [
+        (["cors_allow_origin=http://a.com"], ["http://a.com"]),
+        (["cors_allow_origin=a,b"], ["a,b"]),
+        (["cors_allow_origin=[http://a.com,b]"], ["http://a.com", "b"]),
+        (["cors_allow_origin='a'"], ["a"]),
+        (["cors_allow_origin=[]"], []),
+        (["--cors-allow-origin", "a", "cors_allow_origin=b"], ["b"]),
+        (["cors_allow_origin=a", "--cors-allow-origin", "b", "--cors-allow-origin", "c"], ["b", "c"]),
+    ],
+)
+def test_a_list_as_override(argv: list[str], value: list[str]) -> None:
+    assert compose(*argv).cors_allow_origin == value
+
+
+def test_multirun_only_opens_sweeps() -> None:
+    arguments = cli.parse(["-m", "max_batch_size=4,8", "model_id=a=b", "batching=glob(l*)", "--revision", "a,b"], {})
+    runs = [load.composition(run).config for run in load.combinations(arguments)]
+    assert [run.max_batch_size for run in runs] == [4, 8]
+    assert {(run.model_id, run.revision, run.max_waiting_tokens) for run in runs} == {("a=b", "a,b", 100)}
+
+
+def test_combinations_vary_the_last_fastest_and_the_later_mention_counts() -> None:
+    arguments = cli.parse(["port=1,2", "-m", "seed=1,2", "seed=5,6"], {"PORT": "3"})
+    runs = [load.composition(run).config for run in load.combinations(arguments)]
+    assert [(run.port, run.seed) for run in runs] == [(1, 5), (1, 6), (2, 5), (2, 6)]
+    with pytest.raises(UsageError, match="counts values"):
+        load.combinations(cli.parse(["-m", "port=interval(1,2)"], {}))
+    assert len(load.combinations(cli.parse(["port=1"], {}))) == 1
+
+
+SAGEMAKER = {
+    "HF_MODEL_ID": "some/model", "HF_MODEL_REVISION": "5e1234", "SM_NUM_GPUS": "4", "HF_MODEL_QUANTIZE": "eetq",
+    "HF_MODEL_TRUST_REMOTE_CODE": "true",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("argv", [["deployment=sagemaker"], ["--deployment", "sagemaker"]])
+def test_sagemaker(argv: list[str]) -> None:
+    config = compose(*argv, **SAGEMAKER)
+    assert (config.model_id, config.revision, config.num_shard) == ("some/model", "5e1234", 4)
+    assert (config.port, config.trust_remote_code) == (8080, True)
+    assert config.quantize._target_ == "tgi_server.quantize.eetq.Eetq"
+
+
+def test_sagemaker_names_are_weaker_than_our_own_and_count_nowhere_else() -> None:
+    assert compose("deployment=sagemaker", **SAGEMAKER, MODEL_ID="own").model_id == "own"
+    assert compose("deployment=sagemaker", "model_id=typed", **SAGEMAKER).model_id == "typed"
+    assert compose("deployment=laptop", **SAGEMAKER).num_shard is None
+    assert compose("deployment=sagemaker", "deployment=laptop", **SAGEMAKER).num_shard is None
+
+
+def test_sagemaker_needs_a_model() -> None:
+    assert "HF_MODEL_ID" in refusal("deployment=sagemaker")
+    assert "SM_NUM_GPUS" in refusal("deployment=sagemaker", "model_id=x", SM_NUM_GPUS="0")
+
+
+def test_docker_and_kubernetes() -> None:
+    arguments = cli.parse([], {"HOSTNAME": "3f2a9c", "PORT": "80", "HUGGINGFACE_HUB_CACHE": "/data"})
+    config = load.composition(arguments).config
+    assert (config.hostname, config.port, config.huggingface_hub_cache) == ("0.0.0.0", 80, "/data")
+    (warning,) = arguments.warnings
+    assert "HOSTNAME=3f2a9c is ignored" in warning
+    arguments = cli.parse([], {"PORT": "tcp://10.0.0.1:8000", "HOSTNAME": "::1"})
+    config = load.composition(arguments).config
+    assert (config.hostname, config.port) == ("::1", 3000)
+    (warning,) = arguments.warnings
+    assert "PORT=tcp://10.0.0.1:8000 is ignored" in warning
 
 
 def test_show_config() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import pytest
+import yaml
 
-from tgi_server.config import load
+from tgi_server.config import describe, load
+from tgi_server.config.arguments import Arguments
 from tgi_server.config.schema import DType, Launch, LogLevel, Part, Resolved, ServerConfig
 from tgi_server.errors import UsageError
 
@@ -23,8 +26,11 @@ def site(tmp_path: Path) -> Path:
         "batching/wrong": "# @package _global_\nmax_batch_size: some",
         "batching/zero": "# @package _global_\nmax_batch_size: 0",
         "batching/broken": "a: [",
+        "batching/commit": "# @package _global_\nrevision: 5e1234",
         "site": "defaults: [config, _self_, {override batching: mine}]\nport: 99",
         "loose": "port: 99",
+        "deployment/mine": "# @package _global_\ndefaults: [override /quantize: eetq]\nmax_batch_size: 7",
+        "cloud": "defaults: [config, _self_, {override deployment: sagemaker}]",
     }.items():
         path = site / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,13 +50,59 @@ def test_own_main_file(site: Path) -> None:
     assert (config.port, config.max_batch_size) == (99, 5)
 
 
+def origins(overrides: list[str], site: Path, name: str = "config", **typed: str) -> dict[str, str]:
+    """Where all that is not the default came from."""
+    composed = load.composition(Arguments(overrides, typed, config_dir=str(site), config_name=name))
+    return {name: composed.origins[name] for name in describe.differing(composed.config)}
+
+
+def test_provenance(site: Path) -> None:
+    assert origins(["batching=mine"], site) == {"max_batch_size": f"group file {site}/batching/mine.yaml"}
+    assert origins(["batching=throughput"], site)["max_waiting_tokens"] == "group file conf/batching/throughput.yaml"
+    assert origins([], site, "site")["port"] == f"file {site}/site.yaml"
+    assert origins([], site, "site")["max_batch_size"] == f"group file {site}/batching/mine.yaml"
+    assert origins(["deployment=mine", "batching=mine"], site) == {
+        "max_batch_size": f"deployment file {site}/deployment/mine.yaml",
+        "quantize": f"deployment file {site}/deployment/mine.yaml",
+    }
+    assert origins(["deployment=mine", "quantize=none", "port=1"], site, port="--port", quantize="--quantize") == {
+        "max_batch_size": f"deployment file {site}/deployment/mine.yaml",
+        "port": "--port",
+    }
+    inside = {"attention._target_": "command line"}
+    assert (
+        origins(["attention._target_=tgi_server.x.Y", "deployment=mine"], site, **inside)["attention"] == "command line"
+    )
+
+
+def test_shown_with_provenance(site: Path) -> None:
+    overrides = ["batching=mine", "revision='${oc.env:HOME}'", "cors_allow_origin=[a,'b #c']", "ngrok_authtoken=s3cret"]
+    overrides += ["tokenizer_config_path='a\\nb # c'", "otlp_endpoint='http://u:s3cret@h'"]
+    typed = dict.fromkeys(["revision", "cors_allow_origin", "ngrok_authtoken", "tokenizer_config_path"], "command line")
+    composed = load.composition(Arguments(overrides, {**typed, "otlp_endpoint": "environment"}, config_dir=str(site)))
+    text = load.as_yaml(composed)
+    assert f"max_batch_size: 5  # group file {site}/batching/mine.yaml\n" in text
+    assert "revision: ${oc.env:HOME}  # command line\n" in text
+    assert "port: 3000\n" in text
+    assert "s3cret" not in text
+    commit = load.composition(Arguments(["revision='5e1234'"], {"revision": "--revision"}))
+    assert "revision: '5e1234'  # --revision\n" in load.as_yaml(commit)
+    shown = yaml.safe_load(text)
+    assert shown["cors_allow_origin"] == ["a", "b #c"]
+    assert shown["tokenizer_config_path"] == composed.config.tokenizer_config_path
+    assert shown["quantize"] == {"_target_": "tgi_server.quantize.none.NoQuantize"}
+    assert yaml.safe_load(load.as_yaml(composed, resolve=True))["revision"] == os.environ["HOME"]
+
+
 @pytest.mark.parametrize(("override", "name", "words"), [
     ("batching=typo", "config", ["max_batch_sise", "max_batch_size", "batching/typo.yaml"]),
     ("batching=wrong", "config", ["max_batch_size=some", "whole number", "batching/wrong.yaml"]),
-    ("batching=zero", "config", ["max_batch_size=0", "at least 1"]),
+    ("batching=zero", "config", ["max_batch_size=0", "at least 1", "batching/zero.yaml"]),
     ("batching=broken", "config", ["broken.yaml"]),
     ("batching=none", "config", ["batching=none", "mine", "throughput"]),
     ("port=1", "loose", ["loose", "defaults"]),
+    ("batching=commit", "config", ["revision=inf", "quotes", "batching/commit.yaml"]),
+    ("port=1", "cloud", ["deployment=sagemaker", "command line"]),
 ])  # fmt: skip
 def test_mistakes_in_files(site: Path, override: str, name: str, words: list[str]) -> None:
     with pytest.raises(UsageError) as error:

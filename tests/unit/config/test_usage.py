@@ -1,28 +1,91 @@
-"""Help and the list of changed options are made from the schema."""
+"""Help, documentation and the list of changed options are made from the schema."""
 
 from __future__ import annotations
 
-from tgi_server.config import describe, files, usage
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import tgi_server
+from tgi_server.config import describe, files, reference, usage
 from tgi_server.config.schema import ServerConfig, documented_options, without_variable
 
+ROOT = Path(tgi_server.__file__).parent.parent
+OPTIONS = [
+    "model_id", "revision", "trust_remote_code", "dtype", "tokenizer_config_path", "huggingface_hub_cache",
+    "weights_cache_override", "conversion_cache", "sharded", "num_shard", "shard_uds_path", "speculate",
+    "enable_cuda_graphs", "disable_custom_kernels", "cuda_memory_fraction", "master_addr", "master_port",
+    "max_concurrent_requests",
+    "max_input_length", "max_total_tokens", "waiting_served_ratio", "max_batch_prefill_tokens",
+    "max_batch_total_tokens", "max_waiting_tokens", "max_batch_size", "prefill_chunk_tokens", "prefix_caching",
+    "validation_workers", "max_best_of", "max_stop_sequences", "max_top_n_tokens", "watermark_gamma",
+    "watermark_delta", "rope_scaling", "rope_factor", "hostname", "port", "cors_allow_origin", "ngrok",
+    "ngrok_authtoken", "ngrok_edge", "shutdown_timeout", "json_output", "otlp_endpoint", "log_level", "target",
+    "clients", "request_rate", "requests", "duration", "warmup", "time_limit", "prompts", "prompt_tokens",
+    "new_tokens", "seed", "output",
+]  # fmt: skip
+"""Frozen: an option that comes or goes is a change of the interface."""
 
-def test_help_names_every_option_default_and_choice() -> None:
-    text = usage.text()
+
+def test_the_options_are_these() -> None:
+    assert [field.name for field in documented_options()] == OPTIONS
+    assert set(describe.NAMES) == {*OPTIONS, "quantize", "attention", "runner", "router", "job"}
+
+
+def test_the_documentation_is_fresh() -> None:
+    assert (ROOT / "docs/options.md").read_text() == reference.markdown(), "run scripts/write-options"
+
+
+@pytest.mark.parametrize("long", [True, False])
+def test_help_names_every_option_and_choice(long: bool) -> None:
+    text = usage.text(long)
     for field in documented_options():
         assert f"--{field.name.replace('_', '-')}" in text
-        assert (f"[env: {field.name.upper()}]" in " ".join(text.split())) == (field.name not in without_variable())
+        variable = f"[env: {field.name.upper()}]" in " ".join(text.split())
+        assert variable == (long and field.name not in without_variable())
     assert "-p, --port N" in text
-    assert "[default: bigscience/bloom-560m]" in text
+    assert "[default: bigscience/bloom-560m]" in " ".join(text.split())
     for group, names in files.groups().items():
         assert f"--{group} {'|'.join(names)}" in text
-    assert max(map(len, text.splitlines())) <= 110
+    assert max(map(len, text.splitlines())) <= 130
 
 
-def test_changed_options_tell_their_origin() -> None:
-    config = ServerConfig(port=80, max_batch_size=4)
-    assert describe.changed(config, {"port": "--port"}) == [
+def test_help_tells_what_is_allowed() -> None:
+    text = " ".join(usage.text(long=True).split())
+    assert "[whole number, 0 to 65535] [default: 3000] [env: PORT]" in text
+    assert "--rope-scaling linear|dynamic" in text
+
+
+def test_the_summary_has_one_line_an_option() -> None:
+    lines = usage.text(long=False).splitlines()
+    assert sum("--max-input-length N " in line and "Longest prompt" in line for line in lines) == 1
+    assert len(lines) < len(usage.text(long=True).splitlines()) / 2
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["-h"], ["--cfg", "job", "deployment=laptop"]])
+def test_quick_and_without_torch(argv: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "from tgi_server.launcher.main import main\n"
+        "status = main(sys.argv[1:])\n"
+        "sys.exit(status or ', '.join({'torch', 'transformers'} & set(sys.modules)) or 0)"
+    )
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True)
+    assert time.monotonic() - started < 1
+    assert done.returncode == 0, done.stderr
+
+
+def test_changed_options_tell_their_origin_and_no_secret() -> None:
+    config = ServerConfig(port=80, ngrok_authtoken="s3cret", otlp_endpoint="http://me:s3cret@host:4317")
+    origins = {"port": "--port", "otlp_endpoint": "command line", "ngrok_authtoken": "--ngrok-authtoken"}
+    assert describe.changed(config, origins) == [
         "port=80 (--port)",
-        "max_batch_size=4 (configuration files)",
+        "ngrok_authtoken=*** (--ngrok-authtoken)",
+        "otlp_endpoint=http://***@host:4317 (command line)",
     ]
 
 

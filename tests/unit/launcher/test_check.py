@@ -6,70 +6,126 @@ from typing import Any
 
 import pytest
 
-from tgi_server.config.schema import DType, Part, ServerConfig
+from tgi_server.config.schema import DType, Part, RopeScaling, ServerConfig
 from tgi_server.errors import ConfigError
 from tgi_server.launcher import check
 
+NATIVE = Part("tgi_server.attention.native.NativeAttention")
+SDPA = Part("tgi_server.attention.sdpa.SdpaAttention")
+EETQ = Part("tgi_server.quantize.eetq.Eetq")
 
-def problem(**options: Any) -> str:
+
+def works(accelerators: int = 0, **options: Any) -> None:
+    check.options(ServerConfig(**options), {}, accelerators)
+
+
+def problem(accelerators: int = 0, **options: Any) -> str:
     with pytest.raises(ConfigError) as error:
-        check.options(ServerConfig(**options))
+        check.options(ServerConfig(**options), dict.fromkeys(options, "here"), accelerators)
     assert error.value.exit_code == 1
     assert "\n" not in str(error.value)
     return str(error.value)
 
 
 def test_defaults_are_fine() -> None:
-    check.options(ServerConfig())
+    for accelerators in (0, 1, 4):
+        works(accelerators)
 
 
 def test_limits_are_inclusive_where_they_can_be() -> None:
-    check.options(ServerConfig(max_input_length=2047, max_batch_prefill_tokens=2047, max_batch_total_tokens=2048))
+    works(max_input_length=2047, max_batch_prefill_tokens=2047, max_batch_total_tokens=2048)
 
 
 def test_each_budget() -> None:
     assert "at most 2047" in problem(max_input_length=2048)
-    assert "max_batch_prefill_tokens=100" in problem(max_batch_prefill_tokens=100)
+    assert "max_batch_prefill_tokens to at least 1024" in problem(max_batch_prefill_tokens=100)
     assert "at most 3000" in problem(max_batch_total_tokens=3000)
     assert "at least 2048" in problem(max_batch_total_tokens=2000, max_batch_prefill_tokens=1500)
 
 
-def test_a_forced_dtype_does_not_go_with_quantize() -> None:
-    quantized = Part("tgi_server.quantize.eetq.Eetq")
-    check.options(ServerConfig(quantize=quantized))
-    assert "dtype=bfloat16" in problem(quantize=quantized, dtype=DType.bfloat16)
-
-
 def test_a_chunk_takes_the_place_of_the_prefill_budget() -> None:
-    check.options(ServerConfig(max_batch_prefill_tokens=100, prefill_chunk_tokens=64))
+    works(max_batch_prefill_tokens=100, prefill_chunk_tokens=64)
 
 
-def test_a_missing_file() -> None:
-    check.options(ServerConfig(tokenizer_config_path=__file__))
-    assert (
-        problem(tokenizer_config_path="/nowhere/x.json")
-        == "tokenizer_config_path=/nowhere/x.json: there is no such file"
-    )
-
-
-def test_all_problems_together() -> None:
+def test_all_problems_together_each_with_its_origin() -> None:
     budgets = {"max_input_length": 4000, "max_batch_prefill_tokens": 1000, "max_batch_total_tokens": 900}
-    assert problem(**budgets, tokenizer_config_path="/nowhere").count(";") == 4
+    lines = problem(**budgets, sharded=True, ngrok=True, rope_scaling=RopeScaling.dynamic).split("; ")
+    starts = ["max_input_length=4000:", "max_batch_prefill_tokens=1000:", "max_batch_prefill_tokens=1000:"]
+    starts += ["max_total_tokens=2048:", "rope_scaling=dynamic:", "sharded=true:", "ngrok=true:", "ngrok=true:"]
+    told = [line for line in lines if line.split(":")[0] + ":" in starts]
+    assert [line.split(":")[0] + ":" for line in told] == starts
+    assert sum("(here)" in line for line in lines) == 7, "all but max_total_tokens, which was not given"
 
 
-@pytest.mark.parametrize(("num_shard", "accelerators", "shards"), [
-    (None, 0, 1), (None, 1, 1), (None, 4, 4), (2, 4, 2), (3, 0, 3), (1, 4, 1),
+@pytest.mark.parametrize(("options", "words"), [
+    ({"quantize": EETQ, "dtype": DType.bfloat16}, "dtype=bfloat16: cannot be used with quantize"),
+    ({"tokenizer_config_path": "/nowhere/x.json"}, "tokenizer_config_path=/nowhere/x.json: there is no such file"),
+    ({"validation_workers": 0}, "validation_workers=0: "),
+    ({"max_best_of": 9, "max_concurrent_requests": 8}, "at most 8 works"),
+    ({"rope_scaling": RopeScaling.dynamic, "rope_factor": 2.0}, "rope_scaling=linear works"),
+    ({"speculate": 2}, "speculate=2: guessing ahead is not served yet"),
+    ({"disable_custom_kernels": True, "attention": NATIVE}, "attention=sdpa works"),
+    ({"cuda_memory_fraction": 0.5}, "cuda_memory_fraction=0.5: there is no GPU"),
+    ({"enable_cuda_graphs": True}, "enable_cuda_graphs=true: there is no CUDA device"),
+    ({"cors_allow_origin": ["page.example"]}, "'page.example' is not an origin"),
+    ({"cors_allow_origin": ["*", "https://page.example/"]}, "'https://page.example/' is not an origin"),
+    ({"ngrok": True, "ngrok_edge": "e"}, "ngrok=true: needs ngrok_authtoken"),
+    ({"ngrok": True, "ngrok_authtoken": "t"}, "ngrok=true: needs ngrok_edge"),
+    ({"ngrok_edge": "e"}, "ngrok=false: ngrok_edge is only used with ngrok=true"),
+    ({"otlp_endpoint": "localhost:4317"}, "such as http://localhost:4317"),
+    ({"otlp_endpoint": "http://"}, "otlp_endpoint=http://: "),
+    ({"otlp_endpoint": "http://host:port"}, "otlp_endpoint=http://host:port: "),
 ])  # fmt: skip
-def test_number_of_shards(num_shard: int | None, accelerators: int, shards: int) -> None:
-    assert check.number_of_shards(ServerConfig(num_shard=num_shard), accelerators) == shards
+def test_refusals(options: dict[str, Any], words: str) -> None:
+    assert words in problem(**options)
 
 
-def test_too_few_accelerators() -> None:
-    with pytest.raises(ConfigError, match="num_shard=2"):
-        check.number_of_shards(ServerConfig(num_shard=2), 1)
+@pytest.mark.parametrize("options", [
+    {"quantize": EETQ}, {"tokenizer_config_path": __file__}, {"max_concurrent_requests": 1},
+    {"max_best_of": 8, "max_concurrent_requests": 8}, {"rope_scaling": RopeScaling.linear}, {"rope_factor": 2.0},
+    {"disable_custom_kernels": True}, {"disable_custom_kernels": True, "attention": SDPA}, {"attention": NATIVE},
+    {"cors_allow_origin": ["*"]}, {"cors_allow_origin": ["https://page.example:8443", "http://[::1]:3000", "null"]},
+    {"ngrok": True, "ngrok_edge": "e", "ngrok_authtoken": "t"}, {"otlp_endpoint": "http://localhost:4317"},
+    {"otlp_endpoint": "https://collector.example"},
+], ids=str)  # fmt: skip
+def test_what_works(options: dict[str, Any]) -> None:
+    works(**options)
+
+
+def test_what_needs_a_gpu_works_with_one() -> None:
+    works(1, cuda_memory_fraction=0.5, enable_cuda_graphs=True)
+    assert "leave one" in problem(1, disable_custom_kernels=True, enable_cuda_graphs=True)
+
+
+def test_the_variables_of_an_ngrok_account_may_be_there_for_others() -> None:
+    origins = {"ngrok_authtoken": "environment variable NGROK_AUTHTOKEN"}
+    check.options(ServerConfig(ngrok_authtoken="secret"), origins, 0)
+    assert "secret" not in problem(ngrok_authtoken="secret")
+
+
+@pytest.mark.parametrize(("sharded", "num_shard", "accelerators", "shards"), [
+    (None, None, 0, 1), (None, None, 1, 1), (None, None, 4, 4), (None, 2, 4, 2), (None, 3, 0, 3), (None, 1, 4, 1),
+    (False, None, 4, 1), (False, 2, 4, 1), (False, 2, 0, 1),
+    (True, None, 4, 4), (True, 2, 4, 2), (True, 2, 0, 2),
+])  # fmt: skip
+def test_number_of_shards(sharded: bool | None, num_shard: int | None, accelerators: int, shards: int) -> None:
+    works(accelerators, sharded=sharded, num_shard=num_shard)
+    assert check.number_of_shards(ServerConfig(sharded=sharded, num_shard=num_shard), accelerators) == shards
+
+
+@pytest.mark.parametrize(("options", "accelerators", "words"), [
+    ({"sharded": True}, 0, "sharded=true: 0 accelerator(s) visible"),
+    ({"sharded": True}, 1, "sharded=true: 1 accelerator(s) visible"),
+    ({"sharded": True, "num_shard": 1}, 4, "num_shard=1: sharded=true"),
+    ({"sharded": True, "num_shard": 1}, 0, "num_shard=1: sharded=true"),
+    ({"sharded": True, "num_shard": 3}, 2, "num_shard=3: 2 accelerator(s) visible; num_shard=2 works"),
+    ({"sharded": True, "num_shard": 2}, 1, "num_shard=2: 1 accelerator(s) visible; sharded=false works"),
+    ({"num_shard": 2}, 1, "num_shard=2: 1 accelerator(s) visible; sharded=false works"),
+])  # fmt: skip
+def test_shards_that_cannot_be(options: dict[str, Any], accelerators: int, words: str) -> None:
+    assert problem(accelerators, **options).startswith(words)
 
 
 def test_one_port_for_two_purposes() -> None:
-    with pytest.raises(ConfigError, match="master_port=3000"):
-        check.number_of_shards(ServerConfig(num_shard=2, master_port=3000), 0)
-    assert check.number_of_shards(ServerConfig(num_shard=1, master_port=3000), 0) == 1
+    assert "master_port=3000" in problem(num_shard=2, master_port=3000)
+    works(num_shard=1, master_port=3000)

@@ -94,3 +94,17 @@ def test_master_port() -> None:
         with pytest.raises(ConfigError, match=f"master_port={port}"):
             sockets.check_master_port(ShardOptions(master_port=port))
     sockets.check_master_port(ShardOptions(master_port=port))
+
+
+@pytest.mark.parametrize(("address", "works"), [
+    ("localhost", True), ("127.0.0.1", True), ("203.0.113.9", False), ("no.such.host.invalid", False),
+])  # fmt: skip
+def test_master_address(address: str, works: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    options = ShardOptions(master_addr=address, master_port=port)
+    if works:
+        sockets.check_master_port(options)
+    else:
+        with pytest.raises(ConfigError, match=f"master_addr={address}: .*localhost works"):
+            sockets.check_master_port(options)

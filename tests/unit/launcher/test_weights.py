@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,11 +21,11 @@ from tgi_server.errors import ModelError
 from tgi_server.launcher import weights
 
 
-def fetch(model_id: str | Path) -> Path:
+def fetch(model_id: str | Path, **options: Any) -> Path:
     def unexpected(stage: str, fraction: float) -> None:
         raise AssertionError(f"nothing slow should run: {stage}")
 
-    return weights.fetch(ModelOptions(model_id=str(model_id)), DType.float32, unexpected)
+    return weights.fetch(ModelOptions(model_id=str(model_id), **options), DType.float32, unexpected)
 
 
 @pytest.fixture
@@ -66,6 +68,34 @@ def test_an_index_decides_which_files_count(model: Path) -> None:
     assert fetch(model) == model
 
 
+def test_a_directory_of_links_with_any_name(model: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "mein Modell ☃"
+    directory.mkdir()
+    for path in model.iterdir():
+        (directory / path.name).symlink_to(path)
+    (tmp_path / "link").symlink_to(directory)
+    assert fetch(tmp_path / "link") == tmp_path / "link"
+    (directory / "model.safetensors").unlink()
+    (directory / "model.safetensors").symlink_to("nowhere")
+    with pytest.raises(ModelError, match=r"has no weights"):
+        fetch(directory)
+
+
+def test_a_directory_needs_no_network(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    assert fetch(model) == model
+
+
+def test_trusting_remote_code_is_warned_about(model: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fetch(model)
+    assert caplog.messages == []
+    fetch(model, trust_remote_code=True)
+    assert caplog.messages == [
+        f"trust_remote_code is on for {model} (revision not pinned): "
+        "code that comes with the model may run on this machine"
+    ]
+
+
 def truncate(path: Path, size: int) -> None:
     os.truncate(path, size)
 
@@ -79,8 +109,21 @@ def rewrite_header(path: Path, **changes: object) -> None:
     path.write_bytes(len(encoded).to_bytes(8, "little") + encoded + content[8 + size :])
 
 
-def only_bin(directory: Path) -> None:
-    (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
+def deep_json(directory: Path) -> None:
+    (directory / "config.json").write_text("[" * 100_000)
+
+
+def huge(directory: Path) -> None:
+    truncate(directory / "config.json", 1 << 40)  # a sparse file
+
+
+def strange_index(directory: Path) -> None:
+    split(directory)
+    (directory / "model.safetensors.index.json").write_text('{"weight_map": {"a": "/etc/passwd"}}')
+
+
+def second_of_three(directory: Path) -> None:
+    (directory / "model.safetensors").rename(directory / "model-00002-of-00003.safetensors")
 
 
 def same_tensor_twice(directory: Path) -> None:
@@ -94,7 +137,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "config no object": (lambda d: (d / "config.json").write_text("[]"), r"config\.json does not hold a JSON object"),
     "no tokenizer": (lambda d: (d / "tokenizer.json").unlink(), r"has no tokenizer\.json$"),
     "no weights": (lambda d: (d / "model.safetensors").unlink(), r"has no weights"),
-    "only bin": (only_bin, r"\.bin files only; \*\.safetensors are needed"),
+    "deep JSON": (deep_json, r"config\.json is not valid JSON"),
+    "huge JSON": (huge, r"config\.json is too large to be what its name says"),
+    "index leads away": (strange_index, r"names what is no \.safetensors file beside it: '/etc/passwd'"),
+    "parts missing": (second_of_three, r"lacks the weight file model-00001-of-00003\.safetensors$"),
     "data cut": (
         lambda d: truncate(d / "model.safetensors", 190),
         r"model\.safetensors is truncated: \d+ bytes expected, 190 found",
@@ -162,6 +208,64 @@ def test_a_file_inside_a_package_is_found_without_importing_it(
     assert fetch("package:packaged_model/files") == package / "files"
     with pytest.raises(ModelError, match="does not exist"):
         fetch("package:packaged_model/other")
+
+
+def test_weights_may_lie_elsewhere(model: Path, tmp_path: Path) -> None:
+    """With configuration and tokenizer beside them model_id is not looked at, else it gives all but the weights."""
+    whole = tmp_path / "whole"
+    shutil.copytree(model, whole)
+    assert fetch("org/never-asked-for", weights_cache_override=str(whole)) == whole
+
+    override = tmp_path / "only weights ☃"
+    override.mkdir()
+    save_file({"a": np.zeros(3)}, override / "model.safetensors")
+    cache = {"weights_cache_override": str(override), "conversion_cache": str(tmp_path / "cache")}
+    directory = fetch(model, **cache)
+    assert (directory / "model.safetensors").samefile(override / "model.safetensors")
+    assert (directory / "config.json").samefile(model / "config.json")
+    assert fetch(model, **cache) == directory
+
+    split(override)
+    (model / "chat_template.jinja").write_text("{{ messages }}")
+    assert {path.name for path in fetch(model, **cache).iterdir()} == {
+        "chat_template.jinja", "config.json", "tokenizer.json",
+        "model-1.safetensors", "model-2.safetensors", "model.safetensors.index.json",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"^weights_cache_override=.*: there is no such directory$"),
+        ([], r"has no weights \("),
+        (
+            ["pytorch_model.bin"],
+            r"^weights_cache_override=.*: it holds \.bin files only, and nothing is converted there$",
+        ),
+        (["model-00001-of-00002.safetensors"], r"lacks the weight file model-00002-of-00002\.safetensors$"),
+        (["config.json", "model.safetensors"], r"model\.safetensors is not a safetensors file$"),
+    ],
+)
+def test_what_is_wrong_with_weights_elsewhere(
+    model: Path, tmp_path: Path, content: list[str] | None, message: str
+) -> None:
+    override = tmp_path / "own"
+    if content is not None:
+        override.mkdir()
+    for name in content or []:
+        (override / name).write_bytes(b"")
+    with pytest.raises(ModelError, match=message) as caught:
+        fetch(model, weights_cache_override=str(override), conversion_cache=str(tmp_path / "cache"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_cache_that_cannot_be_written(model: Path, tmp_path: Path) -> None:
+    override = tmp_path / "own"
+    override.mkdir()
+    save_file({"a": np.zeros(3)}, override / "model.safetensors")
+    options = {"weights_cache_override": str(override), "conversion_cache": str(model / "config.json")}
+    with pytest.raises(ModelError, match=f"^model_id={model}: Not a directory: {model}/config.json/joined$"):
+        fetch(model, **options)
 
 
 def test_a_missing_package_names_the_command_that_installs_it() -> None:

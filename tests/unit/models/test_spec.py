@@ -4,8 +4,11 @@ from typing import Any
 
 import pytest
 
+from tgi_server.config.schema import Launch, Resolved, RopeOptions, RopeScaling, ServerConfig
 from tgi_server.errors import ConfigError, ModelError
 from tgi_server.models.spec import read_spec
+from tgi_server.rope.spec import RopeSpec
+from tgi_server.shard.main import check
 
 LLAMA = {
     "model_type": "llama", "vocab_size": 100, "hidden_size": 36, "intermediate_size": 64, "num_hidden_layers": 2,
@@ -24,6 +27,32 @@ def test_both_spellings_of_rope(tmp_path: Path) -> None:
     new = read_spec(write(tmp_path, rope_parameters={"rope_theta": 7.0, "rope_type": "linear", "factor": 4}))
     old = read_spec(write(tmp_path, rope_theta=7, rope_scaling={"type": "linear", "factor": 4.0}))
     assert new.rope == old.rope and new.rope.parameters == {"factor": 4.0}
+
+
+@pytest.mark.parametrize(("options", "factor"), [
+    ({"rope_factor": 2.5}, 2.5), ({"rope_scaling": RopeScaling.linear}, 1.0),
+    ({"rope_scaling": RopeScaling.linear, "rope_factor": 4.0}, 4.0),
+])  # fmt: skip
+def test_the_options_overrule_rope(tmp_path: Path, options: dict[str, Any], factor: float) -> None:
+    scalings: list[dict[str, Any] | None] = [None, {"type": "linear", "factor": 8.0}, {"rope_type": "yarn"}]
+    for scaling in scalings:
+        spec = read_spec(write(tmp_path, rope_theta=7, rope_scaling=scaling), RopeOptions(**options))
+        assert spec.rope == RopeSpec(7.0, "linear", {"factor": factor})
+        assert spec.max_positions == 64 * factor
+
+
+def test_without_options_the_model_says(tmp_path: Path) -> None:
+    directory = write(tmp_path, rope_scaling={"type": "linear", "factor": 8.0})
+    assert read_spec(directory, RopeOptions()) == read_spec(directory)
+
+
+def test_longer_texts_fit_a_stretched_model(tmp_path: Path) -> None:
+    resolved = Resolved(model_dir=str(write(tmp_path)))
+    with pytest.raises(ConfigError, match="max_total_tokens=128 is more than the 64 positions"):
+        check(Launch(ServerConfig(max_total_tokens=128), resolved))
+    assert check(Launch(ServerConfig(max_total_tokens=128, rope_factor=2.0), resolved)).max_positions == 128
+    with pytest.raises(ConfigError, match="max_total_tokens=129 is more than the 128 positions"):
+        check(Launch(ServerConfig(max_total_tokens=129, rope_factor=2.0), resolved))
 
 
 def test_generation_config_names_all_end_of_sequence_ids(tmp_path: Path) -> None:

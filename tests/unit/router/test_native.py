@@ -159,7 +159,7 @@ async def test_overload_and_what_comes_before_it() -> None:
             assert (status, body) == (429, {"error": "Model is overloaded", "error_type": "overloaded"})
             _, text, _ = await post(router, "/generate_stream", {"inputs": "x"})
             assert events(text) == [body]
-            status, body, _ = await post(router, "/generate", {"inputs": "x", "parameters": {"best_of": 2}})
+            status, body, _ = await post(router, "/generate", {"inputs": "x", "parameters": {"best_of": 3}})
             assert (status, body["error_type"]) == (422, "validation")
         assert router.metric('tgi_request_failure{err="overloaded"}') == 2
         status, _, _ = await post(router, "/generate", {"inputs": "x"})

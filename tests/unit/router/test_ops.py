@@ -26,7 +26,7 @@ async def test_draining() -> None:
 
 
 async def test_info() -> None:
-    async with started(model_id="served", max_batch_size=3) as router:
+    async with started(model_id="served", max_batch_size=3, max_best_of=5) as router:
         response = await router.app.test_client().get("/info")
         assert await response.get_json() == {
             "model_id": "served",
@@ -35,7 +35,7 @@ async def test_info() -> None:
             "model_device_type": "cpu",
             "model_pipeline_tag": None,
             "max_concurrent_requests": 128,
-            "max_best_of": 1,
+            "max_best_of": 5,
             "max_stop_sequences": 4,
             "max_input_length": 1024,
             "max_total_tokens": 2048,
@@ -72,7 +72,8 @@ async def test_http_errors() -> None:
 def test_the_router_never_loads_torch() -> None:
     code = (
         "import sys, tgi_server.router.main;"
-        "print([name for name in ('torch', 'transformers', 'numpy', 'hydra') if name in sys.modules])"
+        "heavy = 'torch', 'transformers', 'numpy', 'hydra', 'opentelemetry', 'ngrok';"
+        "print([name for name in heavy if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -13,11 +13,12 @@ from tgi_server.router.calls import Calls
 from tgi_server.router.stream import KEEP_ALIVE, complete, token_chunks
 from tgi_server.router.validate import Limits
 from tgi_server.router.wire import GenerateBody, Parameters
+from tgi_server.telemetry.tracing import Untraced
 
 
 def opening(router: Router, pool: ThreadPoolExecutor, max_new_tokens: int, inputs: str = "x") -> tuple[Any, Any]:
     limits = Limits.of(ServerConfig(), ServerConfig(), router.engine.info)
-    calls = Calls(router.engine, TOKENIZER, limits, pool, router.metrics)
+    calls = Calls(router.engine, TOKENIZER, limits, pool, router.metrics, Untraced())
     parameters = Parameters(max_new_tokens=max_new_tokens)
     prepare = partial(validate.native, GenerateBody(inputs, parameters))
     return calls.begin(prepare, parameters), native_answers.StreamAnswer(parameters, None).event

@@ -1,6 +1,7 @@
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,14 @@ from tgi_server.router.validate import Limits, Prepared
 from tgi_server.router.wire import GenerateBody, Parameters
 from tgi_server.types import FinishReason, SamplingParams, StoppingParams
 
-LIMITS = Limits(max_input_length=20, max_total_tokens=30, max_stop_sequences=2, max_top_n_tokens=5, vocab_size=340)
+LIMITS = Limits(
+    max_input_length=20,
+    max_total_tokens=30,
+    max_best_of=3,
+    max_stop_sequences=2,
+    max_top_n_tokens=5,
+    vocab_size=340,
+)
 SEED = 77
 
 
@@ -40,8 +48,8 @@ RULES: list[tuple[dict[str, Any], str]] = [
     ({"max_new_tokens": 0}, "`max_new_tokens` must be strictly positive"),
     ({"stop": ["a", "b", "c"]}, "`stop` supports up to 2 stop sequences. Given: 3"),
     ({"stop": [""]}, "`stop` cannot hold an empty string"),
+    ({"best_of": 2, "do_sample": True, "seed": 1}, "`seed` must not be set when `best_of` > 1"),
     ({"top_n_tokens": 6}, "`top_n_tokens` must be >= 0 and <= 5. Given: 6"),
-    ({"watermark": True}, "`watermark` is not supported"),
     ({"grammar": {"type": "json"}}, "`grammar` is not supported"),
     ({"inputs": ""}, "`inputs` cannot be empty"),
     ({"truncate": 0}, "`truncate` must be strictly positive and less than 20. Given: 0"),
@@ -97,7 +105,7 @@ def test_everything_arrives() -> None:
 
 
 def test_no_parameters_means_sampling() -> None:
-    limits = Limits(max_input_length=20, max_total_tokens=300, max_stop_sequences=2, max_top_n_tokens=5, vocab_size=340)
+    limits = replace(LIMITS, max_total_tokens=300)
     request = validate.native(GenerateBody("hello"), limits, TOKENIZER, SEED).request
     assert request.sampling == SamplingParams(do_sample=True, seed=SEED)
     assert request.stopping.max_new_tokens == 100
@@ -114,28 +122,44 @@ def test_truncate_keeps_the_last_ids() -> None:
 
 
 def test_ids_the_model_does_not_have() -> None:
-    limits = Limits(max_input_length=20, max_total_tokens=30, max_stop_sequences=2, max_top_n_tokens=5, vocab_size=5)
+    limits = replace(LIMITS, vocab_size=5)
     with pytest.raises(ValidationError, match="the model has no token"):
         validate.native(GenerateBody("hello", Parameters(max_new_tokens=1)), limits, TOKENIZER, SEED)
 
 
-@pytest.mark.parametrize(("best_of", "allowed"), [(None, True), (1, True), (0, True), (2, False)])
-def test_best_of(best_of: int | None, allowed: bool) -> None:
-    parameters = Parameters(best_of=best_of)
-    if allowed:
-        validate.check_endpoint(parameters, streaming=False)
-    else:
-        with pytest.raises(ValidationError, match="`best_of` > 1 is not allowed on this endpoint"):
-            validate.check_endpoint(parameters, streaming=False)
+@pytest.mark.parametrize("best_of", [None, 0, 1, 3])
+def test_best_of(best_of: int | None) -> None:
+    validate.check_endpoint(Parameters(best_of=best_of), False, max_best_of=3)
+
+
+@pytest.mark.parametrize(("max_best_of", "message"), [
+    (1, "`best_of` > 1 is not allowed on this endpoint"), (3, "`best_of` must be > 0 and <= 3. Given: 4"),
+])  # fmt: skip
+def test_too_many_candidates(max_best_of: int, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        validate.check_endpoint(Parameters(best_of=4), False, max_best_of)
+
+
+def test_candidates_without_sampling() -> None:
+    others: list[dict[str, Any]] = [{}, {"max_new_tokens": 0}, {"seed": 1}]
+    for other in others:
+        with pytest.raises(ValidationError, match="`best_of` > 1 needs sampling"):
+            native(best_of=2, **other)
+
+
+@pytest.mark.parametrize("parameters", [{"do_sample": True}, {"temperature": 1.0}, {"top_k": 3}])
+def test_candidates_are_sampled(parameters: dict[str, Any]) -> None:
+    assert native(best_of=2, **parameters).request.sampling.samples
+    assert native(best_of=1, seed=5).request.sampling.seed == 5
 
 
 def test_what_a_stream_cannot_carry() -> None:
     for parameters in (Parameters(best_of=0), Parameters(best_of=2, decoder_input_details=True)):
         with pytest.raises(ValidationError, match="`best_of` must be 1"):
-            validate.check_endpoint(parameters, streaming=True)
+            validate.check_endpoint(parameters, True, max_best_of=3)
     with pytest.raises(ValidationError, match="`decoder_input_details`"):
-        validate.check_endpoint(Parameters(decoder_input_details=True), streaming=True)
-    validate.check_endpoint(Parameters(best_of=1), streaming=True)
+        validate.check_endpoint(Parameters(decoder_input_details=True), True, max_best_of=3)
+    validate.check_endpoint(Parameters(best_of=1), True, max_best_of=3)
 
 
 def test_token_spans_are_characters() -> None:

@@ -10,7 +10,14 @@ from tgi_server.router.validate import Limits, Prepared
 from tgi_server.router.wire import ChatBody, CompletionBody, Message, StreamOptions, TextPart
 from tgi_server.types import SamplingParams
 
-LIMITS = Limits(max_input_length=100, max_total_tokens=200, max_stop_sequences=2, max_top_n_tokens=5, vocab_size=340)
+LIMITS = Limits(
+    max_input_length=100,
+    max_total_tokens=200,
+    max_best_of=2,
+    max_stop_sequences=2,
+    max_top_n_tokens=5,
+    vocab_size=340,
+)
 TURNS = ChatTemplate(TEMPLATE, {"eos_token": EOS})
 SEED = 77
 

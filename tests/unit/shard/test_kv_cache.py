@@ -4,7 +4,7 @@ import torch
 from tgi_server.attention.base import AttentionShape
 from tgi_server.config.schema import BatchingOptions
 from tgi_server.errors import ConfigError
-from tgi_server.shard.kv_cache import allocate, block_bytes, free_memory, plan_blocks
+from tgi_server.shard.kv_cache import allocate, block_bytes, free_memory, plan_blocks, within_fraction
 
 SHAPE = AttentionShape(num_heads=4, num_kv_heads=2, head_dim=8)
 
@@ -33,4 +33,15 @@ def test_one_request_has_to_fit() -> None:
 
 
 def test_free_memory_is_plausible() -> None:
-    assert 2**26 < free_memory(torch.device("cpu")) < 2**44
+    assert 2**26 < free_memory(torch.device("cpu"), 1.0) < 2**44
+
+
+@pytest.mark.parametrize(("free", "taken", "fraction", "room"), [
+    (80, 20, 1.0, 80),  # alone
+    (80, 20, 0.5, 30),
+    (30, 20, 0.5, 30),  # another server has its half
+    (10, 20, 0.5, 10),  # another program has more than that
+    (80, 20, 0.1, 0),
+])  # fmt: skip
+def test_a_part_of_a_gpu(free: int, taken: int, fraction: float, room: int) -> None:
+    assert within_fraction(free, 100, taken, fraction) == room

@@ -5,15 +5,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from tgi_server.shard.sampler import MOST_TIES, IntArray, choose, top_tokens, uniforms
+from tgi_server.shard.sampler import MOST_TIES, IntArray, Watermark, choose, top_tokens, uniforms
 from tgi_server.types import SamplingParams
 
 NO_HISTORY = np.array([], np.int64)
+WATERMARK = Watermark()
 
 
 def pick(logits: Tensor, *params: SamplingParams, history: IntArray = NO_HISTORY, position: int = 0) -> list[int]:
     rows = logits.clone() if logits.dim() == 2 else logits.clone().repeat(len(params), 1)
-    choice = choose(rows, params, lambda row: history, np.full(len(params), position))
+    choice = choose(rows, params, lambda row: history, np.full(len(params), position), WATERMARK)
     tokens: list[int] = choice.tokens.tolist()
     return tokens
 
@@ -29,7 +30,7 @@ def possible(logits: Tensor, params: SamplingParams) -> set[int]:
 
 def test_greedy_picks_the_best_and_reports_its_logprob() -> None:
     logits = torch.tensor([[1.0, 3.0, 2.0], [5.0, 0.0, 0.0]])
-    choice = choose(logits.clone(), [SamplingParams()] * 2, lambda row: NO_HISTORY, np.zeros(2, np.int64))
+    choice = choose(logits.clone(), [SamplingParams()] * 2, lambda row: NO_HISTORY, np.zeros(2, np.int64), WATERMARK)
     assert choice.tokens.tolist() == [1, 0]
     assert torch.allclose(choice.logprobs, logits.log_softmax(-1)[[0, 1], [1, 0]])
 
@@ -123,7 +124,7 @@ def test_extreme_values_give_a_token_and_a_logprob(extreme: dict[str, float]) ->
     logits = torch.randn(1, 200, generator=torch.Generator().manual_seed(0)) * 5
     logits[0, 7] = -torch.inf
     params: Any = extreme | {"do_sample": True, "seed": 5, "top_n_tokens": 2}
-    choice = choose(logits, [SamplingParams(**params)], lambda row: np.arange(100), np.array([3]))
+    choice = choose(logits, [SamplingParams(**params)], lambda row: np.arange(100), np.array([3]), WATERMARK)
     assert choice.tokens.item() != 7
     assert choice.logprobs.isfinite().all()
     assert 1 <= len(choice.top[0].ids) <= 2 + MOST_TIES
@@ -142,6 +143,7 @@ def test_impossible_tokens_are_no_alternatives() -> None:
         [SamplingParams(top_k=2, top_n_tokens=3)],
         lambda row: NO_HISTORY,
         np.zeros(1, np.int64),
+        WATERMARK,
     )
     assert choice.top[0].ids == [0, 1]
     assert sum(np.exp(choice.top[0].logprobs)) == pytest.approx(1.0)

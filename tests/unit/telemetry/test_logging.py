@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from typing import Any
 
 CODE = """
 import logging, warnings
 from tgi_server.config.schema import LogLevel, TelemetryOptions
 from tgi_server.telemetry.logging import TRACE, setup
-setup(TelemetryOptions(json_output={json}, log_level=LogLevel.{level}), "shard-0")
+setup(TelemetryOptions(json_output={json}, log_level=LogLevel.{level}), "{name}")
 log = logging.getLogger("tgi_server.x")
 log.log(TRACE, "t")
 log.debug("d")
-log.info("i %s", 1, extra={{"seed": 3, "path": "ü"}})
+log.info("i %s", 1, extra={{"seed": 3, "path": "ü", "span": {{"time": "1s"}}}})
 log.warning("two\\nlines")
 try:
     1 / 0
@@ -26,30 +27,54 @@ warnings.warn("careful")
 """
 
 
-def output(json_output: bool, level: str) -> str:
-    code = CODE.format(json=json_output, level=level)
+def output(json_output: bool, level: str, name: str = "shard-0") -> str:
+    code = CODE.format(json=json_output, level=level, name=name)
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stderr == ""
     return result.stdout
 
 
-def test_json() -> None:
-    lines = [json.loads(line) for line in output(True, "info").splitlines()]
-    assert [line["level"] for line in lines] == ["INFO", "WARN", "ERROR", "ERROR", "WARN"]
-    first = lines[0]
-    assert (first["message"], first["target"], first["seed"], first["path"]) == ("i 1", "shard-0", 3, "ü")
+def lines(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in output(True, "info", name).splitlines()]
+
+
+def test_json_of_the_router_is_flat() -> None:
+    told = lines("router")
+    assert [line["level"] for line in told] == ["INFO", "WARN", "ERROR", "ERROR", "WARN"]
+    names = ["timestamp", "level", "message", "seed", "path", "target", "filename", "line_number", "span", "spans"]
+    first = told[0]
+    assert list(first) == names
+    assert (first["message"], first["target"], first["seed"], first["path"]) == (
+        "i 1",
+        "text_generation_router",
+        3,
+        "ü",
+    )
     assert first["timestamp"].endswith("Z") and "T" in first["timestamp"]
-    assert lines[1]["message"] == "two\nlines"
-    assert "ZeroDivisionError" in lines[2]["exception"]
-    assert lines[3]["target"] == "shard-0:library"
-    assert "careful" in lines[4]["message"]
+    assert (first["filename"], first["line_number"]) == ("<string>", 9)
+    assert first["span"] == {"time": "1s"} and first["spans"] == [first["span"]]
+    assert told[1]["message"] == "two\nlines" and "span" not in told[1]
+    assert "ZeroDivisionError" in told[2]["exception"]
+    assert told[3]["target"] == "text_generation_router:library"
+    assert "careful" in told[4]["message"]
+
+
+def test_json_of_launcher_and_shards_has_its_fields_together() -> None:
+    first, second, third, library, _ = lines("launcher")
+    assert list(first) == ["timestamp", "level", "fields", "target", "span", "spans"]
+    assert first["fields"] == {"message": "i 1", "seed": 3, "path": "ü"}
+    assert first["target"] == "text_generation_launcher" and library["target"] == "text_generation_launcher:library"
+    assert "span" not in second and "ZeroDivisionError" in third["fields"]["exception"]
+    second = lines("shard-3")[1]
+    assert second["target"] == "text_generation_launcher" and second["fields"] == {"message": "two\nlines"}
+    assert second["spans"] == [{"rank": 3, "name": "shard-manager"}] == [second["span"]]
 
 
 def test_text() -> None:
     text = output(False, "trace")
     assert "TRACE shard-0: t\n" in text
     assert "DEBUG shard-0: d\n" in text
-    assert " INFO shard-0: i 1 seed=3 path=ü\n" in text
+    assert " INFO shard-0: i 1 time=1s seed=3 path=ü\n" in text
     assert "ERROR shard-0: e\nTraceback" in text
     assert " INFO shard-0:library: chatter\n" in text
 

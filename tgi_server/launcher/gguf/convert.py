@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from tgi_server.config.schema import DType
 from tgi_server.errors import ModelError
-from tgi_server.launcher import job
-from tgi_server.launcher.gguf import cache, llama, safetensors_writer, tokenizer
+from tgi_server.launcher import conversions, job, safetensors_writer
+from tgi_server.launcher.gguf import llama, tokenizer
 from tgi_server.launcher.gguf.reader import GgufFile
 
+_FORMATS = {DType.float32: "F32", DType.float16: "F16", DType.bfloat16: "BF16"}
 _CHUNK = 1 << 22
 """Values converted at a time: 16 MiB of float32, a few times that with what dequantisation needs."""
 
@@ -41,10 +42,10 @@ def convert(source: Path, directory: Path, dtype: DType, report: job.Report) -> 
     config = llama.read_config(file)
     targets = llama.targets(file, config)
     _write_descriptions(file, config, directory, dtype)
-    shapes = {target.name: target.shape for target in targets.values()}
+    tensors = {target.name: (_FORMATS[dtype], target.shape) for target in targets.values()}
     pieces = _pieces(file, targets, dtype, lambda fraction: report(stage, fraction))
     try:
-        safetensors_writer.write(directory / "model.safetensors", shapes, dtype, pieces)
+        safetensors_writer.write(directory / "model.safetensors", tensors, pieces)
     except NotImplementedError as error:  # a way to store tensors that the gguf package does not decode
         raise ModelError(f"{source}: {error}") from None
 
@@ -107,7 +108,7 @@ def _narrow(values: NDArray[np.float32], dtype: DType, what: str) -> NDArray[Any
 def main(source: Path, target: Path, dtype: DType, report: job.Report) -> str:
     """Convert into the cache, unless another process has just done it. Returns the directory."""
     try:
-        cache.build(target, lambda directory: convert(source, directory, dtype, report), report)
+        conversions.build(target, lambda directory: convert(source, directory, dtype, report), report)
     except OSError as error:  # what fails in a write, as on a full disk, does not name the file
         raise ModelError(f"{error.filename or target.parent}: {error.strerror or error}") from None
     return str(target)

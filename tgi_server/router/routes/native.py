@@ -57,8 +57,12 @@ class NativeRoutes:
 
     async def _whole(self, body: GenerateBody, as_list: bool) -> Response:
         parameters = validate.parameters_of(body)
-        check = partial(validate.check_endpoint, parameters, streaming=False)
-        async with self._calls.begin(partial(validate.native, body), parameters, check) as call:
+        check = partial(validate.check_endpoint, parameters, False, self._calls.limits.max_best_of)
+        candidates = validate.candidates(parameters)
+        opening = self._calls.begin(
+            partial(validate.native, body), parameters, check, candidates, span=self._calls.span()
+        )
+        async with opening as call:
             generated = native_answers.whole(await call.answer(), parameters, _full_text_of(body, parameters))
             headers = native_answers.headers(call, self._compute_type)
         result: Any = [generated] if as_list else generated
@@ -67,8 +71,8 @@ class NativeRoutes:
     def _stream(self, body: GenerateBody) -> Response:
         """Errors are events too, also those of validation: the status is always 200."""
         parameters = validate.parameters_of(body)
-        check = partial(validate.check_endpoint, parameters, streaming=True)
-        opening = self._calls.begin(partial(validate.native, body), parameters, check)
+        check = partial(validate.check_endpoint, parameters, True, self._calls.limits.max_best_of)
+        opening = self._calls.begin(partial(validate.native, body), parameters, check, span=self._calls.span())
         events = native_answers.StreamAnswer(parameters, _full_text_of(body, parameters))
         chunks = token_chunks(opening, events.event)
         headers = native_answers.stream_headers(self._compute_type, len(body.inputs))

@@ -59,7 +59,7 @@ class OpenAIRoutes:
         return answer({"object": "list", "data": [model]})
 
     async def _answer(self, body: OpenAIBody, prepare: Prepare, making: OpenAIAnswer) -> Response:
-        opening = self._calls.begin(prepare, body)
+        opening = self._calls.begin(prepare, body, span=self._calls.span())
         if not body.stream:
             async with opening as call:
                 making.start(call)

@@ -13,9 +13,6 @@ from tgi_server.router.routes.native import error_response
 from tgi_server.telemetry.metrics import CONTENT_TYPE, Metrics
 from tgi_server.types import BLOCK_SIZE
 
-MAX_BEST_OF = 1
-"""Candidates a request may ask for."""
-
 
 class OpsRoutes:
     """The handlers."""
@@ -51,7 +48,7 @@ class OpsRoutes:
                 "model_device_type": shard.device_type,
                 "model_pipeline_tag": None,
                 "max_concurrent_requests": config.max_concurrent_requests,
-                "max_best_of": MAX_BEST_OF,
+                "max_best_of": config.max_best_of,
                 "max_stop_sequences": config.max_stop_sequences,
                 "max_input_length": config.max_input_length,
                 "max_total_tokens": config.max_total_tokens,

@@ -10,23 +10,20 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from tgi_server.config.schema import DType
+from tgi_server.launcher.checkpoint import ITEM_BITS
 
-_FORMATS = {DType.float32: ("F32", 4), DType.float16: ("F16", 2), DType.bfloat16: ("BF16", 2)}
-"""Name of a number format in the header, and its bytes."""
 _ALIGNMENT = 8
 
 
-def write(path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: DType, pieces: Iterable[NDArray[Any]]) -> None:
-    """Write the tensors named in `shapes`, all of one format.
+def write(path: Path, tensors: Mapping[str, tuple[str, tuple[int, ...]]], pieces: Iterable[NDArray[Any]]) -> None:
+    """Write tensors; `tensors` tells the number format (one of `ITEM_BITS`) and the shape of each.
 
     `pieces` yields their values in the same order, row by row, in arrays of any length.
     """
-    code, item_bytes = _FORMATS[dtype]
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
-    for name, shape in shapes.items():
-        start, end = end, end + math.prod(shape) * item_bytes
+    for name, (code, shape) in tensors.items():
+        start, end = end, end + math.prod(shape) * ITEM_BITS[code] // 8
         header[name] = {"dtype": code, "shape": shape, "data_offsets": [start, end]}
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % _ALIGNMENT)

@@ -1,0 +1,324 @@
+"""Every option by flag, override, environment and YAML; who wins; what a start says about them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.integration.listening import listening
+from tests.integration.server import free_port
+from tests.integration.test_bench import bench
+from tgi_server.config import cli, describe, load
+from tgi_server.config.arguments import Composition
+from tgi_server.config.schema import DType, LogLevel, RopeScaling, ServerConfig, without_variable
+
+TABLE: Mapping[str, tuple[Any, Any]] = {
+    "model_id": ("some/model", "package:x/y.gguf"),
+    "revision": ("5e1234", "refs/pr/2"),
+    "trust_remote_code": (True, False),
+    "dtype": (DType.bfloat16, DType.float16),
+    "tokenizer_config_path": ("~/a b.json", "it's.json"),
+    "huggingface_hub_cache": ("/data", "/a=b"),
+    "weights_cache_override": ("/weights,2", "/w{eights}"),
+    "conversion_cache": ("/ü 漢", '/"quoted"'),
+    "sharded": (True, False),
+    "num_shard": (2, 3),
+    "shard_uds_path": ("/tmp/a", "/tmp/b"),
+    "speculate": (2, 3),
+    "enable_cuda_graphs": (True, False),
+    "disable_custom_kernels": (True, False),
+    "cuda_memory_fraction": (0.5, 0.25),
+    "master_addr": ("10.0.0.1", "::1"),
+    "master_port": (29501, 29502),
+    "max_concurrent_requests": (64, 65),
+    "max_input_length": (100, 101),
+    "max_total_tokens": (200, 201),
+    "waiting_served_ratio": (0.3, 2.0),
+    "max_batch_prefill_tokens": (300, 301),
+    "max_batch_total_tokens": (4000, 4001),
+    "max_waiting_tokens": (5, 6),
+    "max_batch_size": (8, 9),
+    "prefill_chunk_tokens": (128, 256),
+    "prefix_caching": (True, False),
+    "validation_workers": (3, 4),
+    "max_best_of": (5, 6),
+    "max_stop_sequences": (7, 8),
+    "max_top_n_tokens": (9, 10),
+    "watermark_gamma": (0.25, 0.75),
+    "watermark_delta": (1.5, 3.0),
+    "rope_scaling": (RopeScaling.linear, RopeScaling.dynamic),
+    "rope_factor": (2.0, 4.0),
+    "hostname": ("127.0.0.1", "0.0.0.0"),
+    "port": (8080, 8081),
+    "cors_allow_origin": (["http://a.com"], ["*"]),
+    "ngrok": (True, False),
+    "ngrok_authtoken": ("to${ken", "token#2"),
+    "ngrok_edge": ("edge", "null"),
+    "shutdown_timeout": (10.0, 20.0),
+    "json_output": (True, False),
+    "otlp_endpoint": ("http://a:4317", "http://b:4317"),
+    "log_level": (LogLevel.debug, LogLevel.warn),
+    "target": ("http://a:8000", "http://b:8000"),
+    "clients": ("1,8", "32"),
+    "request_rate": (5.0, 6.0),
+    "requests": (10, 11),
+    "duration": (1.0, 2.0),
+    "warmup": (0, 1),
+    "time_limit": (30.0, 40.0),
+    "prompts": ("a.txt", "b.txt"),
+    "prompt_tokens": ("64-256", "80"),
+    "new_tokens": (16, 17),
+    "seed": (1, 2),
+    "output": ("a.json", "b.json"),
+}
+"""Two values of each option."""
+SPELLINGS = ("group", "deployment", "environment", "override", "flag")
+"""From the weakest to the strongest; the last two are equal, the later one wins."""
+
+
+def text(value: Any) -> str:
+    """As an operator writes it."""
+    return value[0] if isinstance(value, list) else describe.shown(value)
+
+
+def kept(value: Any) -> Any:
+    """As YAML holds it."""
+    if isinstance(value, str):
+        return value.replace("${", r"\${")
+    return value.name if isinstance(value, Enum) else value
+
+
+class Site:
+    """A directory of an operator's files, and compositions with every option given in some spellings."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._composed: dict[tuple[tuple[str, int], ...], Composition] = {}
+
+    def composed(self, **columns: int) -> Composition:
+        """Every option set by each spelling to its value of that column in the table."""
+        key = tuple(columns.items())
+        if key not in self._composed:
+            self._composed[key] = self._compose(columns)
+        return self._composed[key]
+
+    def file(self, group: str) -> str:
+        return str(self._directory / group / "all.yaml")
+
+    def _compose(self, columns: Mapping[str, int]) -> Composition:
+        argv, environ = ["--config-dir", str(self._directory)], {}
+        for spelling, column in columns.items():
+            values = {name: row[column] for name, row in TABLE.items()}
+            match spelling:
+                case "group" | "deployment":
+                    folder = {"group": "batching"}.get(spelling, spelling)
+                    self._write(folder, {name: kept(value) for name, value in values.items()})
+                    argv.append(f"{folder}=all")
+                case "environment":
+                    environ = {name.upper(): text(value) for name, value in values.items()}
+                case "override":
+                    quoted = {name: text(value) for name, value in values.items()}
+                    quoted |= {"ngrok_authtoken": r"'to\${ken'" if not column else "token#2"}
+                    quoted |= {"ngrok_edge": "'null'" if column else "edge"}
+                    argv += [f"{name}={word}" for name, word in quoted.items()]
+                case "flag":
+                    argv += [f"--{name.replace('_', '-')}={text(value)}" for name, value in values.items()]
+        return load.composition(cli.parse(argv, environ))
+
+    def _write(self, folder: str, values: Mapping[str, Any]) -> None:
+        path = Path(self.file(folder))
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("# @package _global_\n" + yaml.safe_dump(dict(values), default_style="'"))
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    return Site(tmp_path_factory.mktemp("site"))
+
+
+def test_the_table_is_complete() -> None:
+    assert set(TABLE) == set(describe.TYPES)
+    for name, (one, other) in TABLE.items():
+        assert one != getattr(ServerConfig(), name) and one != other
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_each_spelling_reaches_the_configuration(site: Site, name: str) -> None:
+    flag = f"--{name.replace('_', '-')}"
+    origins = {
+        "group": f"group file {site.file('batching')}", "deployment": f"deployment file {site.file('deployment')}",
+        "environment": f"environment variable {name.upper()}", "override": "command line", "flag": flag,
+    }  # fmt: skip
+    for column in (0, 1):
+        for spelling in SPELLINGS:
+            run = site.composed(**{spelling: column})
+            if spelling == "environment" and name in without_variable():
+                assert getattr(run.config, name) == getattr(ServerConfig(), name)
+            else:
+                assert getattr(run.config, name) == TABLE[name][column], spelling
+                assert run.origins[name] == origins[spelling]
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_the_stronger_wins(site: Site, name: str) -> None:
+    for number, strongest in enumerate(SPELLINGS[1:], 1):
+        for column in (0, 1):
+            weaker = dict.fromkeys(SPELLINGS[:number], 1 - column)
+            run = site.composed(**weaker, **{strongest: column})
+            silent = strongest == "environment" and name in without_variable()
+            assert getattr(run.config, name) == TABLE[name][1 - column if silent else column], strongest
+
+
+@pytest.mark.parametrize(("part", "choice"), [("quantize", "eetq"), ("attention", "sdpa")])
+def test_a_choice_has_the_same_spellings(tmp_path: Path, part: str, choice: str) -> None:
+    (tmp_path / "deployment").mkdir()
+    (tmp_path / "deployment/mine.yaml").write_text(f"# @package _global_\ndefaults: [override /{part}: {choice}]")
+    directory, expected = ["--config-dir", str(tmp_path)], getattr(load.compose([f"{part}={choice}"]), part)
+    default = getattr(ServerConfig(), part)
+
+    def chosen(*argv: str, **environ: str) -> Any:
+        return getattr(load.composition(cli.parse([*directory, *argv], environ)).config, part)
+
+    other = {"quantize": "none", "attention": "auto"}[part]
+    assert chosen(f"--{part}", choice) == chosen(f"{part}={choice}") == chosen("deployment=mine") == expected
+    assert chosen(**{part.upper(): choice}) == expected
+    assert chosen("deployment=mine", **{part.upper(): other}) == default
+    assert chosen("deployment=mine", f"--{part}={choice}", **{part.upper(): other}) == expected
+
+
+def run(*argv: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """The launcher, to its end."""
+    command = [sys.executable, "-m", "tgi_server", *argv]
+    return subprocess.run(command, env=os.environ | environ, capture_output=True, text=True, timeout=60)
+
+
+def test_shown_by_the_command() -> None:
+    done = run("--cfg", "job", "deployment=laptop", "-p", "81", MODEL_ID="5e1234", NGROK_AUTHTOKEN="s3cret")
+    assert done.returncode == 0, done.stderr
+    assert "port: 81  # --port\n" in done.stdout
+    assert "model_id: '5e1234'  # environment variable MODEL_ID\n" in done.stdout
+    assert "max_batch_size: 4  # deployment file conf/deployment/laptop.yaml\n" in done.stdout
+    assert "s3cret" not in done.stdout
+
+
+HYDRA: list[tuple[list[str], list[str]]] = [
+    (["--cfg", "hydra"], ["output_subdir: null", "deployment: laptop"]),
+    (["-c", "all", "--resolve"], ["max_batch_size: 4", "ngrok_authtoken: '***'"]),
+    (["--info", "defaults"], ["| deployment/laptop ", "| model/smollm2 "]),
+    (["-i"], ["Defaults Tree", "Config search path"]),
+    (["--info=searchpath"], ["Config search path", "/my site"]),
+]
+
+
+@pytest.mark.parametrize(("argv", "words"), HYDRA)
+def test_hydra_answers_for_itself(tmp_path: Path, argv: list[str], words: list[str]) -> None:
+    site = tmp_path / "my site"
+    site.mkdir()
+    done = run(*argv, "deployment=laptop", "--config-dir", str(site), "--ngrok-authtoken=s3cret")
+    assert done.returncode == 0, done.stderr
+    for word in words:
+        assert word in done.stdout
+    assert "s3cret" not in done.stdout
+    assert list(site.iterdir()) == []
+
+
+def test_hydra_is_not_asked_about_what_cannot_be_composed() -> None:
+    done = run("--cfg", "all", "port=x")
+    assert (done.returncode, done.stderr) == (2, "Error: port=x: expected a whole number (command line)\n")
+
+
+def test_shell_completion() -> None:
+    assert "complete " in run("-sc", "install=bash").stdout
+    assert run("-sc", "install=bash").stdout.endswith(" text-generation-launcher\n")
+    line = "text-generation-launcher deployment=lap"
+    done = run("--shell-completion", "query=bash", COMP_LINE=line, COMP_POINT=str(len(line)), PORT="x")
+    assert done.stdout.split() == ["deployment=laptop"]
+
+
+def test_multirun_shows_every_combination() -> None:
+    done = run("-m", "--cfg", "job", "max_batch_size=4,8", "batching=latency,throughput")
+    shown = list(yaml.safe_load_all(done.stdout))
+    assert [(one["max_batch_size"], one["max_waiting_tokens"]) for one in shown] == [(4, 100), (4, 5), (8, 100), (8, 5)]
+
+
+async def test_multirun_runs_every_combination(tmp_path: Path) -> None:
+    async with listening() as (router, port):
+        status, out, err = await bench(
+            "--multirun", f"target=http://127.0.0.1:{port}", "requests=2", "warmup=0", "new_tokens=2,3",
+            f"output={tmp_path}/${{new_tokens}}.json",
+        )  # fmt: skip
+        assert router.metric("tgi_request_success") == 4
+    assert status == 0, err
+    assert out.index("run 1 of 2: new_tokens=2") < out.index("run 2 of 2: new_tokens=3")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2.json", "3.json"]
+
+
+def test_multirun_checks_all_before_the_first_starts() -> None:
+    done = run("-m", "job=bench", "target=http://127.0.0.1:1", "new_tokens=2,0")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "Error: new_tokens=0: must be at least 1 (command line)\n"
+    done = run("-m", "max_batch_size=1,2")
+    assert done.returncode == 2 and "job=serve" in done.stderr
+
+
+def start(*argv: str, **environ: str) -> str:
+    """What a start logs, up to a model that is not there."""
+    own = ["model_id=/nowhere", f"shard_uds_path=/tmp/test-options-{os.getpid()}", f"master_port={free_port()}"]
+    done = run(*own, *argv, **environ)
+    assert done.returncode == 1 and "/nowhere" in done.stderr, done.stderr
+    return done.stdout
+
+
+def test_docker_like() -> None:
+    port = str(free_port())
+    log = start(HOSTNAME="3f2a9c", PORT=port, HUGGINGFACE_HUB_CACHE="/data")
+    assert "WARN launcher: environment variable HOSTNAME=3f2a9c is ignored: it is no address of this machine" in log
+    assert f"port={port} (environment variable PORT)" in log
+    assert "huggingface_hub_cache=/data (environment variable HUGGINGFACE_HUB_CACHE)" in log
+    assert "hostname=" not in log
+
+
+def test_kubernetes_like(tmp_path: Path) -> None:
+    port = free_port()
+    (tmp_path / "deployment").mkdir()
+    (tmp_path / "deployment/mine.yaml").write_text(f"# @package _global_\nport: {port}")
+    log = start("deployment=mine", f"--config-dir={tmp_path}", PORT="tcp://10.0.0.1:8000", HOSTNAME="::1")
+    assert "WARN launcher: environment variable PORT=tcp://10.0.0.1:8000 is ignored: it is the address of a Kube" in log
+    assert f"port={port} (deployment file" in log and "hostname=::1 (environment variable HOSTNAME)" in log
+
+
+def test_the_report_comes_before_the_start() -> None:
+    log = start("--env", f"port={free_port()}", "deployment=laptop", HF_TOKEN="s3cret", NGROK_AUTHTOKEN="s3cret")
+    assert "s3cret" not in log
+    for words in (
+        "versions: tgi_server ", ", torch 2", "processor can: ", "memory: ", "CUDA: ", "driver: ", "GPU: ",
+        "kernels: ", "HF_TOKEN=***", "option max_batch_size=4 (deployment file conf/deployment/laptop.yaml)",
+        "option ngrok_authtoken=*** (environment variable NGROK_AUTHTOKEN)", "option max_input_length=1024 (default)",
+    ):  # fmt: skip
+        assert words in log
+    assert "kernels: unknown" not in log
+
+
+def test_the_report_needs_a_server_of_ours() -> None:
+    done = run("--env", "job=bench", "target=http://127.0.0.1:1")
+    assert done.returncode == 2 and "--env" in done.stderr
+
+
+def test_the_command_is_the_launcher() -> None:
+    code = (
+        "import sys, tomllib\n"
+        "from importlib import import_module\n"
+        "module, name = tomllib.load(open('pyproject.toml', 'rb'))['project']['scripts']"
+        "['text-generation-launcher'].split(':')\n"
+        "sys.exit(getattr(import_module(module), name)(['--version']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split()[0]) == (0, "tgi_server")

@@ -1,0 +1,81 @@
+"""Options that change what is computed, in a server that has many of them set."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from tests.collector import Collector, attributes, collecting
+from tests.integration.server import Server
+from tgi_server.shard.sampler import Watermark
+
+PROMPTS = ["The capital of France is", "def fibonacci(n):\n    ", "Once upon a time " * 10]
+WATERMARK = Watermark(gamma=0.25, delta=6.0)
+
+
+@pytest.fixture(scope="module")
+def collector() -> Iterator[Collector]:
+    with collecting() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def plain(collector: Collector) -> Iterator[Server]:
+    """Plain torch in float32, with a watermark, candidates and traces for those who ask."""
+    with Server(
+        "model=smollm2", "dtype=float32", "disable_custom_kernels=true", "max_best_of=3",
+        f"watermark_gamma={WATERMARK.gamma}", f"watermark_delta={WATERMARK.delta}",
+        f"otlp_endpoint={collector.endpoint}",
+    ) as server:  # fmt: skip
+        yield server
+
+
+def test_plain_torch_says_the_same(plain: Server, float32_server: Server) -> None:
+    for prompt in PROMPTS:
+        assert plain.generate(prompt, max_new_tokens=12) == float32_server.generate(prompt, max_new_tokens=12)
+    assert "plain torch operations, which are slow: disable_custom_kernels=true" in plain.output
+    assert "attention: SdpaAttention" in plain.output
+    assert "attention: NativeAttention" in float32_server.output
+
+
+def z_score(answer: Any) -> float:
+    details = answer["details"]
+    ids = torch.tensor([token["id"] for token in [*details["prefill"][-1:], *details["tokens"]]])
+    green = WATERMARK.green(ids[:-1], ids[1:]).double()
+    return float((green.sum() - WATERMARK.gamma * len(green)) / (len(green) * 0.25 * 0.75) ** 0.5)
+
+
+def test_a_watermark_can_be_detected(plain: Server) -> None:
+    asked: dict[str, Any] = {"do_sample": True, "seed": 1, "max_new_tokens": 40, "decoder_input_details": True}
+    assert z_score(plain.generate(PROMPTS[0], watermark=True, **asked)) > 5
+    assert abs(z_score(plain.generate(PROMPTS[0], **asked))) < 3.5
+
+
+def test_the_likeliest_candidate_is_the_answer(plain: Server) -> None:
+    answer: Any = plain.generate(PROMPTS[0], best_of=3, do_sample=True, details=True, max_new_tokens=8)
+    candidates = [answer["details"], *answer["details"]["best_of_sequences"]]
+    means = [sum(token["logprob"] for token in one["tokens"]) / len(one["tokens"]) for one in candidates]
+    assert len(means) == 3 and means[0] == max(means)
+    assert len({one["seed"] for one in candidates}) == 3
+    assert plain.client.get("/info").json()["max_best_of"] == 3
+
+
+def test_traces_are_delivered_at_the_end(plain: Server, collector: Collector) -> None:
+    plain.generate("last", max_new_tokens=7)
+    assert plain.stop() == 0
+    (span,) = collector.spans.values()  # of equal names the last
+    assert span.name == "POST /generate" and attributes(span)["generated_tokens"] == 7
+
+
+def test_all_problems_are_told_at_once() -> None:
+    command = [sys.executable, "-m", "tgi_server", "--sharded", "true", "ngrok=true", "--rope-scaling", "dynamic"]
+    done = subprocess.run([*command, "model_id=none/such"], capture_output=True, text=True)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 1 and line.startswith("Error: ")
+    for words in ("rope_scaling=dynamic: ", "--rope-scaling", "ngrok=true: needs ngrok_authtoken", "(command line)"):
+        assert words in line
