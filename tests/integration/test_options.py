@@ -322,3 +322,8 @@ def test_the_command_is_the_launcher() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout.split()[0]) == (0, "tgi_server")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    command = f"'{sys.executable}' -m tgi_server --help | true"
+    assert subprocess.run(["bash", "-c", command], capture_output=True, text=True).stderr == ""

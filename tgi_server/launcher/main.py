@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -41,6 +42,8 @@ def main(argv: Sequence[str] | None = None, programs: Programs | None = None, fe
         _run(sys.argv[1:] if argv is None else argv, programs or Programs(), fetch or _fetch, stop)
     except StoppedError:
         logger.info("stopped before the server was ready")
+    except BrokenPipeError:  # whoever read what we print has gone, as in --help | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except TgiError as error:
         print(f"Error: {error}", file=sys.stderr)
         return getattr(error, "exit_code", 1)
