@@ -327,3 +327,9 @@ def test_the_command_is_the_launcher() -> None:
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     command = f"'{sys.executable}' -m tgi_server --help | true"
     assert subprocess.run(["bash", "-c", command], capture_output=True, text=True).stderr == ""
+
+
+def test_output_that_cannot_show_a_name_is_no_error() -> None:
+    shown = run("--cfg", "job", MODEL_ID="モデル", PYTHONIOENCODING="ascii", LC_ALL="C")
+    assert shown.returncode == 0 and shown.stderr == ""
+    assert r"model_id: \u30e2\u30c7\u30eb" in shown.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -36,6 +37,8 @@ def main(argv: Sequence[str] | None = None, programs: Programs | None = None, fe
         programs: what to run instead of the real shards and router.
         fetch: what to call instead of `weights.fetch`.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that cannot show a name is no reason to fail
     stop = StopSignals()
     stop.install()
     try:
