@@ -22,7 +22,7 @@ def origins_in_files(loader: ConfigLoader, defaults: DefaultsList) -> dict[str, 
     A part is set by who chose it: the file whose defaults list overrides the choice, where there is one.
 
     Raises:
-        UsageError: YAML has read a text as a number.
+        UsageError: YAML has read a text as a number, or a value is OmegaConf's `???`, which would count as not given.
     """
     choosers = {group: meta.containing_config_path for group, meta in defaults.overrides.override_metadata.items()}
     origins: dict[str, str] = {}
@@ -32,6 +32,8 @@ def origins_in_files(loader: ConfigLoader, defaults: DefaultsList) -> dict[str, 
             origins[name] = _label(loader, chooser or str(default.config_path))
             if inner_type(TYPES.get(name)) is str and isinstance(value, float):  # a commit like 5e1234 would be lost
                 raise UsageError(refused(name, value, "YAML reads it as a number; put it in quotes", origins[name]))
+            if value == "???":
+                raise UsageError(refused(name, value, "stands for a value that is still to be given", origins[name]))
     return origins
 
 

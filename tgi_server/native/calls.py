@@ -120,7 +120,8 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Memory for a kernel's result, out of a pool of our own.
 
     What is given back may be given out again to later calls (all calls run one after the other), but never to anything
-    else: a recorded call writes to its memory whenever it is run. It also spares asking the system for it each time.
+    else: a recorded call writes to its memory whenever it is run. So a result must not be kept for longer than the step
+    it belongs to. It also spares asking the system for memory each time.
     """
     size = int(np.prod(shape)) * dtype.itemsize
     step = 1 << max(6, size.bit_length() - 3)

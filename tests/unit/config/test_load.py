@@ -26,6 +26,7 @@ def site(tmp_path: Path) -> Path:
         "batching/wrong": "# @package _global_\nmax_batch_size: some",
         "batching/zero": "# @package _global_\nmax_batch_size: 0",
         "batching/broken": "a: [",
+        "batching/missing": "# @package _global_\nport: ???",
         "batching/commit": "# @package _global_\nrevision: 5e1234",
         "site": "defaults: [config, _self_, {override batching: mine}]\nport: 99",
         "loose": "port: 99",
@@ -127,6 +128,11 @@ def test_the_way_to_a_child_changes_nothing(text: str) -> None:
     assert read == launch
     with pytest.raises(AttributeError):
         read.config.quantize._target_ = "x"
+
+
+def test_a_value_still_to_be_given_is_not_taken_for_the_default(site: Path) -> None:
+    with pytest.raises(UsageError, match=r"port=\?\?\?: .*group file .*batching/missing.yaml"):
+        load.compose(["batching=missing"], str(site))
 
 
 def test_instantiate() -> None:
