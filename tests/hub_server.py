@@ -28,6 +28,7 @@ class Repository:
     refs: dict[str, str] = field(default_factory=lambda: {"main": COMMIT})
     token: str | None = None
     gated: bool = False
+    pipeline_tag: str | None = None
 
 
 @dataclass
@@ -134,7 +135,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_tree(repository.commits[commit])
         else:
             siblings = [{"rfilename": name} for name in repository.commits[commit]]
-            self._answer(200, json.dumps({"id": "model", "sha": commit, "siblings": siblings}).encode())
+            told = {"id": "model", "sha": commit, "siblings": siblings, "pipeline_tag": repository.pipeline_tag}
+            self._answer(200, json.dumps(told).encode())
 
     def _send_tree(self, files: dict[str, bytes]) -> None:
         start = int(parse_qs(urlparse(self.path).query).get("cursor", ["0"])[0])

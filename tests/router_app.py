@@ -10,7 +10,7 @@ from typing import Any
 from quart import Quart
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from tgi_server.config.schema import ServerConfig
+from tgi_server.config.schema import Resolved, ServerConfig
 from tgi_server.engine.engine import Engine
 from tgi_server.router.app import create_app
 from tgi_server.router.chat import ChatTemplate
@@ -22,7 +22,7 @@ EOS = "<|end|>"
 SENTENCES = ["the quick brown fox", "Paris is the capital of France", "été à Zürich"]
 TEMPLATE = (
     "{% for message in messages %}"
-    "{% if message.role == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}"
+    "{% if message.role == 'critic' %}{{ raise_exception('no critics here') }}{% endif %}"
     "[{{ message['role'] }}]{{ message['content'] }}<|end|>"
     "{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
 )
@@ -85,6 +85,7 @@ async def started(
     step_seconds: float = 0.0,
     template: str | None = TEMPLATE,
     num_blocks: int = 4096,
+    resolved: Resolved | None = None,
     **options: Any,
 ) -> AsyncIterator[Router]:
     """A router on fake shards; `options` are options of the server."""
@@ -101,7 +102,7 @@ async def started(
     engine = Engine(shards, config, TOKENIZER, metrics)
     await engine.start()
     chat_template = ChatTemplate(template, {"eos_token": EOS}) if template is not None else None
-    app = create_app(config, 1, engine, TOKENIZER, chat_template, metrics)
+    app = create_app(config, resolved or Resolved(), engine, TOKENIZER, chat_template, metrics)
     try:
         yield Router(app, engine, shards, metrics)
     finally:

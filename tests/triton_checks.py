@@ -15,7 +15,7 @@ from tgi_server.layers.ops import TorchOps
 from tgi_server.layers.triton_ops import TritonOps
 from tgi_server.rope.rotary import RotaryTable
 from tgi_server.rope.spec import RopeSpec
-from tgi_server.shard.sampler import NEGLIGIBLE, Watermark, choose
+from tgi_server.shard.sampler import NEGLIGIBLE, Row, Watermark, choose
 from tgi_server.triton import sampling
 from tgi_server.triton.decode import decode
 from tgi_server.triton.linear import int8_linear
@@ -23,8 +23,6 @@ from tgi_server.types import BLOCK_SIZE, SamplingParams
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 """Of values around 1: some units in the last place."""
-
-NO_HISTORY = np.array([], np.int64)
 
 
 def close(got: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
@@ -104,7 +102,8 @@ def check_steps(
 
 def check_choice(logits: Tensor, params: list[SamplingParams]) -> None:
     """The same tokens as plain torch picks; row i is at position 3 * i."""
-    expected = choose(logits.cpu(), params, lambda row: NO_HISTORY, np.arange(len(params)) * 3, Watermark())
+    rows = [Row(p, np.arange(3 * i), 0) for i, p in enumerate(params)]
+    expected = choose(logits.cpu(), rows, Watermark())
     draws = torch.tensor([(p.seed, 3 * i, p.samples) for i, p in enumerate(params)])
     got = sampling.choose(logits, draws, NEGLIGIBLE, any(p.samples for p in params))
     assert got[0].tolist() == expected.tokens.tolist()

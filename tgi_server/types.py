@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 BLOCK_SIZE = 16
 """Token positions in one block of the paged KV cache."""
@@ -21,21 +22,47 @@ class FinishReason(str, Enum):
     STOP_SEQUENCE = "stop_sequence"
 
 
+@dataclass(frozen=True, slots=True)
+class Guide:
+    """What a generated text has to match: a grammar as llguidance reads it, within at most `max_tokens` tokens."""
+
+    grammar: str
+    max_tokens: int
+
+
+GUIDE_LIMITS: dict[str, Any] = {
+    "initial_lexer_fuel": 200_000,
+    "step_lexer_fuel": 50_000,
+    "step_max_items": 20_000,
+    "max_lexer_states": 50_000,
+}
+"""What a grammar may cost, in llguidance's units: a step takes less than some 30 ms, and a few are usual."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
-    """How one sequence picks its next token. The defaults switch every step off, which is greedy decoding."""
+    """How one sequence picks its next token. The defaults switch every step off, which is greedy decoding.
+
+    `prompt_top_tokens` alternatives are told for each prompt token, with `prompt_logprobs` only. `logit_bias` is added
+    to the scores of its token ids.
+    """
 
     do_sample: bool = False
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
     typical_p: float = 1.0
+    min_p: float = 0.0
     repetition_penalty: float = 1.0
     frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: dict[int, float] = field(default_factory=dict)
     seed: int = 0
     top_n_tokens: int = 0
     prompt_logprobs: bool = False
+    prompt_top_tokens: int = 0
     watermark: bool = False
+    guide: Guide | None = None
 
     @property
     def samples(self) -> bool:
@@ -107,7 +134,8 @@ class Outcome:
 
     `counts[i]` tokens belong to `ids[i]` (0 for an unfinished prompt); `tokens` and `logprobs` are their
     concatenation. The dictionaries are keyed by sequence id and hold only those who asked or failed.
-    `prompt_logprobs[id][j]` is the raw log-probability of prompt token j + 1 given the ones before it.
+    `prompt_logprobs[id][j]` is the raw log-probability of prompt token j + 1 given the ones before it,
+    `prompt_top_tokens[id][j]` what else could have stood there.
     `forward_ns` is the time the device worked on the step, `wait_ns` the time it waited for this plan since the step
     before (0 for the first).
     """
@@ -119,6 +147,7 @@ class Outcome:
     logprobs: list[float]
     top_tokens: dict[int, list[TopTokens]] = field(default_factory=dict)
     prompt_logprobs: dict[int, list[float]] = field(default_factory=dict)
+    prompt_top_tokens: dict[int, list[TopTokens]] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
     forward_ns: int = 0
     wait_ns: int = 0
@@ -165,7 +194,7 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class TokenEvent:
-    """One generated token, as soon as it may be shown.
+    """One token of a generation as soon as it may be shown, or one of its prompt.
 
     `token.text` is the text this token adds: empty while a character is incomplete, cut where a stop sequence
     ends. Events whose text may still become a stop sequence are held back until that is decided, so the texts of

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from tests.triton_checks import NO_HISTORY
 from tests.unit.attention.test_attention import Sequence, dense, empty_cache, step
 from tgi_server.attention.auto import AutoAttention
 from tgi_server.attention.base import AttentionBatch, LayerCache
@@ -15,7 +14,7 @@ from tgi_server.attention.triton import TritonAttention
 from tgi_server.layers.ops import best_ops
 from tgi_server.layers.triton_ops import TritonOps
 from tgi_server.shard.kv_cache import free_memory
-from tgi_server.shard.sampler import Watermark, choose
+from tgi_server.shard.sampler import Row, Watermark, choose
 from tgi_server.types import SamplingParams
 
 pytestmark = pytest.mark.gpu
@@ -81,10 +80,8 @@ def test_tokens_are_those_of_a_cpu() -> None:
         SamplingParams(do_sample=True, seed=i, temperature=0.5 + i % 3, top_k=[0, 40][i % 2], top_n_tokens=i % 4)
         for i in range(64)
     ]
-    there, here = (
-        choose(scores, params, lambda row: NO_HISTORY, np.arange(64), Watermark())
-        for scores in (logits.cpu(), logits.clone())
-    )
+    rows = [Row(p, np.arange(i), 0) for i, p in enumerate(params)]
+    there, here = (choose(scores, rows, Watermark()) for scores in (logits.cpu(), logits.clone()))
     assert there.tokens.tolist() == here.tokens.tolist()
     assert torch.allclose(there.logprobs, here.logprobs.cpu(), rtol=1e-4, atol=1e-4)
     assert {row: top.ids for row, top in there.top.items()} == {row: top.ids for row, top in here.top.items()}

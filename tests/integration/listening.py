@@ -11,20 +11,24 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from tests.router_app import Router, started
+from tgi_server.config.schema import NetworkOptions
 from tgi_server.router.main import serve
+
+NETWORK = {"shutdown_timeout", "receive_timeout", "send_timeout"}
+"""The options that `serve` reads."""
 
 
 @asynccontextmanager
 async def listening(**options: Any) -> AsyncIterator[tuple[Router, int]]:
     """A router on a real server and a port, in this process; and on the listening sockets `also`."""
-    grace = options.pop("shutdown_timeout", 0)
+    network = NetworkOptions(**{"shutdown_timeout": 0, **{name: options.pop(name) for name in NETWORK & set(options)}})
     also: list[socket.socket] = options.pop("also", [])
     async with started(**options) as router:
         listener = socket.create_server(("127.0.0.1", 0))
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as uvloop has it; asyncio alone has not here
         stop = asyncio.Event()
         port = listener.getsockname()[1]
-        serving = asyncio.create_task(serve(router.app, router.engine, [listener, *also], stop, grace))
+        serving = asyncio.create_task(serve(router.app, router.engine, [listener, *also], stop, network))
         try:
             yield router, port
         finally:

@@ -47,7 +47,7 @@ PROMPTS = [
 @cache
 def model_directory() -> Path:
     """The demo model, exact, as a directory transformers can load."""
-    return fetch(ModelOptions(model_id=DEMO), DType.float32, lambda stage, fraction: None)
+    return fetch(ModelOptions(model_id=DEMO), DType.float32, lambda stage, fraction: None).directory
 
 
 @cache

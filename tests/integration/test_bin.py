@@ -61,7 +61,7 @@ def tensors() -> dict[str, torch.Tensor]:
 
 def fetch(model: Path, **options: Any) -> Path:
     given = ModelOptions(model_id=str(model), conversion_cache=str(model.parent / "cache"), **options)
-    return weights.fetch(given, DType.float32, ignore)
+    return weights.fetch(given, DType.float32, ignore).directory
 
 
 def stored(directory: Path) -> dict[str, torch.Tensor]:
@@ -83,7 +83,7 @@ def test_a_directory_is_converted_once(model: Path) -> None:
     assert (directory / "config.json").samefile(model / "config.json")
     seen: list[str] = []
     options = ModelOptions(model_id=str(model), conversion_cache=str(model.parent / "cache"))
-    assert weights.fetch(options, DType.float32, lambda stage, _: seen.append(stage)) == directory
+    assert weights.fetch(options, DType.float32, lambda stage, _: seen.append(stage)).directory == directory
     assert seen == []
 
     (model / "chat_template.jinja").write_text("{{ messages }}")
@@ -119,10 +119,10 @@ def test_a_repository_without_safetensors(model: Path, monkeypatch: pytest.Monke
     with running() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         hub.repositories["org/old"] = Repository({COMMIT: {**files, "optimizer.bin": b"not wanted"}})
-        directory = weights.fetch(options, DType.float32, ignore)
+        directory = weights.fetch(options, DType.float32, ignore).directory
         assert hub.asked_for("GET", "/optimizer.bin") == 0
         hub.requests.clear()
-        assert weights.fetch(options, DType.float32, ignore) == directory
+        assert weights.fetch(options, DType.float32, ignore).directory == directory
         assert hub.requests == []
     assert stored(directory).keys() == {"a", "b"}
 

@@ -44,7 +44,7 @@ import pathlib, resource, sys
 from tgi_server.config.schema import DType, ModelOptions
 from tgi_server.launcher import weights
 options = ModelOptions(model_id=sys.argv[1], conversion_cache=sys.argv[2])
-print(weights.fetch(options, DType.bfloat16, lambda stage, fraction: None))
+print(weights.fetch(options, DType.bfloat16, lambda stage, fraction: None).directory)
 status = pathlib.Path("/proc/self/status").read_text()  # ru_maxrss would count what forked this process, too
 print(int(status.split("VmHWM:")[1].split()[0]) // 1024, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)
 """
@@ -110,7 +110,7 @@ def test_a_killed_conversion_leaves_no_half_model(tmp_path: Path) -> None:
     assert all(path.suffix == ".partial" for path in directories(tmp_path))
     other = gguf_files.write(tmp_path / "tiny.gguf", gguf_files.random_weights())
     options = ModelOptions(model_id=str(other), conversion_cache=str(tmp_path))
-    directory = weights.fetch(options, DType.float32, ignore)
+    directory = weights.fetch(options, DType.float32, ignore).directory
     assert directories(tmp_path) == [directory]
 
 

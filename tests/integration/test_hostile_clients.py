@@ -7,7 +7,9 @@ import gc
 import json
 import re
 import socket
+import time
 from collections import defaultdict
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -15,6 +17,7 @@ import pytest
 
 from tests.integration.listening import listening, send, until
 from tests.router_app import started
+from tgi_server.config.schema import NetworkOptions
 from tgi_server.router.main import Server
 from tgi_server.router.protocol import MAX_HEAD_BYTES
 
@@ -95,17 +98,64 @@ async def test_a_client_that_sent_requests_ahead_and_went_away() -> None:
         await until(lambda: router.engine.running + router.engine.waiting == 0, 2)
 
 
-async def test_a_connection_that_says_nothing_is_closed() -> None:
+@pytest.mark.parametrize("begin", [b"", b"GET /health HTTP/1.1\r\n\r\n"])
+@pytest.mark.parametrize("more", [b"", b"\r\n"])
+async def test_a_connection_that_asks_nothing_is_closed(begin: bytes, more: bytes) -> None:
     async with started() as router:
         listener = socket.create_server(("127.0.0.1", 0))
-        server = Server(router.app)
+        server = Server(router.app, NetworkOptions())
         server.config.timeout_keep_alive = 1
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         reader, writer = await asyncio.open_connection(*listener.getsockname())
-        assert await asyncio.wait_for(reader.read(), 5) == b""
+        writer.write(begin)
+        reading = asyncio.create_task(reader.read())
+        for _ in range(20):
+            writer.write(more)
+            await asyncio.wait([reading], timeout=0.1)
+        assert reading.done() and (reading.exception() or reading.result().count(b"HTTP/1.1 200") == bool(begin))
         writer.close()
         server.should_exit = True
         await serving
+
+
+BODY = b'POST /generate HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n{"inputs"'
+
+
+@pytest.mark.parametrize(
+    ("begin", "then", "answers"),
+    [
+        (b"P", b"", [b"408"]),
+        (b"GET /health HTTP/1.1\r\nhost: x\r\n", b"a", [b"408"]),
+        (BODY, b"", [b"408"]),
+        (BODY, b" ", [b"408"]),
+        (BODY.replace(b"application", b"text"), b" ", [b"415"]),
+        (BODY.replace(b" /generate", b" /nothing"), b" ", [b"404"]),  # answered before it has arrived
+        (BODY.replace(b"1000", b"9999999"), b" ", [b"413"]),
+        (b"GET /health HTTP/1.1\r\n\r\nGET /health", b" ", [b"200", b"408"]),
+    ],
+)
+async def test_a_request_that_does_not_arrive(begin: bytes, then: bytes, answers: list[bytes]) -> None:
+    async with listening(receive_timeout=0.3) as (_, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(begin)
+        reading, begun = asyncio.create_task(reader.read()), time.monotonic()
+        while not reading.done():
+            writer.write(then)
+            await asyncio.sleep(0.02)
+            assert time.monotonic() - begun < 3
+        with suppress(ConnectionError):
+            assert re.findall(rb"HTTP/1.1 (\d+)", await reading) == answers
+        assert time.monotonic() - begun > 0.29
+        writer.close()
+
+
+@pytest.mark.parametrize("more", [b"\r\n", b"GET /he", b'POST / HTTP/1.1\r\ncontent-length: 99\r\n\r\n{"inputs":'])
+async def test_what_a_client_sends_ahead_does_not_end_the_request_before(more: bytes) -> None:
+    async with listening(receive_timeout=0.2, step_seconds=0.02) as (_, port):
+        reader, writer = await send(port, "/generate", {"inputs": "x", "parameters": {"max_new_tokens": 50}})
+        writer.write(more)
+        assert (await asyncio.wait_for(reader.readline(), 5)).startswith(b"HTTP/1.1 200 ")
+        writer.close()
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/generate_stream"])

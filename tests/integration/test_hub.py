@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 from safetensors.numpy import save
@@ -15,6 +16,7 @@ from tests.hub_server import COMMIT, Fault, Hub, Repository, running
 from tgi_server.config.schema import DType, ModelOptions
 from tgi_server.errors import ModelError
 from tgi_server.launcher import weights
+from tgi_server.launcher.origin import Model
 
 OTHER_COMMIT = "f" * 40
 CONFIG = {
@@ -59,7 +61,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 def fetch(model_id: str, cache: Path, **options: object) -> tuple[Path, list[tuple[str, float]]]:
     seen: list[tuple[str, float]] = []
     given = ModelOptions(model_id=model_id, huggingface_hub_cache=str(cache), **options)  # type: ignore[arg-type]
-    return weights.fetch(given, DType.float32, lambda *progress: seen.append(progress)), seen
+    return weights.fetch(given, DType.float32, lambda *progress: seen.append(progress)).directory, seen
 
 
 def test_a_model_is_downloaded_once(hub: Hub, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -102,6 +104,29 @@ def test_a_revision_is_a_branch_a_tag_a_commit_or_a_pull_request(hub: Hub, tmp_p
         assert (directory / "chat_template.jinja").read_bytes() == b"another"
     assert hub.asked_for("GET", "/model.safetensors") == 1
     assert (fetch("org/small", tmp_path)[0] / "chat_template.jinja").read_bytes() == b"{{ messages }}"
+
+
+def served(cache: Path) -> Model:
+    options = ModelOptions(model_id="org/small", huggingface_hub_cache=str(cache))
+    return weights.fetch(options, DType.float32, lambda stage, fraction: None)
+
+
+def test_what_the_hub_says_of_a_model_is_kept(hub: Hub, tmp_path: Path) -> None:
+    hub.repositories["org/small"].pipeline_tag = "text-generation"
+    model = served(tmp_path)
+    assert (model.sha, model.pipeline_tag) == (COMMIT, "text-generation")
+    hub.requests.clear()
+    assert served(tmp_path) == model
+    assert hub.requests == []
+    assert list(huggingface_hub.scan_cache_dir(tmp_path).warnings) == []
+
+
+def test_a_hub_that_does_not_say_is_no_hindrance(hub: Hub, tmp_path: Path) -> None:
+    hub.repositories["org/small"].pipeline_tag = "text-generation"
+    hub.faults = [Fault("GET", f"/org/small/revision/{COMMIT}", 503)]
+    for _ in range(2):
+        model = served(tmp_path)
+        assert (model.sha, model.pipeline_tag) == (COMMIT, None)
 
 
 def test_passing_failures_are_survived_and_lasting_ones_end(hub: Hub, tmp_path: Path) -> None:

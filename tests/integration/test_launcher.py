@@ -19,6 +19,7 @@ LAUNCHER = """
 import sys, time
 from pathlib import Path
 from tgi_server.launcher.main import main
+from tgi_server.launcher.origin import Model
 from tgi_server.launcher.supervise import Programs
 
 def fetch(options, dtype, report):
@@ -26,7 +27,9 @@ def fetch(options, dtype, report):
         for step in range(1000):
             report("Downloading", step / 1000)
             time.sleep(0.02)
-    return Path("/model")
+    if options.model_id == "from/hub":
+        return Model(Path("/model"), "0123", "text-generation")
+    return Model(Path("/model"))
 
 if __name__ == "__main__":
     here = sys.argv[1]
@@ -57,6 +60,8 @@ ROUTER = (
     + """
 listener = socket.socket(fileno=launch.resolved.listen_fd)
 listener.listen()
+found = launch.resolved
+print("router knows", found.compute_type, found.model_sha, found.pipeline_tag, found.sha, found.docker_label)
 print("router serves", launch.resolved.model_dir, launch.resolved.dtype.name, listener.getsockname()[1], flush=True)
 """
 )
@@ -182,6 +187,21 @@ def test_tells_how_much_of_the_model_is_loaded(start: Start) -> None:
     launcher = start(told + SERVE, WAIT)
     launcher.until("Loading the model: 25 %")
     launcher.until("router serves")
+
+
+def test_the_router_is_told_where_model_and_program_come_from(start: Start) -> None:
+    image = {"GIT_SHA": "4567", "DOCKER_LABEL": "sha-4567"}
+    launcher = start(SERVE, DRAIN, "model_id=from/hub", "num_shard=2", "master_port=29618", **image)
+    launcher.until("router serves")
+    assert "router knows 2-cpu 0123 text-generation 4567 sha-4567" in launcher.output
+    assert "pipeline tag" not in launcher.output
+
+
+def test_a_model_without_a_pipeline_tag_is_warned_of_once(start: Start) -> None:
+    launcher = start(SERVE, DRAIN, "model_id=/a/model")
+    launcher.until("router serves")
+    assert "router knows 1-cpu None None" in launcher.output
+    assert launcher.output.count("WARN launcher: the hub's pipeline tag of /a/model is not known") == 1
 
 
 def test_the_users_number_of_threads_stays(start: Start) -> None:

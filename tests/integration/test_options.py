@@ -52,6 +52,8 @@ TABLE: Mapping[str, tuple[Any, Any]] = {
     "max_best_of": (5, 6),
     "max_stop_sequences": (7, 8),
     "max_top_n_tokens": (9, 10),
+    "payload_limit": (1000, 1001),
+    "messages_api_enabled": (True, False),
     "watermark_gamma": (0.25, 0.75),
     "watermark_delta": (1.5, 3.0),
     "rope_scaling": (RopeScaling.linear, RopeScaling.dynamic),
@@ -63,9 +65,12 @@ TABLE: Mapping[str, tuple[Any, Any]] = {
     "ngrok_authtoken": ("to${ken", "token#2"),
     "ngrok_edge": ("edge", "null"),
     "shutdown_timeout": (10.0, 20.0),
+    "receive_timeout": (30.0, 40.0),
+    "send_timeout": (50.0, 70.0),
     "json_output": (True, False),
     "otlp_endpoint": ("http://a:4317", "http://b:4317"),
     "log_level": (LogLevel.debug, LogLevel.warn),
+    "compute_type": ("1-fast", "2-slow"),
     "target": ("http://a:8000", "http://b:8000"),
     "clients": ("1,8", "32"),
     "request_rate": (5.0, 6.0),
@@ -299,8 +304,8 @@ def test_the_report_comes_before_the_start() -> None:
     log = start("--env", f"port={free_port()}", "deployment=laptop", HF_TOKEN="s3cret", NGROK_AUTHTOKEN="s3cret")
     assert "s3cret" not in log
     for words in (
-        "versions: tgi_server ", ", torch 2", "processor can: ", "memory: ", "CUDA: ", "driver: ", "GPU: ",
-        "kernels: ", "HF_TOKEN=***", "option max_batch_size=4 (deployment file conf/deployment/laptop.yaml)",
+        "versions: tgi_server ", ", torch 2", "build: commit ", "processor can: ", "memory: ", "CUDA: ", "driver: ",
+        "GPU: ", "kernels: ", "HF_TOKEN=***", "option max_batch_size=4 (deployment file conf/deployment/laptop.yaml)",
         "option ngrok_authtoken=*** (environment variable NGROK_AUTHTOKEN)", "option max_input_length=1024 (default)",
     ):  # fmt: skip
         assert words in log

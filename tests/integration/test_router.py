@@ -21,13 +21,17 @@ import pytest
 from tests.integration.listening import listening, send, until
 from tests.router_app import TEMPLATE, TOKENIZER, says, started
 from tgi_server.config import load
-from tgi_server.config.schema import Launch, Resolved, ServerConfig
+from tgi_server.config.schema import Launch, NetworkOptions, Resolved, ServerConfig
 from tgi_server.errors import ConfigError
 from tgi_server.router.main import serve
 
 LONG: dict[str, Any] = {"inputs": "x", "parameters": {"max_new_tokens": 1500}}
 SLOW = 0.02
 """Seconds a step; `LONG` takes half a minute."""
+
+
+def grace(seconds: float) -> NetworkOptions:
+    return NetworkOptions(shutdown_timeout=seconds)
 
 
 async def read_chunks(reader: asyncio.StreamReader) -> tuple[str, list[bytes]]:
@@ -133,7 +137,7 @@ async def test_draining_lets_running_requests_finish() -> None:
     async with started(step_seconds=SLOW) as router:
         listener = socket.create_server(("127.0.0.1", 0))
         port, stop = listener.getsockname()[1], asyncio.Event()
-        serving = asyncio.create_task(serve(router.app, router.engine, [listener], stop, 10))
+        serving = asyncio.create_task(serve(router.app, router.engine, [listener], stop, grace(10)))
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
             body = {"inputs": "x", "parameters": {"max_new_tokens": 40}}
             running = asyncio.create_task(client.post("/generate", json=body))
@@ -152,7 +156,7 @@ async def test_draining_ends_what_takes_too_long() -> None:
     async with started(step_seconds=SLOW) as router:
         listener = socket.create_server(("127.0.0.1", 0))
         port, stop = listener.getsockname()[1], asyncio.Event()
-        serving = asyncio.create_task(serve(router.app, router.engine, [listener], stop, 0.1))
+        serving = asyncio.create_task(serve(router.app, router.engine, [listener], stop, grace(0.1)))
         reader, writer = await send(port, "/generate_stream", LONG)
         await until(lambda: router.engine.running == 1)
         stop.set()
@@ -166,7 +170,7 @@ async def test_a_lost_shard_ends_the_router() -> None:
     async with started(step_seconds=SLOW) as router:
         listener = socket.create_server(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-        serving = asyncio.create_task(serve(router.app, router.engine, [listener], asyncio.Event(), 10))
+        serving = asyncio.create_task(serve(router.app, router.engine, [listener], asyncio.Event(), grace(10)))
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
             running = asyncio.create_task(client.post("/generate", json=LONG))
             await until(lambda: router.engine.running == 1)
@@ -185,7 +189,7 @@ async def test_a_port_that_another_socket_took_meanwhile() -> None:
             other.bind(mine.getsockname())
             other.listen()
             with pytest.raises(ConfigError, match=r"cannot listen on 127\.0\.0\.1 port .*in use"):
-                await serve(router.app, router.engine, [mine], asyncio.Event(), 1)
+                await serve(router.app, router.engine, [mine], asyncio.Event(), grace(1))
 
 
 SHARD = """

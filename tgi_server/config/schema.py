@@ -216,6 +216,12 @@ class ValidationOptions(Options):
     )
     max_stop_sequences: int = option(4, "Most stop sequences a request may give.", minimum=0)
     max_top_n_tokens: int = option(5, "Most alternatives a token (top_n_tokens) a request may ask for.", minimum=0)
+    payload_limit: int = option(
+        2 * 1024 * 1024, "Longest body of a request in bytes; longer ones are refused (413).", minimum=1
+    )
+    messages_api_enabled: bool = option(
+        False, "POST /invocations takes what /v1/chat/completions takes, instead of what / takes."
+    )
 
 
 @dataclass
@@ -257,6 +263,19 @@ class NetworkOptions(Options):
     shutdown_timeout: float = option(
         90.0, "Seconds that running requests have to finish after SIGTERM or SIGINT.", minimum=0
     )
+    receive_timeout: float = option(
+        60.0,
+        "Seconds from the first byte of a request to its last; one that takes longer is refused (408).",
+        minimum=0.1,
+        maximum=36000,
+    )
+    send_timeout: float = option(
+        60.0,
+        "Seconds after which a client that reads no further, or is out of reach, is cut off: its generation ends and "
+        "its place is free.",
+        minimum=0.1,
+        maximum=36000,
+    )
 
 
 @dataclass
@@ -268,6 +287,11 @@ class TelemetryOptions(Options):
         None, "URL of an OpenTelemetry collector (OTLP over gRPC) that gets a trace of every request."
     )
     log_level: LogLevel = option(LogLevel.info, "Least severe log lines to write.")
+    compute_type: Optional[str] = option(
+        None,
+        "Kind of machine that the x-compute-type header of answers names. Unset: number of shards and name of the "
+        "first GPU (2-nvidia-a10g), or cpu.",
+    )
 
 
 @dataclass
@@ -352,6 +376,16 @@ class Resolved(Options):
     dtype: DType = DType.float32
     listen_fd: int = -1
     """Bound, not yet listening socket that the router inherits; -1 in shards."""
+    compute_type: str = "1-cpu"
+    """The number of shards and what they run on, for clients."""
+    model_sha: Optional[str] = None
+    """Commit of a model that came from the hub."""
+    pipeline_tag: Optional[str] = None
+    """What the hub said this model is for, where it was asked."""
+    sha: Optional[str] = None
+    """Commit of this program."""
+    docker_label: Optional[str] = None
+    """Name of the container image."""
 
 
 @dataclass

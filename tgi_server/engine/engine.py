@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from tgi_server.batching.scheduler import Scheduler
 from tgi_server.batching.sequence import Progress, Sequence
 from tgi_server.config.schema import BatchingOptions
-from tgi_server.engine.generation import Generation
+from tgi_server.engine.generation import Bell, Generation
 from tgi_server.engine.observer import BatchObserver
 from tgi_server.engine.permits import Permits
 from tgi_server.engine.text import GenerationText, Vocabulary
@@ -102,10 +102,10 @@ class Engine:
         """Refuse new permits and report unhealthy; what has a permit goes on."""
         self._permits.draining = True
 
-    def generate(self, request: GenerationRequest) -> Generation:
-        """A generation that starts when it is entered."""
-        sequence = Sequence(next(self._ids), request)
-        return Generation(sequence, GenerationText(self._vocabulary, request), self._enter, self._leave)
+    def generate(self, request: GenerationRequest, bell: Bell | None = None) -> Generation:
+        """A generation that starts when it is entered; those that are read together share a `bell`."""
+        sequence, text = Sequence(next(self._ids), request), GenerationText(self._vocabulary, request)
+        return Generation(sequence, text, self._enter, self._leave, bell or Bell())
 
     async def health(self) -> None:
         """Raises UnhealthyError while draining, or when the shards do not answer.
@@ -193,7 +193,8 @@ class Engine:
     def _deliver(self, outcome: Outcome, progresses: list[Progress], now: float) -> None:
         for id, logprobs in outcome.prompt_logprobs.items():
             if generation := self._generations.get(id):
-                generation.prompt = self._vocabulary.prompt(generation.sequence.request.prompt_ids, logprobs)
+                prompt_ids, top = generation.sequence.request.prompt_ids, outcome.prompt_top_tokens.get(id, [])
+                generation.prompt = self._vocabulary.prompt(prompt_ids, logprobs, top)
         for progress in progresses:
             id = progress.sequence.id
             generation = self._generations[id]

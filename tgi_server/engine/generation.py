@@ -11,7 +11,27 @@ from types import TracebackType
 from tgi_server.batching.sequence import Progress, Sequence
 from tgi_server.engine.text import GenerationText
 from tgi_server.errors import GenerationError
-from tgi_server.types import Token, TokenEvent, TopTokens
+from tgi_server.types import TokenEvent, TopTokens
+
+MOST_TAKEN = 64
+"""Events given out at a time: what a reader that is behind makes of them, and has not passed on, stays small."""
+
+
+class Bell:
+    """Rung by generations that have something ready, heard by the one who reads them."""
+
+    def __init__(self) -> None:
+        self._listener: asyncio.Future[None] | None = None
+
+    def ring(self) -> None:
+        """Wake the listener; one that is busy looks at the generations before it listens again."""
+        if self._listener is not None and not self._listener.done():
+            self._listener.set_result(None)
+
+    async def heard(self) -> None:
+        """Until the next ring. Safe to cancel."""
+        self._listener = asyncio.get_running_loop().create_future()
+        await self._listener
 
 
 class Generation:
@@ -21,8 +41,8 @@ class Generation:
     has failed); leaving before the last event aborts it. Reading raises GenerationError when a shard failed.
 
     Attributes:
-        prompt: the prompt's tokens with their log-probabilities, where the request asked for them; filled before
-            the first event.
+        prompt: the prompt's tokens with their log-probabilities and alternatives, where the request asked for them;
+            filled before the first event.
     """
 
     def __init__(
@@ -31,15 +51,16 @@ class Generation:
         text: GenerationText,
         enter: Callable[[Generation], None],
         leave: Callable[[Generation], None],
+        bell: Bell,
     ) -> None:
-        self.prompt: list[Token] = []
+        self.prompt: list[TokenEvent] = []
         self.sequence = sequence
         self._text = text
         self._enter, self._leave = enter, leave
         self._events: deque[TokenEvent] = deque()
         self._closed = False
         self._failure: str | None = None
-        self._reader: asyncio.Future[None] | None = None
+        self._bell = bell
 
     @property
     def queue_time(self) -> float:
@@ -74,11 +95,20 @@ class Generation:
         return self._events.popleft()
 
     async def drain(self) -> list[TokenEvent]:
-        """All events that are ready, once there is one; empty after the last. For writers that join events."""
+        """The first events that are ready, once there is one; empty after the last. For writers that join events."""
         await self._wait()
-        events = list(self._events)
-        self._events.clear()
-        return events
+        return self.take()
+
+    def take(self) -> list[TokenEvent]:
+        """The first events that are ready, none if none is. Raises GenerationError behind the last of a failed one."""
+        if not self._events and self._failure is not None:
+            raise GenerationError(self._failure)
+        return [self._events.popleft() for _ in range(min(len(self._events), MOST_TAKEN))]
+
+    @property
+    def over(self) -> bool:
+        """Nothing is ready and nothing will be."""
+        return self._closed and not self._events
 
     def deliver(self, progress: Progress) -> bool:
         """Engine side: turn new tokens into events. True when the generation ended."""
@@ -92,13 +122,13 @@ class Generation:
                 break
         self._events.extend(events)
         if events:
-            self._wake()
+            self._bell.ring()
         return self._closed
 
     def fail(self, message: str) -> None:
         """Engine side: end with a GenerationError, which the reader meets after the events that are ready."""
         self._closed, self._failure = True, message
-        self._wake()
+        self._bell.ring()
 
     async def _wait(self) -> None:
         """Until an event is ready or the generation is over."""
@@ -107,9 +137,4 @@ class Generation:
                 raise GenerationError(self._failure)
             if self._closed:
                 return
-            self._reader = asyncio.get_running_loop().create_future()
-            await self._reader
-
-    def _wake(self) -> None:
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
+            await self._bell.heard()

@@ -32,9 +32,11 @@ class Vocabulary:
         text = self.tokenizer.decode([id], skip_special_tokens=False)
         return Token(id, text, logprob, id in self.special)
 
-    def prompt(self, ids: Sequence[int], logprobs: Sequence[float]) -> list[Token]:
-        """The tokens of a prompt; `logprobs[i]` belongs to `ids[i + 1]`, the first token has none."""
-        return [self.token(id, logprob) for id, logprob in zip(ids, [None, *logprobs], strict=True)]
+    def prompt(self, ids: Sequence[int], logprobs: Sequence[float], tops: Sequence[TopTokens] = ()) -> list[TokenEvent]:
+        """The tokens of a prompt; `logprobs[i]` and `tops[i]`, if any, belong to `ids[i + 1]`, the first has none."""
+        tokens = [self.token(id, logprob) for id, logprob in zip(ids, [None, *logprobs], strict=True)]
+        alternatives = [[], *(self.top(top) for top in tops)] if tops else [[] for _ in ids]
+        return [TokenEvent(token, top) for token, top in zip(tokens, alternatives, strict=True)]
 
     def top(self, top: TopTokens) -> list[Token]:
         """The alternatives at one position."""

@@ -141,6 +141,8 @@ def _tunnel(config: ServerConfig, origins: Mapping[str, str]) -> Iterator[Proble
 
 
 def _telemetry(config: ServerConfig) -> Iterator[Problem]:
-    """Whether traces can be sent."""
+    """Whether traces can be sent, and answers can name the machine."""
+    if config.compute_type is not None and not re.fullmatch(r"[!-~]([ -~]*[!-~])?", config.compute_type):
+        yield "compute_type", "goes into a header of answers: only visible ASCII characters and spaces between them"
     if config.otlp_endpoint is not None and (reason := tracing.unusable(config.otlp_endpoint)):
         yield "otlp_endpoint", reason

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -33,6 +34,27 @@ def _listed(visible: str, present: int) -> int:
             break
         count += 1
     return count
+
+
+def compute_type(num_shard: int, gpu: bool, root: Path = Path("/")) -> str:
+    """What clients are told of the machine: 2-nvidia-a10g, or 1-cpu where no `gpu` is used."""
+    if not gpu:
+        return f"{num_shard}-cpu"
+    name = re.sub(r"[^!-~]+", "-", _gpu_name(root).lower())
+    return f"{num_shard}-{name}" if name else "gpu+optimized"
+
+
+def _gpu_name(root: Path) -> str:
+    """Of the first GPU, as the driver's files tell, else nvidia-smi; empty when neither does."""
+    for file in sorted(root.glob("proc/driver/nvidia/gpus/*/information")):
+        if model := re.search(r"^Model:\s*(\S.*?)\s*$", file.read_text(), re.MULTILINE):
+            return model[1]
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return next(iter(told.splitlines()), "").strip()
 
 
 def torch_knows_cuda() -> bool:

@@ -11,6 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,13 +21,15 @@ from huggingface_hub.utils import logging as hub_logging
 from huggingface_hub.utils import tqdm
 
 from tgi_server.errors import ModelError
-from tgi_server.launcher import checkpoint, job
+from tgi_server.launcher import checkpoint, job, origin
 
 _T = TypeVar("_T")
 _UNWANTED = ["*/*"]
 """Files in folders are other formats of the same weights."""
 _PAUSES = (0.5, 1.0, 2.0, 3.0)
 """Seconds before each further try; the library's own tries cover some requests only."""
+_TAG_TIMEOUT = 3.0
+"""Seconds for the one question whose answer nothing depends on."""
 _TRANSIENT_STATUS = (408, 429, 500, 502, 503, 504)
 
 
@@ -55,7 +58,15 @@ class Download:
         directory = self._look()
         if directory is not None and checkpoint.is_complete(directory):
             return str(directory)
-        return self._fetch(list(checkpoint.DESCRIPTIONS), self._revision, 0)
+        fetched = self._fetch(list(checkpoint.DESCRIPTIONS), self._revision, 0)
+        self._note_pipeline_tag(Path(fetched))
+        return fetched
+
+    def _note_pipeline_tag(self, snapshot: Path) -> None:
+        """Ask what the model is for. The model can be served without the answer, so failures are no matter."""
+        with suppress(Exception):
+            model = huggingface_hub.model_info(self._model_id, revision=snapshot.name, timeout=_TAG_TIMEOUT)
+            origin.note(snapshot, model.pipeline_tag)
 
     def weights(self) -> str:
         """The directory with the weights, after `description`."""

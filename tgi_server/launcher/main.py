@@ -10,20 +10,20 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import fields
 from functools import partial
-from pathlib import Path
 
 import tgi_server
 from tgi_server.config import cli, describe, load, usage
 from tgi_server.config.arguments import Arguments, Composition
 from tgi_server.config.schema import BenchOptions, DType, ModelOptions, Resolved, ServerConfig
 from tgi_server.errors import TgiError, UsageError
-from tgi_server.launcher import check, hardware, report, sockets
+from tgi_server.launcher import check, hardware, origin, report, sockets
+from tgi_server.launcher.origin import Model
 from tgi_server.launcher.process import environment
 from tgi_server.launcher.progress import Progress
 from tgi_server.launcher.supervise import Programs, Server, StoppedError, StopSignals
 from tgi_server.telemetry import logging as log
 
-Fetch = Callable[[ModelOptions, DType, Callable[[str, float], None]], Path]
+Fetch = Callable[[ModelOptions, DType, Callable[[str, float], None]], Model]
 """Brings a model to this machine; see `tgi_server.launcher.weights.fetch`."""
 
 logger = logging.getLogger(__name__)
@@ -150,13 +150,26 @@ def _serve(
         if num_shard > 1:
             sockets.check_master_port(config)
         logger.info("%d shard(s), %s, port %d", num_shard, dtype.name, listener.getsockname()[1])
-        model_dir = _prepare(config, dtype, fetch, stop)
-        resolved = Resolved(model_dir=str(model_dir), num_shard=num_shard, dtype=dtype)
+        model = _prepare(config, dtype, fetch, stop)
+        resolved = _resolved(model, num_shard, dtype, gpu=accelerators > 0)
         Server(programs, config, resolved, listener, stop).run()
 
 
-def _prepare(config: ServerConfig, dtype: DType, fetch: Fetch, stop: StopSignals) -> Path:
-    """The model's directory; StoppedError when a signal comes meanwhile."""
+def _resolved(model: Model, num_shard: int, dtype: DType, gpu: bool) -> Resolved:
+    return Resolved(
+        model_dir=str(model.directory),
+        num_shard=num_shard,
+        dtype=dtype,
+        compute_type=hardware.compute_type(num_shard, gpu),
+        model_sha=model.sha,
+        pipeline_tag=model.pipeline_tag,
+        sha=origin.program_commit(environment()),
+        docker_label=origin.docker_label(environment()),
+    )
+
+
+def _prepare(config: ServerConfig, dtype: DType, fetch: Fetch, stop: StopSignals) -> Model:
+    """The model on this machine; StoppedError when a signal comes meanwhile."""
     progress = Progress(bar=not config.json_output)
 
     def report(stage: str, fraction: float) -> None:
@@ -164,14 +177,20 @@ def _prepare(config: ServerConfig, dtype: DType, fetch: Fetch, stop: StopSignals
         progress.report(stage, fraction)
 
     try:
-        model_dir = fetch(config, dtype, report)
+        model = fetch(config, dtype, report)
     finally:
         progress.finish()
     stop.check()
-    return model_dir
+    if model.pipeline_tag is None:
+        logger.warning(
+            "the hub's pipeline tag of %s is not known: answers of POST / begin with the prompt only for requests "
+            "with return_full_text",
+            config.model_id,
+        )
+    return model
 
 
-def _fetch(options: ModelOptions, dtype: DType, report: Callable[[str, float], None]) -> Path:
+def _fetch(options: ModelOptions, dtype: DType, report: Callable[[str, float], None]) -> Model:
     from tgi_server.launcher import weights  # only those who serve need it
 
     return weights.fetch(options, dtype, report)

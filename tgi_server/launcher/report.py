@@ -17,7 +17,7 @@ import tgi_server
 from tgi_server.config import describe, load
 from tgi_server.config.arguments import Composition
 from tgi_server.config.schema import Launch, Resolved
-from tgi_server.launcher import hardware
+from tgi_server.launcher import hardware, origin
 from tgi_server.launcher.process import environment
 
 _PACKAGES = (
@@ -38,6 +38,9 @@ _GIB = 2**30
 def lines(run: Composition) -> Iterator[str]:
     """The report, a topic a line. Secrets are masked."""
     yield f"versions: {', '.join(_versions())}"
+    environ = environment()
+    commit, label = origin.program_commit(environ), origin.docker_label(environ)
+    yield f"build: commit {commit or 'N/A'}, docker label {label or 'N/A'}"
     yield f"system: {platform.platform()}"
     yield from _processor()
     yield from _memory()
@@ -45,7 +48,7 @@ def lines(run: Composition) -> Iterator[str]:
     yield f"driver: {_driver()}"
     yield from (f"GPU: {gpu}" for gpu in _gpus() or ["none found"])
     yield from (f"kernels: {line}" for line in _kernels(run))
-    yield f"environment: {', '.join(_variables(environment())) or 'nothing set'}"
+    yield f"environment: {', '.join(_variables(environ)) or 'nothing set'}"
     for name in describe.NAMES:
         yield f"option {describe.assigned(name, getattr(run.config, name))} ({run.origins.get(name, 'default')})"
 

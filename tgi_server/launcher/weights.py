@@ -9,8 +9,9 @@ from pathlib import Path
 
 from tgi_server.config.schema import DType, ModelOptions
 from tgi_server.errors import ModelError
-from tgi_server.launcher import assemble, checkpoint, conversions, job
+from tgi_server.launcher import assemble, checkpoint, conversions, job, origin
 from tgi_server.launcher.job import Report
+from tgi_server.launcher.origin import Model
 from tgi_server.launcher.process import environment
 
 _PACKAGE = "package:"
@@ -20,8 +21,8 @@ _TRUE = ("1", "ON", "YES", "TRUE")
 logger = logging.getLogger(__name__)
 
 
-def fetch(options: ModelOptions, dtype: DType, report: Report) -> Path:
-    """The directory of the model, downloaded or converted first where needed.
+def fetch(options: ModelOptions, dtype: DType, report: Report) -> Model:
+    """The model, downloaded or converted first where needed.
 
     Args:
         options: what to serve and where caches are.
@@ -34,11 +35,11 @@ def fetch(options: ModelOptions, dtype: DType, report: Report) -> Path:
     if options.trust_remote_code:
         _warn(options)
     try:
-        directory = _directory(options, dtype, report)
-        checkpoint.check(directory)
+        model = _model(options, dtype, report)
+        checkpoint.check(model.directory)
     except OSError as error:
         raise ModelError(f"model_id={options.model_id}: {error.strerror}: {error.filename}") from None
-    return directory
+    return model
 
 
 def _warn(options: ModelOptions) -> None:
@@ -49,21 +50,24 @@ def _warn(options: ModelOptions) -> None:
     )
 
 
-def _directory(options: ModelOptions, dtype: DType, report: Report) -> Path:
+def _model(options: ModelOptions, dtype: DType, report: Report) -> Model:
     local = _locate(options.model_id)
     if local is not None and options.revision is not None:
         raise ModelError(f"revision={options.revision}: model_id={options.model_id} is not on the hub, it has none")
     cache = options.conversion_cache
     if options.weights_cache_override is not None:
-        return assemble.overridden(
-            options.weights_cache_override, lambda: _described(options, local, report), cache, report
+        return Model(
+            assemble.overridden(
+                options.weights_cache_override, lambda: _described(options, local, report), cache, report
+            )
         )
     if local is None:
-        return assemble.unpickled(_download(options, report), cache, report)
+        snapshot = _download(options, report)
+        return origin.from_hub(assemble.unpickled(snapshot, cache, report), snapshot)
     if not local.is_dir():
-        return _convert(local, options, dtype, report)
+        return Model(_convert(local, options, dtype, report))
     checkpoint.check_description(local)
-    return assemble.unpickled(local, cache, report)
+    return Model(assemble.unpickled(local, cache, report))
 
 
 def _locate(model_id: str) -> Path | None:

@@ -5,21 +5,26 @@ from __future__ import annotations
 import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from quart import Quart, Response, request
 from tokenizers import Tokenizer
 from werkzeug.exceptions import HTTPException
 
-from tgi_server.config.schema import ServerConfig
+from tgi_server.config.schema import Resolved, ServerConfig
 from tgi_server.engine.engine import Engine
+from tgi_server.router.answers import ErrorKind
 from tgi_server.router.calls import Calls
 from tgi_server.router.chat import ChatTemplate
 from tgi_server.router.cors import Cors
 from tgi_server.router.openai_answers import error_object
+from tgi_server.router.routes import invocations
 from tgi_server.router.routes.body import answer
+from tgi_server.router.routes.docs import DocsRoutes
 from tgi_server.router.routes.native import NativeRoutes
 from tgi_server.router.routes.openai import OpenAIRoutes
 from tgi_server.router.routes.ops import OpsRoutes
+from tgi_server.router.routes.pages import PageRoutes
 from tgi_server.router.stream import Asgi, Closing
 from tgi_server.router.tunnel import LocalPaths
 from tgi_server.router.validate import Limits
@@ -28,12 +33,10 @@ from tgi_server.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
-MAX_BODY_BYTES = 2 * 1024 * 1024
-
 
 def create_app(
     config: ServerConfig,
-    num_shard: int,
+    resolved: Resolved,
     engine: Engine,
     tokenizer: Tokenizer,
     template: ChatTemplate | None,
@@ -43,20 +46,28 @@ def create_app(
 
     Args:
         config: limits and names.
-        num_shard: number of shards behind the engine.
+        resolved: what the launcher found out.
         template: the model's chat template, None where it has none.
     """
     app = Quart(__name__, static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.url_map.merge_slashes = False  # another path is another path, not a redirection
+    app.config["MAX_CONTENT_LENGTH"] = config.payload_limit
     app.config["RESPONSE_TIMEOUT"] = None  # a stream lasts as long as its tokens take
+    app.config["BODY_TIMEOUT"] = None  # `HttpProtocol` has one, for the head as well
     pool = ThreadPoolExecutor(config.validation_workers, thread_name_prefix="validation")
     tracer = tracing.tracer(config.otlp_endpoint, tracing.ROUTER)
     calls = Calls(engine, tokenizer, Limits.of(config, config, engine.info), pool, metrics, tracer)
-    compute_type = f"{num_shard}-{engine.info.device_type}"
-    app.register_blueprint(NativeRoutes(calls, compute_type).blueprint())
-    app.register_blueprint(OpenAIRoutes(calls, template, config.model_id, compute_type).blueprint())
-    app.register_blueprint(OpsRoutes(config, engine, metrics).blueprint())
-    app.register_error_handler(HTTPException, _http_error)
+    compute_type = config.compute_type or resolved.compute_type
+    native = NativeRoutes(calls, compute_type, full_text=resolved.pipeline_tag == "text-generation")
+    openai = OpenAIRoutes(calls, template, config.model_id, compute_type)
+    app.register_blueprint(native.blueprint())
+    app.register_blueprint(openai.blueprint())
+    app.register_blueprint(invocations.blueprint(native, openai, config.messages_api_enabled))
+    app.register_blueprint(OpsRoutes(config, resolved, engine, metrics).blueprint())
+    app.register_blueprint(PageRoutes(config).blueprint())
+    app.register_blueprint(DocsRoutes(config.messages_api_enabled).blueprint())
+    openai_paths = ("/v1/", invocations.PATH) if config.messages_api_enabled else ("/v1/",)
+    app.register_error_handler(HTTPException, partial(_http_error, openai_paths))
     inner: Asgi = Closing(app.asgi_app)
     if config.ngrok:
         inner = LocalPaths(inner)
@@ -70,12 +81,12 @@ def create_app(
     return app
 
 
-async def _http_error(error: HTTPException) -> Response:
+async def _http_error(openai_paths: tuple[str, ...], error: HTTPException) -> Response:
     """Errors of HTTP itself: unknown path, wrong method, body too large; and what nobody expected (500)."""
     status = error.code or 500
     headers = {name: value for name, value in error.get_headers() if name.lower() != "content-type"}
-    if request.path.startswith("/v1/"):
-        kind = "invalid_request_error" if status < 500 else "server_error"
+    if request.path.startswith(openai_paths):
+        kind: ErrorKind = "invalid_request_error" if status < 500 else "server_error"
         return answer(error_object(error.description or "", kind, None, None), status, headers)
     if status == 500:
         return answer({"error": error.description, "error_type": "internal"}, status, headers)

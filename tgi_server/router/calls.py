@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -15,13 +15,13 @@ from quart import request
 from tokenizers import Tokenizer
 
 from tgi_server.engine.engine import Engine
-from tgi_server.engine.generation import Generation
+from tgi_server.engine.generation import Bell, Generation
 from tgi_server.errors import IncompleteGenerationError, TgiError
 from tgi_server.router.book import Book, Times
 from tgi_server.router.validate import Limits, Prepared
 from tgi_server.telemetry.metrics import Metrics
 from tgi_server.telemetry.tracing import CONTEXT, Span, Tracer, Untraced
-from tgi_server.types import Finish, GenerationRequest, Token, TokenEvent
+from tgi_server.types import Finish, TokenEvent
 
 UNTRACED = Untraced()
 
@@ -33,7 +33,7 @@ Prepare = Callable[[Limits, Tokenizer, int], Prepared]
 class Answer:
     """A finished generation; `others` are the candidates that were less likely."""
 
-    prompt: list[Token]
+    prompt: list[TokenEvent]
     events: list[TokenEvent]
     finish: Finish
     others: list[Answer] = field(default_factory=list)
@@ -48,25 +48,27 @@ class Answer:
 class Call:
     """An admitted request. Times are seconds; `arrived` and `queued` are on the monotonic clock.
 
-    `candidates` generate at the same time; `generation` is the one whose times are told, the likeliest of them once
-    all are done.
+    `candidates` generate at the same time and ring the same `bell`; `generation` is the one whose times are told, the
+    likeliest of them where only that is the answer. `finish` is set once all are done, with the tokens of the answer.
     """
 
     prepared: Prepared
     candidates: list[Generation]
+    bell: Bell
     arrived: float
     queued: float
     book: Book
     generation: Generation = field(init=False)
     finish: Finish | None = field(default=None, init=False)
+    _finishes: dict[int, Finish] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.generation = self.candidates[0]
 
     @property
     def prompt_tokens(self) -> int:
-        """Length of the prompt that the model sees."""
-        return len(self.prepared.request.prompt_ids)
+        """Length of the prompts that the model sees."""
+        return self.prepared.prompt_tokens
 
     @property
     def validation_time(self) -> float:
@@ -78,46 +80,73 @@ class Call:
         """From arrival to now."""
         return time.monotonic() - self.arrived
 
-    async def drain(self) -> list[TokenEvent]:
-        """All events that are ready, once there is one; of a request with one candidate. Safe to cancel.
+    async def drain(self) -> list[tuple[int, list[TokenEvent]]]:
+        """All events that are ready, once there is one, with the index of their candidate. Safe to cancel.
 
         Raises:
             GenerationError: a shard failed.
-            IncompleteGenerationError: the generation is over without a last token.
+            IncompleteGenerationError: a generation is over without a last token.
         """
-        events = await _drain(self.generation)
-        if finish := events[-1].finish:
-            self._close(finish)
-        return events
+        ready = await self._ready()
+        if self._done:
+            self._close(self._together())
+        return ready
 
-    async def answer(self) -> Answer:
-        """The whole generation: the likeliest candidate, of equal ones the first. Raises what `drain` raises."""
-        answers = [await _whole(candidate) for candidate in self.candidates]  # they run whether or not they are read
+    async def answers(self) -> list[Answer]:
+        """The whole generations of all candidates, in their order. Raises what `drain` raises."""
+        answers = await self._whole()
+        self._close(self._together())
+        return answers
+
+    async def best(self) -> Answer:
+        """The likeliest candidate, of equal ones the first. Raises what `drain` raises."""
+        answers = await self._whole()
         best = max(range(len(answers)), key=lambda index: answers[index].mean_logprob)
         self.generation = self.candidates[best]
         self._close(answers[best].finish)
         return replace(answers[best], others=answers[:best] + answers[best + 1 :])
+
+    @property
+    def _done(self) -> bool:
+        return len(self._finishes) == len(self.candidates)
+
+    async def _ready(self) -> list[tuple[int, list[TokenEvent]]]:
+        while not (ready := self._take()):
+            await self.bell.heard()
+        return ready
+
+    async def _whole(self) -> list[Answer]:
+        events: list[list[TokenEvent]] = [[] for _ in self.candidates]
+        while not self._done:
+            for index, ready in await self._ready():
+                events[index] += ready
+        return [
+            Answer(candidate.prompt, events[index], self._finishes[index])
+            for index, candidate in enumerate(self.candidates)
+        ]
+
+    def _take(self) -> list[tuple[int, list[TokenEvent]]]:
+        ready = []
+        for index, candidate in enumerate(self.candidates):
+            if index in self._finishes:
+                continue
+            if events := candidate.take():
+                ready.append((index, events))
+                if finish := events[-1].finish:
+                    self._finishes[index] = finish
+            elif candidate.over:
+                raise IncompleteGenerationError()
+        return ready
+
+    def _together(self) -> Finish:
+        tokens = sum(finish.generated_tokens for finish in self._finishes.values())
+        return replace(self._finishes[0], generated_tokens=tokens)
 
     def _close(self, finish: Finish) -> None:
         self.finish = finish
         generation = self.generation
         times = Times(self.total_time, self.validation_time, generation.queue_time, generation.inference_time)
         self.book.finished(times, finish)
-
-
-async def _drain(generation: Generation) -> list[TokenEvent]:
-    events = await generation.drain()
-    if not events:
-        raise IncompleteGenerationError()
-    return events
-
-
-async def _whole(generation: Generation) -> Answer:
-    events: list[TokenEvent] = []
-    while not events or events[-1].finish is None:
-        events += await _drain(generation)
-    assert events[-1].finish is not None
-    return Answer(generation.prompt, events, events[-1].finish)
 
 
 class Calls:
@@ -154,13 +183,13 @@ class Calls:
         self,
         prepare: Prepare,
         parameters: Struct,
-        check: Callable[[], None] | None = None,
-        candidates: int = 1,
+        check: Callable[[], int],
         span: Span = UNTRACED,
     ) -> AsyncIterator[Call]:
-        """Take a permit for each of the `candidates`, validate, and queue them; leaving ends them, wherever they are.
+        """Take a permit for each text to generate, validate, and queue them; leaving ends them, wherever they are.
 
-        `check` runs before a permit is taken, `prepare` after it in a validation thread; `parameters` is for the log.
+        `check` runs first and says how many texts that are, `prepare` in a validation thread once there are permits.
+        `parameters` is for the log.
 
         Raises:
             OverloadedError, ShuttingDownError: no permit.
@@ -171,18 +200,16 @@ class Calls:
         book = Book(self._metrics, parameters, span)
         book.arrived()
         try:
-            if check is not None:
-                check()
+            texts = check()
             async with AsyncExitStack() as held:
-                for _ in range(candidates):
+                for _ in range(texts):
                     held.enter_context(self.engine.permit())
-                prepared = await self._validated(prepare)
+                prepared, bell = await self._validated(prepare), Bell()
                 running = [
-                    await held.enter_async_context(self.engine.generate(each))
-                    for each in _candidates(prepared.request, candidates)
+                    await held.enter_async_context(self.engine.generate(each, bell)) for each in prepared.requests
                 ]
-                call = Call(prepared, running, arrived, time.monotonic(), book)
-                book.admitted(call.validation_time, prepared.request)
+                call = Call(prepared, running, bell, arrived, time.monotonic(), book)
+                book.admitted(call.validation_time, prepared.requests[0])
                 yield call
         except TgiError as error:
             book.failed(error)
@@ -195,10 +222,3 @@ class Calls:
     async def _validated(self, prepare: Prepare) -> Prepared:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.pool, prepare, self.limits, self.tokenizer, random.getrandbits(64))
-
-
-def _candidates(request: GenerationRequest, count: int) -> Iterator[GenerationRequest]:
-    """The request, then others that differ from it in their random seed."""
-    yield request
-    for _ in range(count - 1):
-        yield replace(request, sampling=replace(request.sampling, seed=random.getrandbits(64)))

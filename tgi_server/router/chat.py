@@ -13,17 +13,21 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import jinja2
-from jinja2 import nodes
+import msgspec
+from jinja2 import meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tgi_server.errors import ConfigError, TemplateError
-from tgi_server.router.wire import Message
+from tgi_server.router.tool_prompts import Turn, explained, turn_of
+from tgi_server.router.tools import format_of
+from tgi_server.router.wire import Message, Tool
 
 logger = logging.getLogger(__name__)
 
 TEMPLATE_FILE = "chat_template.jinja"
+TOOL_TEMPLATE_FILE = "additional_chat_templates/tool_use.jinja"
 CONFIG_FILE = "tokenizer_config.json"
 
 
@@ -43,27 +47,39 @@ class ChatTemplate:
     Args:
         source: the Jinja text.
         special_tokens: token texts by variable name (`bos_token`, `eos_token`, …).
+        tool_source: the Jinja text for conversations with tools, where the model has one of its own.
+
+    Attributes:
+        tool_format: how the model writes calls.
 
     Raises:
-        ConfigError: the text is not a valid template.
+        ConfigError: a text is not a valid template.
     """
 
-    def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
+    def __init__(self, source: str, special_tokens: Mapping[str, str], tool_source: str | None = None) -> None:
         self._special_tokens = {"bos_token": "", "eos_token": "", **special_tokens}
-        try:
-            self._template = _environment().from_string(source)
-        except jinja2.TemplateSyntaxError as error:
-            raise ConfigError(f"line {error.lineno} of the chat template: {error.message}") from None
+        self._template = _compiled(source)
+        for_tools = source if tool_source is None else tool_source
+        self._tool_template = self._template if tool_source is None else _compiled(for_tools)
+        self._knows_tools = "tools" in meta.find_undeclared_variables(_environment().parse(for_tools))
+        self.tool_format = format_of(for_tools)
 
-    def render(self, messages: Sequence[Message]) -> str:
+    def render(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> str:
         """The prompt of a conversation, up to where the assistant answers.
 
         Raises:
+            ValidationError: the arguments of an earlier call are not a JSON object.
             TemplateError: the template refused the conversation or failed, with its own message.
         """
-        turns = [_turn(message) for message in messages]
+        turns = [turn_of(message, index) for index, message in enumerate(messages)]
+        if not self._knows_tools:
+            turns = explained(turns, tools, self.tool_format)
+        known = {"tools": msgspec.to_builtins(tools)} if tools and self._knows_tools else {}
+        return self._rendered(self._tool_template if tools else self._template, turns, known)
+
+    def _rendered(self, template: jinja2.Template, turns: Sequence[Turn], known: Mapping[str, Any]) -> str:
         try:
-            return self._template.render(messages=turns, add_generation_prompt=True, **self._special_tokens)
+            return template.render(messages=turns, add_generation_prompt=True, **known, **self._special_tokens)
         except Exception as error:  # whatever a foreign template runs into is an answer to the client, not a defect
             raise TemplateError(str(error) or type(error).__name__) from None
 
@@ -80,11 +96,13 @@ def find_template(model_dir: Path, tokenizer_config_path: str | None) -> ChatTem
     try:
         config = _read_config(config_path) if config_path.exists() else {}
         path = model_dir / TEMPLATE_FILE
-        source = path.read_text(encoding="utf-8") if path.exists() else _default_source(config.get("chat_template"))
+        source, tool_source = _sources(config.get("chat_template"))
+        if path.exists():
+            source, tool_source = path.read_text(encoding="utf-8"), _text_of(model_dir / TOOL_TEMPLATE_FILE)
         if source is None:
             logger.warning("The model has no chat template: /v1/chat/completions is refused")
             return None
-        template = ChatTemplate(source, _special_tokens(config))
+        template = ChatTemplate(source, _special_tokens(config), tool_source)
     except (ConfigError, OSError, UnicodeDecodeError) as error:
         logger.warning("The model's chat template cannot be used, /v1/chat/completions is refused: %s", error)
         return None
@@ -95,10 +113,10 @@ def find_template(model_dir: Path, tokenizer_config_path: str | None) -> ChatTem
 def _from_operator(path: Path) -> ChatTemplate:
     try:
         config = _read_config(path)
-        source = _default_source(config.get("chat_template"))
+        source, tool_source = _sources(config.get("chat_template"))
         if source is None:
             raise ConfigError("it has no chat_template")
-        template = ChatTemplate(source, _special_tokens(config))
+        template = ChatTemplate(source, _special_tokens(config), tool_source)
     except (ConfigError, OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(f"tokenizer_config_path={path}: {reason}") from None
@@ -116,14 +134,19 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _default_source(value: Any) -> str | None:
-    """The one template, or the one named `default` of a list of named ones."""
+def _text_of(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.exists() else None
+
+
+def _sources(value: Any) -> tuple[str | None, str | None]:
+    """The one template, or those named `default` and `tool_use` in a list of named ones."""
+    named = {"default": value}
     if isinstance(value, list):
         named = {str(entry.get("name")): entry.get("template") for entry in value if isinstance(entry, dict)}
-        value = named.get("default")
-    if value is not None and not isinstance(value, str):
+    sources = named.get("default"), named.get("tool_use")
+    if any(source is not None and not isinstance(source, str) for source in sources):
         raise ConfigError("chat_template is not text")
-    return value
+    return sources
 
 
 def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
@@ -136,11 +159,11 @@ def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
     return tokens
 
 
-def _turn(message: Message) -> dict[str, str]:
-    content = message.content
-    text = content if isinstance(content, str) else "".join(part.text for part in content or [])
-    turn = {"role": message.role, "content": text}
-    return turn if message.name is None else {**turn, "name": message.name}
+def _compiled(source: str) -> jinja2.Template:
+    try:
+        return _environment().from_string(source)
+    except jinja2.TemplateSyntaxError as error:
+        raise ConfigError(f"line {error.lineno} of the chat template: {error.message}") from None
 
 
 def _environment() -> ImmutableSandboxedEnvironment:

@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Coroutine, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from quart import Quart
 from tokenizers import Tokenizer
 
 from tgi_server.config import load
-from tgi_server.config.schema import Launch
+from tgi_server.config.schema import Launch, NetworkOptions
 from tgi_server.engine.engine import Engine
 from tgi_server.errors import ConfigError, ModelError, TgiError
 from tgi_server.router import tunnel
@@ -67,7 +68,7 @@ async def run(launch: Launch) -> int:
     app = load.instantiate(
         config.router,
         config=config,
-        num_shard=resolved.num_shard,
+        resolved=resolved,
         engine=engine,
         tokenizer=tokenizer,
         template=template,
@@ -75,7 +76,7 @@ async def run(launch: Launch) -> int:
     )
     async with tunnel.opened(config) as private:
         listeners = [socket.socket(fileno=resolved.listen_fd), *private]
-        return await serve(app, engine, listeners, stop, config.shutdown_timeout)
+        return await serve(app, engine, listeners, stop, config)
 
 
 async def started(engine: Engine, stop: asyncio.Event) -> bool:
@@ -110,22 +111,22 @@ def load_tokenizer(model_dir: Path) -> Tokenizer:
 
 
 async def serve(
-    app: Quart, engine: Engine, listeners: Sequence[socket.socket], stop: asyncio.Event, grace: float
+    app: Quart, engine: Engine, listeners: Sequence[socket.socket], stop: asyncio.Event, options: NetworkOptions
 ) -> int:
     """Serve `app` on bound sockets until `stop` is set or the engine fails; returns the exit status.
 
     Args:
-        grace: seconds that running requests have to finish after `stop`.
+        options: how long clients have to send and to read, and running requests to finish after `stop`.
 
     Raises:
         ConfigError: the first of the sockets cannot listen, because another one does.
     """
     host, port = listeners[0].getsockname()[:2]
-    server = Server(app)
+    server = Server(app, options)
     serving = asyncio.create_task(server.serve(sockets=list(listeners)))
     await _first(stop.wait(), engine.failed.wait(), asyncio.shield(serving))
     if not (engine.failed.is_set() or serving.done()):
-        await drain(server, engine, grace)
+        await drain(server, engine, options.shutdown_timeout)
     failed = engine.failed.is_set()
     await engine.stop()
     server.should_exit = True
@@ -153,11 +154,11 @@ async def drain(server: Server, engine: Engine, grace: float) -> None:
 class Server(uvicorn.Server):
     """uvicorn without signal handlers of its own: when to stop is decided by `serve`."""
 
-    def __init__(self, app: Quart) -> None:
+    def __init__(self, app: Quart, options: NetworkOptions) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
-                http=HttpProtocol,
+                http=partial(HttpProtocol, options),  # type: ignore[arg-type]  # called like a class
                 ws="none",
                 lifespan="on",
                 log_config=None,

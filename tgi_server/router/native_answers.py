@@ -6,41 +6,41 @@ from collections.abc import Sequence
 from typing import Any
 
 from tgi_server.errors import TgiError
+from tgi_server.router import answers
 from tgi_server.router.calls import Answer, Call
 from tgi_server.router.wire import Parameters, dumps, single
 from tgi_server.types import Finish, Token, TokenEvent
 
-Json = dict[str, Any]
 
-
-def error_body(error: TgiError) -> Json:
+def error_body(error: TgiError) -> answers.Error:
     """`{error, error_type}`."""
     return {"error": error.public_message(), "error_type": error.error_type}
 
 
-def whole(answer: Answer, parameters: Parameters, full_text_of: str | None) -> Json:
-    """The answer to a request that does not stream; `full_text_of` is the prompt to put before the text, if any."""
-    body: Json = {"generated_text": _text(answer.finish, full_text_of)}
+def whole(answer: Answer, parameters: Parameters, before: str) -> answers.Generated:
+    """The answer to a request that does not stream; its texts begin with `before`."""
+    body: answers.Generated = {"generated_text": before + answer.finish.text}
     if parameters.details or parameters.decoder_input_details:
-        body["details"] = _finish(answer.finish) | _tokens(answer, parameters)
-        if answer.others:
-            body["details"]["best_of_sequences"] = [
-                {"generated_text": _text(other.finish, full_text_of)}
-                | _finish(other.finish)
-                | _tokens(other, parameters)
-                for other in answer.others
-            ]
+        body["details"] = _details(answer, parameters, before)
     return body
 
 
-def _tokens(answer: Answer, parameters: Parameters) -> Json:
-    tokens: Json = {
-        "prefill": [_prompt_token(token) for token in answer.prompt],
+def _details(answer: Answer, parameters: Parameters, before: str) -> answers.Details:
+    details: answers.Details = {
+        "finish_reason": answer.finish.reason,
+        "generated_tokens": answer.finish.generated_tokens,
+        "seed": answer.finish.seed,
+        "prefill": [_prompt_token(event.token) for event in answer.prompt],
         "tokens": [_token(event.token) for event in answer.events],
     }
+    if answer.others:
+        details["best_of_sequences"] = [
+            {"generated_text": before + other.finish.text, **_details(other, parameters, before)}
+            for other in answer.others
+        ]
     if parameters.top_n_tokens:
-        tokens["top_tokens"] = [[_token(top) for top in event.top_tokens] for event in answer.events]
-    return tokens
+        details["top_tokens"] = [[_token(top) for top in event.top_tokens] for event in answer.events]
+    return details
 
 
 class StreamAnswer:
@@ -48,24 +48,24 @@ class StreamAnswer:
 
     Args:
         parameters: of the request.
-        full_text_of: the prompt to put before the generated text of the last event, if any.
+        before: what the generated text of the last event begins with.
     """
 
-    def __init__(self, parameters: Parameters, full_text_of: str | None) -> None:
+    def __init__(self, parameters: Parameters, before: str) -> None:
         self._details = parameters.details
-        self._full_text_of = full_text_of
+        self._before = before
         self._index = 0
 
-    def event(self, event: TokenEvent) -> Json:
-        """One token; `index` counts from 1."""
+    def events(self, candidate: int, event: TokenEvent) -> list[answers.StreamEvent]:
+        """The one event of a token; `index` counts from 1."""
         self._index += 1
-        data: Json = {"index": self._index, "token": _token(event.token)}
-        if event.top_tokens:
-            data["top_tokens"] = [_token(top) for top in event.top_tokens]
-        finish = event.finish
-        data["generated_text"] = None if finish is None else _text(finish, self._full_text_of)
-        data["details"] = None if finish is None or not self._details else _finish(finish)
-        return data
+        token, finish = _token(event.token), event.finish
+        text = None if finish is None else self._before + finish.text
+        details = None if finish is None or not self._details else _finish(finish)
+        if not event.top_tokens:
+            return [{"index": self._index, "token": token, "generated_text": text, "details": details}]
+        tops = [_token(top) for top in event.top_tokens]
+        return [{"index": self._index, "token": token, "top_tokens": tops, "generated_text": text, "details": details}]
 
 
 def joined(items: Sequence[Any], piece: int = 4096) -> bytes:
@@ -83,7 +83,7 @@ def headers(call: Call, compute_type: str) -> dict[str, str]:
     """Headers of a finished answer; times in whole milliseconds."""
     generated = call.finish.generated_tokens if call.finish else 0
     total, inference = call.total_time, call.generation.inference_time
-    return stream_headers(compute_type, len(call.prepared.text)) | {
+    return stream_headers(compute_type, call.prepared.characters) | {
         "x-compute-time": _ms(total),
         "x-total-time": _ms(total),
         "x-validation-time": _ms(call.validation_time),
@@ -99,21 +99,17 @@ def _ms(seconds: float) -> str:
     return str(int(seconds * 1000))
 
 
-def _text(finish: Finish, full_text_of: str | None) -> str:
-    return finish.text if full_text_of is None else full_text_of + finish.text
-
-
-def _finish(finish: Finish) -> Json:
+def _finish(finish: Finish) -> answers.StreamDetails:
     return {
-        "finish_reason": finish.reason.value,
+        "finish_reason": finish.reason,
         "generated_tokens": finish.generated_tokens,
         "seed": finish.seed,
     }
 
 
-def _prompt_token(token: Token) -> Json:
+def _prompt_token(token: Token) -> answers.PromptToken:
     return {"id": token.id, "text": token.text, "logprob": single(token.logprob)}
 
 
-def _token(token: Token) -> Json:
+def _token(token: Token) -> answers.Token:
     return {"id": token.id, "text": token.text, "logprob": single(token.logprob), "special": token.special}

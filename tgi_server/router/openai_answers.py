@@ -5,41 +5,64 @@ from __future__ import annotations
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Generic, TypeVar
 
 from tgi_server import __version__
-from tgi_server.errors import GenerationError, TgiError
+from tgi_server.errors import GenerationError, TemplateError, TgiError
+from tgi_server.router.answers import (
+    AnyChoice,
+    Chunk,
+    Completion,
+    ErrorKind,
+    MessageChoice,
+    MessagePiece,
+    Numbered,
+    OpenAIErrorEnvelope,
+    TextChoice,
+    Usage,
+)
 from tgi_server.router.calls import Answer, Call
-from tgi_server.router.wire import ChatBody, CompletionBody, OpenAIBody, StreamOptions, single
-from tgi_server.types import FinishReason, Token, TokenEvent
-
-Json = dict[str, Any]
+from tgi_server.router.openai_choices import ChatChoice, Choice, CompletionChoice
+from tgi_server.router.tools import HERMES, ToolFormat
+from tgi_server.router.validate_openai import tools_of
+from tgi_server.router.wire import ChatBody, CompletionBody, OpenAIBody, StreamOptions
+from tgi_server.types import TokenEvent
 
 SYSTEM_FINGERPRINT = f"{__version__}-native"
 
-_ERROR_TYPES = {400: "invalid_request_error", 429: "rate_limit_error"}
+Whole = TypeVar("Whole", bound=Numbered)
+Piece = TypeVar("Piece", bound=Numbered)
+
+_ERROR_TYPES: dict[int, ErrorKind] = {
+    400: "invalid_request_error",
+    422: "invalid_request_error",
+    429: "rate_limit_error",
+}
 
 
 def error_status(error: TgiError) -> int:
-    """HTTP status on `/v1/*`: 400 for what the client did, 429 and 5xx as they are; a failed shard is a 500."""
+    """HTTP status on `/v1/*`: 400 for what the client did, 422 for what the template says to it, 429 and 5xx as they
+    are; a failed shard is a 500."""
     if isinstance(error, GenerationError):
         return 500
+    if isinstance(error, TemplateError):
+        return 422
     return error.status if error.status == 429 or error.status >= 500 else 400
 
 
-def envelope(error: TgiError) -> Json:
+def envelope(error: TgiError) -> OpenAIErrorEnvelope:
     """The error object of the OpenAI API. `code` is the server's own name of the error."""
     kind = _ERROR_TYPES.get(error_status(error), "server_error")
     return error_object(error.public_message(), kind, getattr(error, "param", None), error.error_type)
 
 
-def error_object(message: str, kind: str, param: str | None, code: str | None) -> Json:
+def error_object(message: str, kind: ErrorKind, param: str | None, code: str | None) -> OpenAIErrorEnvelope:
     """`{"error": …}` as OpenAI clients read it."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-class OpenAIAnswer(ABC):
+class OpenAIAnswer(ABC, Generic[Whole, Piece]):
     """One answer in the making, whole or in chunks: what chat and completion share.
 
     Args:
@@ -60,41 +83,43 @@ class OpenAIAnswer(ABC):
         self._model = model
         self._id = f"{self.prefix}-{uuid.uuid4().hex}"
         self._created = int(time.time())
-        self._prompt_tokens = 0
-        self._sent = 0
+        self._call: Call
+        self._choices: list[Choice[Whole, Piece]]
+        self._generated = 0
 
     def start(self, call: Call) -> None:
         """The request was admitted."""
-        self._prompt_tokens = call.prompt_tokens
+        self._call = call
+        self._choices = [self._choice(index, call) for index in range(len(call.candidates))]
 
-    def whole(self, answer: Answer) -> Json:
+    def whole(self, answers: Sequence[Answer]) -> Completion[Whole]:
         """The answer to a request that does not stream."""
-        choice = self._choice(self._whole(answer.finish.text), answer.events)
-        return self._object(self.kind, [choice]) | {"usage": self._usage(answer.finish.generated_tokens)}
+        self._generated = sum(answer.finish.generated_tokens for answer in answers)
+        choices = [self._choices[index].whole(answers[index]) for index in self._kept(answers)]
+        for index, choice in enumerate(choices):
+            choice["index"] = index
+        return {**self._object(self.kind, choices), "usage": self._usage()}
 
-    def chunk(self, event: TokenEvent) -> Json:
-        """One token of a stream."""
-        choice = self._choice(self._delta(_visible(event.token)), [event])
-        self._sent += 1
-        chunk = self._object(self.chunk_kind, [choice])
-        if self._options.continuous_usage_stats:
-            chunk["usage"] = self._usage(self._sent)
-        elif self._options.include_usage:
-            chunk["usage"] = None
-        return chunk
+    def chunks(self, index: int, event: TokenEvent) -> Iterator[Chunk[Piece]]:
+        """What one token adds to the stream of choice `index`."""
+        self._generated += 1
+        for choice in self._choices[index].chunks(event):
+            chunk = self._object(self.chunk_kind, [choice])
+            if self._options.continuous_usage_stats:
+                chunk["usage"] = self._usage()
+            elif self._options.include_usage:
+                chunk["usage"] = None
+            yield chunk
 
-    def closing(self) -> Json | None:
+    def closing(self) -> Chunk[Piece] | None:
         """The chunk after the last token, with the token counts, where the client asked for it."""
         if not self._options.include_usage:
             return None
-        return self._object(self.chunk_kind, []) | {"usage": self._usage(self._sent)}
+        chunk = self._object(self.chunk_kind, list[Piece]())
+        chunk["usage"] = self._usage()
+        return chunk
 
-    def _choice(self, text: Json, events: Sequence[TokenEvent]) -> Json:
-        finish = events[-1].finish
-        reason = None if finish is None else "length" if finish.reason is FinishReason.LENGTH else "stop"
-        return {"index": 0, **text, "logprobs": self._logprobs(events), "finish_reason": reason}
-
-    def _object(self, kind: str, choices: list[Json]) -> Json:
+    def _object(self, kind: str, choices: list[AnyChoice]) -> Chunk[AnyChoice]:
         return {
             "id": self._id,
             "object": kind,
@@ -104,57 +129,41 @@ class OpenAIAnswer(ABC):
             "choices": choices,
         }
 
-    def _usage(self, completion_tokens: int) -> Json:
-        return {
-            "prompt_tokens": self._prompt_tokens,
-            "completion_tokens": completion_tokens,
-            "total_tokens": self._prompt_tokens + completion_tokens,
-        }
+    def _usage(self) -> Usage:
+        prompt, completion = self._call.prompt_tokens, self._counted(self._generated)
+        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+    def _counted(self, generated: int) -> int:
+        """Of the generated tokens, those that the client asked for."""
+        return generated
+
+    def _kept(self, answers: Sequence[Answer]) -> Sequence[int]:
+        """Which of the generated texts are the answer."""
+        return range(len(answers))
 
     @abstractmethod
-    def _whole(self, text: str) -> Json:
-        """The part of a whole choice that holds the text."""
-
-    @abstractmethod
-    def _delta(self, text: str) -> Json:
-        """The part of a streamed choice that holds the text."""
-
-    @abstractmethod
-    def _logprobs(self, events: Sequence[TokenEvent]) -> Json | None:
-        """The `logprobs` of a choice, None where they were not asked for. Special tokens are left out."""
+    def _choice(self, index: int, call: Call) -> Choice[Whole, Piece]:
+        """The beginning of choice `index`."""
 
 
-class ChatAnswer(OpenAIAnswer):
-    """Answers of `/v1/chat/completions`."""
+class ChatAnswer(OpenAIAnswer[MessageChoice, MessagePiece]):
+    """Answers of `/v1/chat/completions`; `format` is how the model writes calls."""
 
     prefix = "chatcmpl"
     kind = "chat.completion"
     chunk_kind = "chat.completion.chunk"
 
-    def __init__(self, body: ChatBody, model: str) -> None:
+    def __init__(self, body: ChatBody, model: str, format: ToolFormat = HERMES) -> None:
         super().__init__(body, model)
-        self._wants_logprobs = bool(body.logprobs)
-        self._top = body.top_logprobs or 0
+        self._body = body
+        self._format = format
 
-    def _whole(self, text: str) -> Json:
-        return {"message": {"role": "assistant", "content": text}}
-
-    def _delta(self, text: str) -> Json:
-        """The role comes in the first delta only."""
-        return {"delta": {"content": text} if self._sent else {"role": "assistant", "content": text}}
-
-    def _logprobs(self, events: Sequence[TokenEvent]) -> Json | None:
-        if not self._wants_logprobs:
-            return None
-        content = [
-            _chat_logprob(event.token) | {"top_logprobs": [_chat_logprob(top) for top in event.top_tokens[: self._top]]}
-            for event in events
-            if not event.token.special
-        ]
-        return {"content": content, "refusal": None}
+    def _choice(self, index: int, call: Call) -> ChatChoice:
+        usable, required = tools_of(self._body)
+        return ChatChoice(index, self._body, self._format if usable else None, required)
 
 
-class CompletionAnswer(OpenAIAnswer):
+class CompletionAnswer(OpenAIAnswer[TextChoice, TextChoice]):
     """Answers of `/v1/completions`."""
 
     prefix = "cmpl"
@@ -162,37 +171,21 @@ class CompletionAnswer(OpenAIAnswer):
 
     def __init__(self, body: CompletionBody, model: str) -> None:
         super().__init__(body, model)
-        self._top = body.logprobs
-        self._offset = 0
+        self._body = body
 
-    def _whole(self, text: str) -> Json:
-        return {"text": text}
+    def _choice(self, index: int, call: Call) -> CompletionChoice:
+        prompts = call.prepared.prompts
+        text = prompts[index * len(prompts) // len(call.candidates)].text
+        return CompletionChoice(index, self._body, text, call.candidates[index])
 
-    def _delta(self, text: str) -> Json:
-        return {"text": text}
+    def _kept(self, answers: Sequence[Answer]) -> Sequence[int]:
+        """The likeliest `n` of each prompt's."""
+        wanted, each = self._body.n or 1, len(answers) // len(self._call.prepared.prompts)
+        if each == wanted:
+            return range(len(answers))
+        groups = (range(start, start + each) for start in range(0, len(answers), each))
+        best = (sorted(group, key=lambda index: -answers[index].mean_logprob)[:wanted] for group in groups)
+        return [index for group in best for index in group]
 
-    def _logprobs(self, events: Sequence[TokenEvent]) -> Json | None:
-        if self._top is None:
-            return None
-        shown = [event for event in events if not event.token.special]
-        offsets = []
-        for event in shown:
-            offsets.append(self._offset)
-            self._offset += len(event.token.text)
-        return {
-            "tokens": [event.token.text for event in shown],
-            "token_logprobs": [single(event.token.logprob) for event in shown],
-            "top_logprobs": [
-                {top.text: single(top.logprob) for top in event.top_tokens[: self._top]} for event in shown
-            ],
-            "text_offset": offsets,
-        }
-
-
-def _visible(token: Token) -> str:
-    """The text a token shows: special tokens show none."""
-    return "" if token.special else token.text
-
-
-def _chat_logprob(token: Token) -> Json:
-    return {"token": token.text, "logprob": single(token.logprob), "bytes": list(token.text.encode())}
+    def _counted(self, generated: int) -> int:
+        return 0 if self._body.max_tokens == 0 else generated

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
 from typing import Any, cast
 
@@ -54,7 +54,7 @@ def sse(data: Json) -> bytes:
 
 async def token_chunks(
     opening: AbstractAsyncContextManager[Call],
-    render: Callable[[TokenEvent], Json],
+    render: Callable[[int, TokenEvent], Iterable[Json]],
     on_start: Callable[[Call], None] | None = None,
     keep_alive: float = KEEP_ALIVE_SECONDS,
 ) -> AsyncGenerator[bytes, None]:
@@ -73,11 +73,11 @@ async def token_chunks(
         while call.finish is None:
             try:
                 async with asyncio.timeout(keep_alive):
-                    events = await call.drain()
+                    ready = await call.drain()
             except TimeoutError:
                 yield KEEP_ALIVE
                 continue
-            yield b"".join([sse(render(event)) for event in events])
+            yield b"".join([sse(data) for index, events in ready for event in events for data in render(index, event)])
 
 
 async def complete(

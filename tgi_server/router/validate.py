@@ -5,9 +5,10 @@ The functions tokenise, so they are run in the validation threads. Rules are che
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from msgspec import UNSET
@@ -15,8 +16,10 @@ from tokenizers import Encoding, Tokenizer
 
 from tgi_server.config.schema import BatchingOptions, ValidationOptions
 from tgi_server.errors import ValidationError
+from tgi_server.router import grammars
+from tgi_server.router.answers import TokenSpan
 from tgi_server.router.wire import GenerateBody, Parameters
-from tgi_server.types import GenerationRequest, SamplingParams, ShardInfo, StoppingParams
+from tgi_server.types import GenerationRequest, Guide, SamplingParams, ShardInfo, StoppingParams
 
 Item = TypeVar("Item")
 
@@ -33,6 +36,7 @@ class Limits:
     max_best_of: int
     max_stop_sequences: int
     max_top_n_tokens: int
+    max_candidates: int
     vocab_size: int
 
     @staticmethod
@@ -44,16 +48,39 @@ class Limits:
             max_best_of=validation.max_best_of,
             max_stop_sequences=validation.max_stop_sequences,
             max_top_n_tokens=validation.max_top_n_tokens,
+            max_candidates=batching.max_concurrent_requests,
             vocab_size=shard.vocab_size,
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """A request that may run. `text` is the prompt as text, empty where it came as token ids."""
+class Prompt:
+    """A prompt that may run, and a request for each text to generate from it. `text` is empty where it came as ids."""
 
     text: str
-    request: GenerationRequest
+    requests: Sequence[GenerationRequest]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """All that a client's request asks for."""
+
+    prompts: Sequence[Prompt]
+
+    @property
+    def requests(self) -> list[GenerationRequest]:
+        """One for each text to generate."""
+        return [request for prompt in self.prompts for request in prompt.requests]
+
+    @property
+    def characters(self) -> int:
+        """Length of the prompts' texts."""
+        return sum(len(prompt.text) for prompt in self.prompts)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Length of the prompts that the model sees."""
+        return sum(len(prompt.requests[0].prompt_ids) for prompt in self.prompts)
 
 
 def parameters_of(body: GenerateBody) -> Parameters:
@@ -66,8 +93,8 @@ def candidates(parameters: Parameters) -> int:
     return parameters.best_of or 1
 
 
-def check_endpoint(parameters: Parameters, streaming: bool, max_best_of: int) -> None:
-    """The rules that come before a request is even counted against `max_concurrent_requests`.
+def check_endpoint(parameters: Parameters, streaming: bool, max_best_of: int) -> int:
+    """The rules that come before a request is even counted against `max_concurrent_requests`; how often it counts.
 
     Raises:
         ValidationError: more candidates are asked for than are served, or something that a stream cannot carry.
@@ -82,6 +109,7 @@ def check_endpoint(parameters: Parameters, streaming: bool, max_best_of: int) ->
     asked = candidates(parameters)
     _require(asked == 1 or max_best_of > 1, "`best_of` > 1 is not allowed on this endpoint", "best_of")
     _require(asked <= max_best_of, f"`best_of` must be > 0 and <= {max_best_of}. Given: {asked}", "best_of")
+    return asked
 
 
 def native(body: GenerateBody, limits: Limits, tokenizer: Tokenizer, random_seed: int) -> Prepared:
@@ -98,10 +126,11 @@ def native(body: GenerateBody, limits: Limits, tokenizer: Tokenizer, random_seed
     _require(not several or parameters.seed is None, "`seed` must not be set when `best_of` > 1", "seed")
     top_n_tokens = parameters.top_n_tokens or 0
     check_top_n("top_n_tokens", top_n_tokens, limits)
-    _require(parameters.grammar is None, "`grammar` is not supported", "grammar")
     _require(body.inputs != "", "`inputs` cannot be empty", "inputs")
     _check_truncate(parameters.truncate, limits)
     ids = tokenise(tokenizer, body.inputs, truncate=parameters.truncate)
+    max_new_tokens = allowed_tokens(ids, parameters.max_new_tokens, limits)
+    grammar = None if parameters.grammar is None else grammars.of_format(parameters.grammar, "grammar")
     sampling = SamplingParams(
         do_sample=parameters.do_sample or several,
         temperature=_or(parameters.temperature, 1.0),
@@ -114,12 +143,18 @@ def native(body: GenerateBody, limits: Limits, tokenizer: Tokenizer, random_seed
         top_n_tokens=top_n_tokens,
         prompt_logprobs=parameters.decoder_input_details,
         watermark=parameters.watermark,
+        guide=None if grammar is None else Guide(grammar, max_new_tokens),
     )
-    stopping = StoppingParams(
-        max_new_tokens=allowed_tokens(ids, parameters.max_new_tokens, limits),
-        stop_sequences=tuple(parameters.stop),
-    )
-    return Prepared(body.inputs, GenerationRequest(prompt_ids=ids, sampling=sampling, stopping=stopping))
+    stopping = StoppingParams(max_new_tokens=max_new_tokens, stop_sequences=tuple(parameters.stop))
+    request = GenerationRequest(prompt_ids=ids, sampling=sampling, stopping=stopping)
+    return Prepared([Prompt(body.inputs, variants(request, candidates(parameters)))])
+
+
+def variants(request: GenerationRequest, count: int) -> list[GenerationRequest]:
+    """`count` requests that differ in their seeds: the one there is, and those after it."""
+    sampling = request.sampling
+    seeds = ((sampling.seed + index) % 2**64 for index in range(count))
+    return [replace(request, sampling=replace(sampling, seed=seed)) for seed in seeds]
 
 
 def _samples(parameters: Parameters) -> bool:
@@ -136,9 +171,9 @@ def check_numbers(parameters: Parameters) -> None:
     """
     check_above_zero("temperature", parameters.temperature)
     check_above_zero("repetition_penalty", parameters.repetition_penalty)
-    check_frequency_penalty(parameters.frequency_penalty)
-    for name, share in (("top_p", parameters.top_p), ("typical_p", parameters.typical_p)):
-        _require(share is None or 0.0 < share < 1.0, f"`{name}` must be > 0.0 and < 1.0", name)
+    check_penalty("frequency_penalty", parameters.frequency_penalty)
+    _check_share("top_p", parameters.top_p)
+    _check_share("typical_p", parameters.typical_p)
     check_above_zero("top_k", parameters.top_k)
     check_above_zero("max_new_tokens", parameters.max_new_tokens)
 
@@ -149,24 +184,33 @@ def check_above_zero(name: str, value: float | None) -> None:
     Raises:
         ValidationError: see above.
     """
-    if value is None:
-        return
+    if value is not None:
+        single = _single(value)
+        _require(single != math.inf, f"`{name}` is too large", name)
+        _require(single > 0, f"`{name}` must be strictly positive", name)
+
+
+def _check_share(name: str, value: float | None) -> None:
+    """Refuse all but what is strictly between 0 and 1, as the 32-bit float it is computed with."""
+    if value is not None:
+        _require(0.0 < _single(value) < 1.0, f"`{name}` must be > 0.0 and < 1.0", name)
+
+
+def _single(value: float) -> float:
+    """The nearest 32-bit float."""
     try:
-        (single,) = struct.unpack("<f", struct.pack("<f", value))
+        return float(struct.unpack("<f", struct.pack("<f", value))[0])
     except OverflowError:
-        raise ValidationError(f"`{name}` is too large", name) from None
-    _require(single > 0, f"`{name}` must be strictly positive", name)
+        return math.copysign(math.inf, value)
 
 
-def check_frequency_penalty(value: float | None) -> None:
+def check_penalty(name: str, value: float | None) -> None:
     """Refuse a penalty outside of -2 to 2.
 
     Raises:
         ValidationError: see above.
     """
-    _require(
-        value is None or -2.0 <= value <= 2.0, "`frequency_penalty` must be >= -2.0 and <= 2.0", "frequency_penalty"
-    )
+    _require(value is None or -2.0 <= value <= 2.0, f"`{name}` must be >= -2.0 and <= 2.0", name)
 
 
 def check_stop(stop: Sequence[str], limits: Limits) -> None:
@@ -204,14 +248,14 @@ def tokenise(
     return _last(_encode(tokenizer.encode_batch_fast, text, add_special_tokens).ids, truncate)
 
 
-def token_spans(tokenizer: Tokenizer, text: str, truncate: int | None) -> list[dict[str, int | str]]:
+def token_spans(tokenizer: Tokenizer, text: str, truncate: int | None) -> list[TokenSpan]:
     """What `/tokenize` answers: id, text and character offsets of each token, special tokens included and empty.
 
     Raises:
         ValidationError: the tokenizer refuses the text.
     """
     encoding = _encode(tokenizer.encode_batch, text, add_special_tokens=True)
-    spans: list[dict[str, int | str]] = [
+    spans: list[TokenSpan] = [
         {"id": token, "text": text[start:stop], "start": start, "stop": stop}
         for token, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True)
     ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import struct
 from functools import cache
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 import orjson
@@ -25,8 +25,11 @@ UInt64 = Annotated[int, Meta(ge=0)]
 MAX_UINT64 = 2**64 - 1
 _SINGLE = struct.Struct("f")
 _UNLOGGED = frozenset(
-    ["messages", "prompt", "suffix", "grammar", "tools", "tool_choice", "functions", "function_call", "response_format"]
-)
+    [
+        "messages", "prompt", "suffix", "grammar", "tools", "tool_choice", "functions", "function_call",
+        "response_format", "logit_bias",
+    ]
+)  # fmt: skip
 BodyType = TypeVar("BodyType", bound=Struct)
 
 
@@ -40,6 +43,48 @@ class BodyError(TgiError):
         super().__init__(message)
         self.status = status
         self.param = param
+
+
+class TextFormat(Struct, frozen=True, tag_field="type", tag="text"):
+    """Any text."""
+
+
+class JsonObjectFormat(Struct, frozen=True, tag_field="type", tag="json_object"):
+    """A JSON object; of TGI's clients one that follows the JSON schema `value`."""
+
+    value: Any = UNSET
+
+
+class JsonFormat(Struct, frozen=True, tag_field="type", tag="json"):
+    """JSON that follows the JSON schema `value`, an object or its text."""
+
+    value: Any
+
+
+class NamedSchema(Struct, frozen=True):
+    """A JSON schema as OpenAI has it. It is always followed strictly."""
+
+    schema: Any = UNSET
+    name: str = ""
+    description: str | None = None
+    strict: bool | None = None
+
+
+class JsonSchemaFormat(Struct, frozen=True, tag_field="type", tag="json_schema"):
+    """JSON that follows a JSON schema: `json_schema` as OpenAI has it, or `value` as TGI has it."""
+
+    json_schema: NamedSchema | UnsetType = UNSET
+    value: Any = UNSET
+
+
+class RegexFormat(Struct, frozen=True, tag_field="type", tag="regex"):
+    """A text that the regular expression `value` matches as a whole."""
+
+    value: str
+
+
+Format = TextFormat | JsonObjectFormat | JsonFormat | JsonSchemaFormat | RegexFormat
+"""What a generated text has to look like."""
 
 
 class Parameters(Struct, frozen=True, omit_defaults=True):
@@ -62,7 +107,7 @@ class Parameters(Struct, frozen=True, omit_defaults=True):
     decoder_input_details: bool = False
     seed: UInt64 | None = None
     top_n_tokens: UInt32 | None = None
-    grammar: Any = None
+    grammar: Format | None = None
 
     def __post_init__(self) -> None:
         _fits_64_bits(best_of=self.best_of, truncate=self.truncate, seed=self.seed)
@@ -84,7 +129,7 @@ class StreamOptions(Struct, frozen=True, omit_defaults=True):
 
 
 class OpenAIBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the chat and the completion request share. The fields after `ignore_eos` are read to be refused."""
+    """What the chat and the completion request share. The last fields are read to be refused."""
 
     model: str | None = None
     max_tokens: UInt32 | None = None
@@ -98,14 +143,13 @@ class OpenAIBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     ignore_eos: bool | None = None
-    n: int | None = None
-    best_of: int | None = None
+    n: Int32 | None = None
     presence_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
     min_p: float | None = None
+    response_format: Format | None = None
     min_tokens: int | None = None
     stop_token_ids: list[int] | None = None
-    response_format: Any = None
 
     def __post_init__(self) -> None:
         _fits_64_bits(seed=self.seed)
@@ -117,13 +161,58 @@ class TextPart(Struct, frozen=True, tag_field="type", tag="text"):
     text: str
 
 
+class FunctionCall(Struct, frozen=True):
+    """Which function is called; the arguments are a JSON object, or its text."""
+
+    name: str
+    arguments: str | dict[str, Any] = "{}"
+
+
+class ToolCall(Struct, frozen=True):
+    """A call that the assistant made earlier."""
+
+    function: FunctionCall
+    id: str | None = None
+    type: Literal["function"] = "function"
+
+
 class Message(Struct, frozen=True):
     """One turn of a conversation."""
 
     role: str
     content: str | list[TextPart] | None = None
     name: str | None = None
-    tool_calls: list[Any] | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+
+
+class Function(Struct, frozen=True, omit_defaults=True):
+    """A function that the model may call; `parameters` is the JSON schema of its arguments, always followed."""
+
+    name: Annotated[str, Meta(pattern="^[a-zA-Z0-9_.-]{1,64}$")]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Struct, frozen=True):
+    """Something the model may use."""
+
+    function: Function
+    type: Literal["function"] = "function"
+
+
+class FunctionName(Struct, frozen=True):
+    """The name of a function."""
+
+    name: str
+
+
+class NamedTool(Struct, frozen=True):
+    """The tool that has to be used."""
+
+    function: FunctionName
+    type: Literal["function"] = "function"
 
 
 class ChatBody(OpenAIBody, frozen=True, kw_only=True, omit_defaults=True):
@@ -133,8 +222,9 @@ class ChatBody(OpenAIBody, frozen=True, kw_only=True, omit_defaults=True):
     max_completion_tokens: UInt32 | None = None
     logprobs: bool | None = None
     top_logprobs: UInt32 | None = None
-    tools: list[Any] | None = None
-    tool_choice: Any = None
+    tools: list[Tool] | None = None
+    tool_choice: str | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
     functions: list[Any] | None = None
     function_call: Any = None
 
@@ -144,6 +234,7 @@ class CompletionBody(OpenAIBody, frozen=True, kw_only=True, omit_defaults=True):
 
     prompt: str | list[str | int | list[int]]
     logprobs: UInt32 | None = None
+    best_of: Int32 | None = None
     echo: bool | None = None
     suffix: str | None = None
 
@@ -166,8 +257,7 @@ def parse(body_type: type[BodyType], data: bytes, content_type: str) -> BodyType
         BodyError: status 415 for another content type than JSON, 400 for text that is not JSON (or not UTF-8),
             422 for JSON of another shape, naming the field.
     """
-    if not _is_json(content_type):
-        raise BodyError("Expected request with `Content-Type: application/json`", 415)
+    check_type(content_type)
     try:
         body: BodyType = _DECODERS[body_type].decode(data)
     except msgspec.ValidationError as error:
@@ -179,9 +269,11 @@ def parse(body_type: type[BodyType], data: bytes, content_type: str) -> BodyType
     return body
 
 
-def _is_json(content_type: str) -> bool:
+def check_type(content_type: str) -> None:
+    """Raise BodyError (415) for another content type than JSON."""
     kind, _, subtype = content_type.partition(";")[0].strip().lower().partition("/")
-    return kind == "application" and (subtype == "json" or subtype.endswith("+json"))
+    if kind != "application" or not (subtype == "json" or subtype.endswith("+json")):
+        raise BodyError("Expected request with `Content-Type: application/json`", 415)
 
 
 def without_text(asked: Struct) -> dict[str, Any]:

@@ -122,12 +122,17 @@ class FakeModel:
         outcome.tokens.append(self._choose(new, known.computed))
         outcome.logprobs.append(-0.5)
         if new.sampling.top_n_tokens:
-            others = range(new.sampling.top_n_tokens)
-            ids = [(outcome.tokens[-1] + other) % self._vocab_size for other in others]
-            outcome.top_tokens[new.id] = [TopTokens(ids, [-0.5 - other for other in others])]
+            outcome.top_tokens[new.id] = [self._others(outcome.tokens[-1], new.sampling.top_n_tokens)]
         if new.sampling.prompt_logprobs and not known.tokens:
-            outcome.prompt_logprobs[new.id] = [-1.0] * (len(new.prompt_ids) - 1)
+            following = new.prompt_ids[1:]
+            outcome.prompt_logprobs[new.id] = [-1.0] * len(following)
+            if count := new.sampling.prompt_top_tokens:
+                outcome.prompt_top_tokens[new.id] = [self._others(id, count) for id in following]
         known.tokens += 1
+
+    def _others(self, id: int, count: int) -> TopTokens:
+        others = range(count)
+        return TopTokens([(id + other) % self._vocab_size for other in others], [-0.5 - other for other in others])
 
     def _mix(self, new: NewSequence, position: int) -> int:
         return (new.sampling.seed * 31 + sum(new.prompt_ids) * 7 + position * 13) % self._vocab_size

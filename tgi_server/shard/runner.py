@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,9 +24,11 @@ from tgi_server.models.spec import ModelSpec
 from tgi_server.models.weights import Checkpoint, WeightLoader
 from tgi_server.quantize.base import QuantizeMethod
 from tgi_server.shard import kv_cache
-from tgi_server.shard.batch import BatchState, StepInputs
+from tgi_server.shard.batch import BatchState
 from tgi_server.shard.graphs import best_forward
-from tgi_server.shard.sampler import Choice, Watermark, choose
+from tgi_server.shard.guides import Guides
+from tgi_server.shard.prompts import PromptScores
+from tgi_server.shard.sampler import Choice, Row, Watermark, choose
 from tgi_server.types import BLOCK_SIZE, PROGRESS, NewSequence, Outcome, Plan, SamplingParams, ShardInfo, TopTokens
 
 log = logging.getLogger(__name__)
@@ -35,8 +37,6 @@ WARM_UP_TOKENS = 24
 """Length of the first prompt: enough for the kernels of many rows."""
 EFFICIENT_TOKENS = {"cpu": 256, "cuda": 4096}
 """New positions that fill a step, see ShardInfo."""
-LOGPROB_ROWS = 128
-"""Rows of prompt logits held at a time: a row is the whole vocabulary in float32."""
 
 
 class ModelRunner:
@@ -57,7 +57,8 @@ class ModelRunner:
         self._watermark = Watermark.of(config)
         self._model = self._load(launch)
         self._state = BatchState(config.max_total_tokens, self._device)
-        self._prompt_logprobs: dict[int, list[float]] = {}
+        self._prompts = PromptScores(self._state, self._model.logits)
+        self._guides = Guides(Path(launch.resolved.model_dir) / "tokenizer.json", spec.vocab_size, spec.eos_token_ids)
         blocks = self._allocate(config)
         self._run = best_forward(self._model, self._caches, config, config.enable_cuda_graphs)
         self._warm_up(config)
@@ -129,7 +130,9 @@ class ModelRunner:
         start = time.perf_counter_ns()
         self._state.update(plan)
         for id in plan.finished:
-            self._prompt_logprobs.pop(id, None)
+            self._prompts.forget(id)
+        if self._group.rank == 0:  # which decides for all
+            self._guides.update(plan)
         if not plan.ids:
             return Outcome(plan.step, [], [], [], [])
         try:
@@ -142,67 +145,45 @@ class ModelRunner:
 
     def _forward(self, plan: Plan) -> Outcome:
         inputs = self._state.inputs(plan)
+        ids = [plan.ids[index] for index in inputs.yielding]
+        allowed = self._guides.allowed(ids, self._device)  # found out while the device works
         hidden = self._run(inputs)
-        prompt_logprobs = self._score_prompts(plan, inputs, hidden)
-        tokens, logprobs, top = self._choose(plan, inputs, hidden)
+        scores = self._prompts.collect(plan, inputs, hidden)
+        tokens, logprobs, top = self._choose(ids, hidden[inputs.last_rows], allowed)
         self._state.advance(plan, inputs.yielding, tokens)
         counts = [0] * len(plan.ids)
         for index in inputs.yielding:
             counts[index] = 1
-        return Outcome(plan.step, plan.ids, counts, tokens, logprobs, top, prompt_logprobs)
+        return Outcome(
+            plan.step, plan.ids, counts, tokens, logprobs, top,
+            prompt_logprobs={id: prompt.logprobs for id, prompt in scores.items()},
+            prompt_top_tokens={id: prompt.top for id, prompt in scores.items() if prompt.top},
+            failed=self._guides.failures(ids),
+        )  # fmt: skip
 
     def _choose(
-        self, plan: Plan, inputs: StepInputs, hidden: Tensor
+        self, ids: list[int], hidden: Tensor, allowed: Future[dict[int, Tensor]] | None
     ) -> tuple[list[int], list[float], dict[int, list[TopTokens]]]:
-        """The next token of each yielding sequence: rank 0 decides, all learn it."""
-        ids = [plan.ids[index] for index in inputs.yielding]
+        """The next token of each of the sequences `ids`: rank 0 decides, all learn it."""
         if not ids:
             return [], [], {}
-        logits = self._model.logits(hidden[inputs.last_rows])
+        logits = self._model.logits(hidden)
         if logits is None:
             tokens = torch.empty(len(ids), dtype=torch.int64, device=self._device)
             return self._group.broadcast(tokens).tolist(), [], {}
-        choice = self._sample(ids, logits)
+        choice = self._sample(ids, logits, allowed.result() if allowed else {})
         self._group.broadcast(choice.tokens)
         top = {ids[row]: [entry] for row, entry in choice.top.items()}
         return choice.tokens.tolist(), choice.logprobs.tolist(), top
 
-    def _sample(self, ids: list[int], logits: Tensor) -> Choice:
-        known = [self._state.known(id) for id in ids]
-        positions = np.array([len(k) for k in known], np.int64)
-        params = [self._state.sampling(id) for id in ids]
-        return choose(logits, params, known.__getitem__, positions, self._watermark)
-
-    def _score_prompts(self, plan: Plan, inputs: StepInputs, hidden: Tensor) -> dict[int, list[float]]:
-        """Log-probabilities of prompt tokens for those who asked, once their whole prompt is computed."""
-        done = {}
-        for index, id in enumerate(plan.ids):
-            in_prompt = self._state.computed(id) < self._state.prompt_length(id)
-            if not (in_prompt and self._state.sampling(id).prompt_logprobs):
-                continue
-            collected = self._prompt_logprobs.setdefault(id, [])
-            start = inputs.attention.query_starts[index]
-            collected += self._score(hidden[start : start + plan.counts[index]], self._following(plan, index))
-            if index in inputs.yielding:
-                done[id] = self._prompt_logprobs.pop(id)
-        return done
-
-    def _following(self, plan: Plan, index: int) -> list[int]:
-        """The known tokens that follow each of the plan's positions of its sequence `index`."""
-        id = plan.ids[index]
-        first = self._state.computed(id) + 1
-        following: list[int] = self._state.known(id)[first : first + plan.counts[index]].tolist()
-        return following
-
-    def _score(self, hidden: Tensor, tokens: list[int]) -> list[float]:
-        scores: list[float] = []
-        for start in range(0, len(tokens), LOGPROB_ROWS):
-            part = tokens[start : start + LOGPROB_ROWS]
-            logits = self._model.logits(hidden[start : start + len(part)])
-            if logits is not None:
-                chosen = torch.tensor(part, device=logits.device).unsqueeze(1)
-                scores += logits.log_softmax(dim=-1).gather(1, chosen).squeeze(1).tolist()
-        return scores
+    def _sample(self, ids: list[int], logits: Tensor, allowed: dict[int, Tensor]) -> Choice:
+        rows = [Row(self._state.sampling(id), self._state.known(id), self._state.prompt_length(id)) for id in ids]
+        choice = choose(logits, rows, self._watermark, allowed)
+        if allowed:
+            for row, token in self._guides.take(ids, choice.tokens.tolist()).items():
+                choice.logprobs[row] += logits[row, token] - logits[row, choice.tokens[row]]
+                choice.tokens[row] = token
+        return choice
 
     def _failed(self, plan: Plan, error: Exception) -> Outcome:
         """Blame the whole step. Its sequences stay known: a plan that is under way may still name them."""

@@ -1,4 +1,6 @@
-"""Logits to tokens: watermark, penalties, temperature, top-k, top-p, typical-p, choice (in this order, as TGI has it).
+"""Logits to tokens: bias, watermark, penalties, guide, temperature, top-k, top-p, typical-p, min-p, choice.
+
+In this order, which is TGI's for what TGI has.
 
 The noise of a sampled choice is a function of the request's seed and the position, so it depends on nothing else in the
 batch (decision D12) and needs no generator to be kept.
@@ -6,7 +8,7 @@ batch (decision D12) and needs no generator to be kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -42,6 +44,20 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
+class Row:
+    """A sequence that gets a token: how, after which ids, and how many of these are its prompt."""
+
+    params: SamplingParams
+    known: IntArray
+    prompt_length: int
+
+    @property
+    def position(self) -> int:
+        """That the token will take."""
+        return len(self.known)
+
+
+@dataclass(frozen=True, slots=True)
 class Watermark:
     """How marked texts are marked: by `delta` on the scores of the part `gamma` of the vocabulary.
 
@@ -68,22 +84,22 @@ class Watermark:
 
 
 def choose(
-    logits: Tensor,
-    params: Sequence[SamplingParams],
-    history: Callable[[int], IntArray],
-    positions: IntArray,
-    watermark: Watermark,
+    logits: Tensor, rows: Sequence[Row], watermark: Watermark, allowed: Mapping[int, Tensor] | None = None
 ) -> Choice:
     """Pick a token for each row of `logits` (float32 `[rows, vocabulary]`, changed in place).
 
-    `history(row)` gives the ids known before the choice, asked for only where a penalty or a watermark needs them;
-    `positions[row]` is the position the token will take. Log-probabilities are those of the processed scores.
+    `allowed[row]`, bool `[vocabulary]`, says which tokens a guided row may have. Log-probabilities are those of the
+    processed scores.
     """
-    _mark(logits, params, history, watermark)
-    _penalise(logits, params, history)
+    params = [row.params for row in rows]
+    _bias(logits, params)
+    _mark(logits, rows, watermark)
+    _penalise(logits, rows)
+    for row, mask in (allowed or {}).items():
+        logits[row].masked_fill_(~mask, -torch.inf)
     _warp(logits, params)
     pick = _pick_fused if _fused(logits.device) else _pick
-    tokens, logprobs, normaliser = pick(logits, params, positions)
+    tokens, logprobs, normaliser = pick(logits, params, np.array([row.position for row in rows], np.int64))
     top = {
         row: top_tokens(logits[row] - normaliser[row], p.top_n_tokens) for row, p in enumerate(params) if p.top_n_tokens
     }
@@ -166,37 +182,47 @@ def _draw(logits: Tensor, seeds: Sequence[int], positions: IntArray) -> Tensor:
     return noisy.argmax(dim=-1)
 
 
-def _mark(
-    logits: Tensor, params: Sequence[SamplingParams], history: Callable[[int], IntArray], watermark: Watermark
-) -> None:
-    """Favour the green tokens of the rows that ask for it."""
-    rows = [row for row, p in enumerate(params) if p.watermark]
-    if rows:
-        previous = torch.tensor([int(history(row)[-1]) for row in rows], device=logits.device)
-        ids = torch.arange(logits.shape[1], device=logits.device)
-        logits[rows] += watermark.delta * watermark.green(previous.unsqueeze(1), ids)
-
-
-def _penalise(logits: Tensor, params: Sequence[SamplingParams], history: Callable[[int], IntArray]) -> None:
+def _bias(logits: Tensor, params: Sequence[SamplingParams]) -> None:
+    """Add what a request wants added to single tokens."""
     for row, p in enumerate(params):
-        if p.repetition_penalty == 1.0 and p.frequency_penalty == 0.0:
-            continue
-        known, count = np.unique(history(row), return_counts=True)
-        ids = torch.from_numpy(known).to(logits.device)
-        scores = logits[row, ids]
-        scores = torch.where(scores < 0, scores * p.repetition_penalty, scores / p.repetition_penalty)
-        scores -= p.frequency_penalty * torch.from_numpy(count).to(logits.device)
-        logits[row, ids] = scores.clamp_(-LARGEST, LARGEST)
+        if p.logit_bias:
+            ids = torch.tensor(list(p.logit_bias), device=logits.device)
+            logits[row, ids] += torch.tensor(list(p.logit_bias.values()), device=logits.device)
+
+
+def _mark(logits: Tensor, rows: Sequence[Row], watermark: Watermark) -> None:
+    """Favour the green tokens of the rows that ask for it."""
+    marked = [index for index, row in enumerate(rows) if row.params.watermark]
+    if marked:
+        previous = torch.tensor([int(rows[index].known[-1]) for index in marked], device=logits.device)
+        ids = torch.arange(logits.shape[1], device=logits.device)
+        logits[marked] += watermark.delta * watermark.green(previous.unsqueeze(1), ids)
+
+
+def _penalise(logits: Tensor, rows: Sequence[Row]) -> None:
+    """Repetition counts the prompt too; frequency and presence count what was generated, as OpenAI defines them."""
+    for index, row in enumerate(rows):
+        p = row.params
+        if p.repetition_penalty != 1.0:
+            ids = torch.from_numpy(np.unique(row.known)).to(logits.device)
+            scores = logits[index, ids]
+            scores = torch.where(scores < 0, scores * p.repetition_penalty, scores / p.repetition_penalty)
+            logits[index, ids] = scores.clamp_(-LARGEST, LARGEST)
+        if p.frequency_penalty != 0.0 or p.presence_penalty != 0.0:
+            known, count = np.unique(row.known[row.prompt_length :], return_counts=True)
+            ids = torch.from_numpy(known).to(logits.device)
+            logits[index, ids] -= p.presence_penalty + p.frequency_penalty * torch.from_numpy(count).to(logits.device)
 
 
 def _warp(logits: Tensor, params: Sequence[SamplingParams]) -> None:
-    """Temperature, then the three filters, each only on the rows that ask for it."""
+    """Temperature, then the filters, each only on the rows that ask for it."""
     if any(p.temperature != 1.0 for p in params):
         logits -= logits.amax(dim=-1, keepdim=True)  # the best stays at 0, however small the divisor
         logits /= logits.new_tensor([p.temperature for p in params]).unsqueeze(1)
     _filter(logits, [p.top_k for p in params], 0, _outside_top_k)
     _filter(logits, [p.top_p for p in params], 1.0, _outside_top_p)
     _filter(logits, [p.typical_p for p in params], 1.0, _outside_typical_p)
+    _filter(logits, [p.min_p for p in params], 0.0, _outside_min_p)
 
 
 def _filter(logits: Tensor, values: Sequence[float], off: float, outside: Callable[[Tensor, Tensor], Tensor]) -> None:
@@ -232,6 +258,11 @@ def _outside_typical_p(scores: Tensor, p: Tensor) -> Tensor:
     drop = torch.zeros_like(mass, dtype=torch.bool)
     drop[:, 1:] = mass[:, :-1] >= p
     return torch.zeros_like(drop).scatter_(1, order, drop)
+
+
+def _outside_min_p(scores: Tensor, p: Tensor) -> Tensor:
+    """Less likely than p times the most likely token (arXiv:2407.01082)."""
+    return scores < scores.amax(dim=-1, keepdim=True) + p.log()
 
 
 def top_tokens(logprobs: Tensor, n: int) -> TopTokens:

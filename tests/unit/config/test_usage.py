@@ -21,11 +21,12 @@ OPTIONS = [
     "max_concurrent_requests",
     "max_input_length", "max_total_tokens", "waiting_served_ratio", "max_batch_prefill_tokens",
     "max_batch_total_tokens", "max_waiting_tokens", "max_batch_size", "prefill_chunk_tokens", "prefix_caching",
-    "validation_workers", "max_best_of", "max_stop_sequences", "max_top_n_tokens", "watermark_gamma",
-    "watermark_delta", "rope_scaling", "rope_factor", "hostname", "port", "cors_allow_origin", "ngrok",
-    "ngrok_authtoken", "ngrok_edge", "shutdown_timeout", "json_output", "otlp_endpoint", "log_level", "target",
-    "clients", "request_rate", "requests", "duration", "warmup", "time_limit", "prompts", "prompt_tokens",
-    "new_tokens", "seed", "output",
+    "validation_workers", "max_best_of", "max_stop_sequences", "max_top_n_tokens", "payload_limit",
+    "messages_api_enabled", "watermark_gamma", "watermark_delta", "rope_scaling", "rope_factor", "hostname", "port",
+    "cors_allow_origin", "ngrok", "ngrok_authtoken", "ngrok_edge", "shutdown_timeout", "receive_timeout",
+    "send_timeout", "json_output", "otlp_endpoint", "log_level", "compute_type", "target", "clients",
+    "request_rate", "requests", "duration", "warmup", "time_limit", "prompts", "prompt_tokens", "new_tokens",
+    "seed", "output",
 ]  # fmt: skip
 """Frozen: an option that comes or goes is a change of the interface."""
 

@@ -37,6 +37,9 @@ INFO = ShardInfo(
 )
 
 
+SAMPLING = ("top_n_tokens", "prompt_logprobs", "prompt_top_tokens")
+
+
 class Rig:
     """An engine, what is under it and what it counts."""
 
@@ -45,7 +48,7 @@ class Rig:
         self.engine = Engine(shards, options, tokenizer, self.metrics)
 
     def request(self, prompt: str = "the dog", new: int = 8, **parameters: Any) -> GenerationRequest:
-        sampling = {key: parameters.pop(key) for key in ("top_n_tokens", "prompt_logprobs") if key in parameters}
+        sampling = {key: parameters.pop(key) for key in SAMPLING if key in parameters}
         return GenerationRequest(
             prompt_ids=self.tokenizer.encode(prompt).ids,
             sampling=SamplingParams(**sampling),
@@ -171,11 +174,12 @@ async def test_cancelling_the_reader_aborts(start: Start) -> None:
 
 async def test_prompt_tokens_and_alternatives(start: Start) -> None:
     rig = await start()
-    request = rig.request(prompt="the dog", new=2, prompt_logprobs=True, top_n_tokens=3)
+    request = rig.request(prompt="the dog", new=2, prompt_logprobs=True, prompt_top_tokens=2, top_n_tokens=3)
     async with rig.engine.generate(request) as generation:
         events = [event async for event in generation]
-    assert "".join(token.text for token in generation.prompt) == "the dog"
-    assert generation.prompt[0].logprob is None and generation.prompt[1].logprob == -1.0
+    assert "".join(event.token.text for event in generation.prompt) == "the dog"
+    assert [event.token.logprob for event in generation.prompt[:2]] == [None, -1.0]
+    assert {len(event.top_tokens) for event in generation.prompt[1:]} == {2} and not generation.prompt[0].top_tokens
     assert [len(event.top_tokens) for event in events] == [3, 3]
 
 

@@ -122,7 +122,9 @@ def test_alternatives_and_prompt_tokens_are_decoded_alone(tokenizer: Tokenizer) 
         ("<|turn|>", True, -0.1),
         ("x", False, -2.0),
     ]
-    assert [token.logprob for token in vocabulary.prompt([4, 5, 6], [-1.0, -2.0])] == [None, -1.0, -2.0]
+    assert [event.token.logprob for event in vocabulary.prompt([4, 5, 6], [-1.0, -2.0])] == [None, -1.0, -2.0]
+    others = [event.top_tokens for event in vocabulary.prompt([4, 5], [-1.0], [TopTokens([6, 5], [-0.5, -1.0])])]
+    assert [[top.id for top in tops] for tops in others] == [[], [6, 5]]
 
 
 @given(

@@ -75,6 +75,8 @@ def test_all_problems_together_each_with_its_origin() -> None:
     ({"otlp_endpoint": "localhost:4317"}, "such as http://localhost:4317"),
     ({"otlp_endpoint": "http://"}, "otlp_endpoint=http://: "),
     ({"otlp_endpoint": "http://host:port"}, "otlp_endpoint=http://host:port: "),
+    ({"compute_type": "1-gpu\tx"}, "goes into a header of answers"),
+    ({"compute_type": "größer"}, "compute_type=größer: goes into a header of answers"),
 ])  # fmt: skip
 def test_refusals(options: dict[str, Any], words: str) -> None:
     assert words in problem(**options)
@@ -86,7 +88,7 @@ def test_refusals(options: dict[str, Any], words: str) -> None:
     {"disable_custom_kernels": True}, {"disable_custom_kernels": True, "attention": SDPA}, {"attention": NATIVE},
     {"cors_allow_origin": ["*"]}, {"cors_allow_origin": ["https://page.example:8443", "http://[::1]:3000", "null"]},
     {"ngrok": True, "ngrok_edge": "e", "ngrok_authtoken": "t"}, {"otlp_endpoint": "http://localhost:4317"},
-    {"otlp_endpoint": "https://collector.example"},
+    {"otlp_endpoint": "https://collector.example"}, {"compute_type": "2-Fast GPU+x"},
 ], ids=str)  # fmt: skip
 def test_what_works(options: dict[str, Any]) -> None:
     works(**options)

@@ -71,6 +71,23 @@ def test_usable_cores_with_old_control_groups(tmp_path: Path) -> None:
     assert hardware.usable_cores(tmp_path) == 1
 
 
+def test_compute_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, name in enumerate(["NVIDIA A10G", "NVIDIA H100 80GB HBM3"]):
+        file = tmp_path / f"proc/driver/nvidia/gpus/0000:0{number}:00.0/information"
+        file.parent.mkdir(parents=True)
+        file.write_text(f"Model: \t\t {name}\nIRQ:   \t\t 16\n")
+    assert hardware.compute_type(2, gpu=True, root=tmp_path) == "2-nvidia-a10g"
+    assert hardware.compute_type(2, gpu=False, root=tmp_path) == "2-cpu"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert hardware.compute_type(1, gpu=True, root=tmp_path / "nothing") == "gpu+optimized"
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'NVIDIA GeForce RTX 4090'\necho 'NVIDIA A10G'\n")
+    program.chmod(0o755)
+    assert hardware.compute_type(1, gpu=True, root=tmp_path / "nothing") == "1-nvidia-geforce-rtx-4090"
+    program.write_text("#!/bin/sh\necho no devices\nexit 9\n")
+    assert hardware.compute_type(1, gpu=True, root=tmp_path / "nothing") == "gpu+optimized"
+
+
 def test_this_machine() -> None:
     assert hardware.usable_cores() >= 1
     assert hardware.torch_knows_cuda() in (True, False)

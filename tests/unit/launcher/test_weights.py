@@ -25,7 +25,7 @@ def fetch(model_id: str | Path, **options: Any) -> Path:
     def unexpected(stage: str, fraction: float) -> None:
         raise AssertionError(f"nothing slow should run: {stage}")
 
-    return weights.fetch(ModelOptions(model_id=str(model_id), **options), DType.float32, unexpected)
+    return weights.fetch(ModelOptions(model_id=str(model_id), **options), DType.float32, unexpected).directory
 
 
 @pytest.fixture

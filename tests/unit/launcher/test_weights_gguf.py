@@ -66,19 +66,19 @@ def read(directory: Path, name: str) -> dict[str, Any]:
 
 def test_a_file_is_converted_once(source: Path, tensors: gguf_files.Weights, tmp_path: Path) -> None:
     options = ModelOptions(model_id=str(source), conversion_cache=str(tmp_path / "cache"))
-    directory = weights.fetch(options, DType.float32, ignore)
+    directory = weights.fetch(options, DType.float32, ignore).directory
     stored = load_file(directory / "model.safetensors")
     assert stored.keys() == tensors.keys()
     assert all(np.array_equal(stored[name], tensors[name]) for name in tensors)
     before = [path.stat().st_mtime_ns for path in sorted(directory.iterdir())]
 
     started = time.perf_counter()
-    assert weights.fetch(options, DType.float32, ignore) == directory
+    assert weights.fetch(options, DType.float32, ignore).directory == directory
     assert time.perf_counter() - started < 0.05
     assert [path.stat().st_mtime_ns for path in sorted(directory.iterdir())] == before
 
     os.utime(source, ns=(1, 1))
-    assert weights.fetch(options, DType.float32, ignore) != directory
+    assert weights.fetch(options, DType.float32, ignore).directory != directory
 
 
 def test_two_at_once_and_what_a_dead_one_left(source: Path, tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_two_at_once_and_what_a_dead_one_left(source: Path, tmp_path: Path) -> N
     options = ModelOptions(model_id=str(source), conversion_cache=str(tmp_path / "cache"))
     results: list[Path] = []
     threads = [
-        threading.Thread(target=lambda: results.append(weights.fetch(options, DType.bfloat16, ignore)))
+        threading.Thread(target=lambda: results.append(weights.fetch(options, DType.bfloat16, ignore).directory))
         for _ in range(2)
     ]
     for thread in threads:

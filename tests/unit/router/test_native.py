@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 from tests.router_app import EOS_ID, Router, says, started
+from tgi_server.config.schema import Resolved
 from tgi_server.router import native_answers
 
 TEXT = "Paris is the capital of France, été 😀."
@@ -111,18 +112,6 @@ async def test_stream_without_details_or_alternatives() -> None:
     assert events(text)[-1]["details"] is None and not text.endswith("[DONE]\n\n")
 
 
-@pytest.mark.parametrize(
-    "parameters", [{"temperature": 0.0}, {"best_of": 0}, {"best_of": 2}, {"decoder_input_details": True}]
-)
-async def test_stream_errors_are_events(parameters: dict[str, Any]) -> None:
-    async with started() as router:
-        status, text, _ = await post(router, "/generate_stream", {"inputs": "x", "parameters": parameters})
-        assert status == 200
-        (event,) = events(text)
-        assert event["error_type"] == "validation" and event["error"].startswith("Input validation error: ")
-        assert router.metric('tgi_request_failure{err="validation"}') == 1
-
-
 async def test_root_answers_a_list_or_a_stream() -> None:
     async with started(says("Paris.")) as router:
         status, body, headers = await post(router, "/", {"inputs": "x", "parameters": {}})
@@ -133,37 +122,60 @@ async def test_root_answers_a_list_or_a_stream() -> None:
         assert (status, body["error_type"]) == (422, "validation")
 
 
-@pytest.mark.parametrize(
-    ("data", "kind", "status"),
-    [
-        (b'{"inputs": "x"}', "text/plain", 415),
-        (b'{"inputs": ', "application/json", 400),
-        (b'{"inputs": 1}', "application/json", 422),
-        (b'{"inputs": "' + b"x" * 2_100_000 + b'"}', "application/json", 413),
-    ],
-)
-async def test_bodies_that_cannot_be_read(data: bytes, kind: str, status: int) -> None:
-    async with started() as router:
-        for path in ("/generate", "/generate_stream", "/", "/tokenize"):
-            response = await router.app.test_client().post(path, data=data, headers={"content-type": kind})
-            assert response.status_code == status
-            assert response.headers["content-type"].startswith("text/plain")
-            assert await response.get_data(as_text=True)
-        assert router.metric("tgi_request_count") == 0
+@pytest.mark.parametrize("path", ["/", "/invocations"])
+@pytest.mark.parametrize(("tag", "asked", "whole"), [
+    ("text-generation", {}, True), ("text-generation", {"return_full_text": None}, True),
+    ("text-generation", {"return_full_text": False}, False), ("text2text-generation", {}, False),
+    (None, {}, False), (None, {"return_full_text": True}, True),
+])  # fmt: skip
+async def test_what_the_hub_says_a_model_is_for(path: str, tag: str | None, asked: Any, whole: bool) -> None:
+    async with started(says("!"), resolved=Resolved(pipeline_tag=tag)) as router:
+        body = {"inputs": "the fox", "parameters": asked}
+        expected = "the fox!" if whole else "!"
+        assert (await post(router, path, body))[1] == [{"generated_text": expected}]
+        _, text, _ = await post(router, path, body | {"stream": True})
+        assert events(text)[-1]["generated_text"] == expected
+        for other in ("/generate", "/generate_stream"):
+            _, told, _ = await post(router, other, {"inputs": "the fox", "parameters": {}})
+            last = told if other == "/generate" else events(told)[-1]
+            assert last["generated_text"] == "!"
 
 
-async def test_overload_and_what_comes_before_it() -> None:
+async def test_invocations_may_be_chats() -> None:
+    chat = {"messages": [{"role": "user", "content": "x"}]}
+    async with started(says("Paris."), messages_api_enabled=True, payload_limit=100) as router:
+        _, body, headers = await post(router, "/invocations", chat)
+        assert body["object"] == "chat.completion" and "x-total-time" in headers
+        assert body["choices"][0]["message"]["content"] == "Paris."
+        _, text, _ = await post(router, "/invocations", chat | {"stream": True})
+        assert text.endswith("data: [DONE]\n\n")
+        for wrong, status in (({"inputs": "x"}, 400), (chat | {"temperature": -1}, 400), ("x" * 101, 413)):
+            answered, body, _ = await post(router, "/invocations", wrong)
+            assert answered == status and set(body["error"]) == {"message", "type", "param", "code"}
+        response = await router.app.test_client().get("/invocations")
+        assert response.status_code == 405 and "error" in await response.get_json()
+        assert (await post(router, "/", {"inputs": "x", "parameters": {}}))[1] == [{"generated_text": "Paris."}]
+
+
+async def test_compute_type_is_an_option() -> None:
+    async with started(compute_type="2-fast", resolved=Resolved(compute_type="1-slow")) as router:
+        for path in ("/generate", "/generate_stream", "/"):
+            assert (await post(router, path, {"inputs": "x"}))[2]["x-compute-type"] == "2-fast"
+    async with started(resolved=Resolved(compute_type="1-slow")) as router:
+        assert (await post(router, "/generate", {"inputs": "x"}))[2]["x-compute-type"] == "1-slow"
+
+
+async def test_refused_requests_are_counted() -> None:
     async with started(max_concurrent_requests=1) as router:
+        for path in ("/generate", "/generate_stream"):
+            await post(router, path, {"inputs": "x", "parameters": {"temperature": 0}})
+            await post(router, path, {"inputs": "x", "parameters": {"best_of": 3}})
+        assert router.metric('tgi_request_failure{err="validation"}') == router.metric("tgi_request_count") == 4
         with router.engine.permit():
-            status, body, _ = await post(router, "/generate", {"inputs": ""})
-            assert (status, body) == (429, {"error": "Model is overloaded", "error_type": "overloaded"})
-            _, text, _ = await post(router, "/generate_stream", {"inputs": "x"})
-            assert events(text) == [body]
-            status, body, _ = await post(router, "/generate", {"inputs": "x", "parameters": {"best_of": 3}})
-            assert (status, body["error_type"]) == (422, "validation")
+            for path in ("/generate", "/generate_stream"):
+                await post(router, path, {"inputs": "x"})
         assert router.metric('tgi_request_failure{err="overloaded"}') == 2
-        status, _, _ = await post(router, "/generate", {"inputs": "x"})
-        assert status == 200
+        assert router.metric("tgi_request_count") == 6 and router.metric("tgi_request_success") == 0
 
 
 async def test_requests_that_no_batch_can_hold() -> None:
@@ -175,8 +187,8 @@ async def test_requests_that_no_batch_can_hold() -> None:
 async def test_a_failing_shard() -> None:
     async with started() as router:
         router.shards.model.failures[0] = "out of memory"
-        status, body, _ = await post(router, "/generate", {"inputs": "x"})
-        assert (status, body["error_type"]) == (424, "generation")
+        status, body, headers = await post(router, "/generate", {"inputs": "x"})
+        assert (status, body["error_type"]) == (424, "generation") and not [name for name in headers if name[0] == "x"]
         assert body["error"] == "Request failed during generation: out of memory"
         router.shards.model.failures[1] = "out of memory"
         _, text, _ = await post(router, "/generate_stream", {"inputs": "x"})

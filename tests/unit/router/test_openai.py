@@ -32,7 +32,7 @@ async def test_chat() -> None:
     assert list(body) == ["id", "object", "created", "model", "system_fingerprint", "choices", "usage"]
     assert body["id"].startswith("chatcmpl-") and body["object"] == "chat.completion" and body["model"] == "served"
     (choice,) = body["choices"]
-    message = {"role": "assistant", "content": TEXT}
+    message = {"role": "assistant", "content": TEXT, "refusal": None}
     assert choice == {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
     usage = body["usage"]
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
@@ -128,10 +128,11 @@ async def test_token_prompts_and_ignored_end() -> None:
         ("/v1/chat/completions", {}, None),
         ("/v1/chat/completions", {"messages": []}, "messages"),
         ("/v1/chat/completions", {"messages": [{"role": "user"}]}, "messages[0]"),
-        ("/v1/chat/completions", {"messages": HELLO, "n": 2}, "n"),
+        ("/v1/chat/completions", {"messages": HELLO, "n": 129}, "n"),
         ("/v1/chat/completions", {"messages": HELLO, "temperature": "1"}, "temperature"),
-        ("/v1/chat/completions", {"messages": [{"role": "tool", "content": "x"}]}, None),
-        ("/v1/completions", {"prompt": ["a", "b"]}, "prompt"),
+        ("/v1/completions", {"prompt": ["a", 5]}, "prompt"),
+        ("/v1/completions", {"prompt": []}, "prompt"),
+        ("/v1/completions", {"prompt": ["a", ""]}, "prompt"),
         ("/v1/completions", {"prompt": "x", "max_tokens": 9999}, "max_tokens"),
     ],
 )
@@ -176,9 +177,18 @@ async def test_overload_and_failures() -> None:
 async def test_a_model_without_template_serves_everything_else() -> None:
     async with started(template=None) as router:
         status, answer, _ = await post(router, "/v1/chat/completions", {"messages": HELLO})
-        assert status == 400 and answer["error"]["code"] == "template_error"
+        assert status == 422 and answer["error"]["code"] == "template_error"
         assert router.metric('tgi_request_failure{err="template"}') == 1
         assert (await post(router, "/v1/completions", {"prompt": "x"}))[0] == 200
+
+
+async def test_what_a_template_says_is_a_422() -> None:
+    async with started() as router:
+        for streaming in (False, True):
+            body = {"messages": [{"role": "critic", "content": "x"}], "stream": streaming}
+            status, answer, _ = await post(router, "/v1/chat/completions", body)
+            assert (status, answer["error"]["message"]) == (422, "Template error: no critics here")
+            assert answer["error"]["type"] == "invalid_request_error"
 
 
 async def test_models() -> None:

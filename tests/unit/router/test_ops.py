@@ -1,19 +1,23 @@
 import subprocess
 import sys
 
+import pytest
+
 from tests.router_app import started
 from tgi_server import __version__
+from tgi_server.config.schema import Resolved
 
 
 async def test_health() -> None:
     async with started() as router:
         client = router.app.test_client()
-        for path in ("/health", "/"):
+        for path in ("/health", "/", "/ping"):
             response = await client.get(path)
             assert (response.status_code, await response.get_data()) == (200, b"")
         router.shards.kill()
-        response = await client.get("/health")
-        assert response.status_code == 503 and (await response.get_json())["error_type"] == "healthcheck"
+        for path in ("/health", "/", "/ping"):
+            response = await client.get(path)
+            assert response.status_code == 503 and (await response.get_json())["error_type"] == "healthcheck"
 
 
 async def test_draining() -> None:
@@ -50,6 +54,14 @@ async def test_info() -> None:
         }
 
 
+async def test_info_of_a_model_from_the_hub_in_a_container() -> None:
+    found = Resolved(model_sha="0123", pipeline_tag="text-generation", sha="4567", docker_label="sha-4567")
+    async with started(resolved=found) as router:
+        told = await (await router.app.test_client().get("/info")).get_json()
+    assert (told["model_sha"], told["model_pipeline_tag"]) == ("0123", "text-generation")
+    assert (told["sha"], told["docker_label"]) == ("4567", "sha-4567")
+
+
 async def test_metrics() -> None:
     async with started() as router:
         client = router.app.test_client()
@@ -60,13 +72,26 @@ async def test_metrics() -> None:
     assert "\ntgi_request_count 1\n" in text and 'tgi_batch_inference_count{method="prefill"} 1\n' in text
 
 
-async def test_http_errors() -> None:
+GENERATING = ["/generate", "/generate_stream", "/invocations", "/tokenize"]
+OPERATING = ["/health", "/ping", "/info", "/metrics"]
+
+
+@pytest.mark.parametrize(("method", "path", "status", "allow"), [
+    *(("GET", path, 405, "POST") for path in GENERATING), *(("PUT", path, 405, "POST") for path in GENERATING),
+    *(("HEAD", path, 405, "POST") for path in GENERATING), *(("OPTIONS", path, 200, "POST") for path in GENERATING),
+    *(("POST", path, 405, "GET") for path in OPERATING), *(("DELETE", path, 405, "GET") for path in OPERATING),
+    *(("HEAD", path, 200, None) for path in [*OPERATING, "/"]), *(("OPTIONS", path, 200, "GET") for path in OPERATING),
+    *(("POST", f"{path}/", 404, None) for path in GENERATING), *(("GET", f"{path}/", 404, None) for path in OPERATING),
+    ("GET", "/nothing", 404, None), ("POST", "/nothing", 404, None), ("GET", "/v1//models", 404, None),
+    ("GET", "/info?a=b&c", 200, None),
+])  # fmt: skip
+async def test_paths_and_methods(method: str, path: str, status: int, allow: str | None) -> None:
     async with started() as router:
-        client = router.app.test_client()
-        response = await client.get("/nothing")
-        assert (response.status_code, await response.get_data()) == (404, b"")
-        response = await client.get("/generate")
-        assert response.status_code == 405 and "POST" in response.headers["allow"]
+        response = await getattr(router.app.test_client(), method.lower())(path)
+        assert response.status_code == status
+        assert allow is None or allow in response.headers["allow"]
+        if status != 200 and not path.startswith("/v1"):
+            assert await response.get_data() == b"" and response.headers["content-type"].startswith("text/plain")
 
 
 def test_the_router_never_loads_torch() -> None:

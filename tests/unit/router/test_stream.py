@@ -1,11 +1,12 @@
 import asyncio
+import json
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 import pytest
 
-from tests.router_app import TOKENIZER, Router, started
+from tests.router_app import TOKENIZER, Router, says, started
 from tgi_server.config.schema import ServerConfig
 from tgi_server.errors import ValidationError
 from tgi_server.router import native_answers, validate
@@ -21,7 +22,7 @@ def opening(router: Router, pool: ThreadPoolExecutor, max_new_tokens: int, input
     calls = Calls(router.engine, TOKENIZER, limits, pool, router.metrics, Untraced())
     parameters = Parameters(max_new_tokens=max_new_tokens)
     prepare = partial(validate.native, GenerateBody(inputs, parameters))
-    return calls.begin(prepare, parameters), native_answers.StreamAnswer(parameters, None).event
+    return calls.begin(prepare, parameters, lambda: 1), native_answers.StreamAnswer(parameters, "").events
 
 
 async def test_comments_while_nothing_comes() -> None:
@@ -78,3 +79,39 @@ async def test_errors_end_the_stream() -> None:
     *_, error, end = written
     message = b"Request failed during generation: shard 0 died"
     assert error == b'data: {"error":"%b","error_type":"generation"}\n\n' % message and end == b"end"
+
+
+SPLIT = "ok é😀é ok"
+"""Its emoji is four tokens, one a byte."""
+
+
+def shown(path: str, stream: str) -> list[str]:
+    """The texts of the tokens of a stream, as far as they belong to the generated text."""
+    data = [json.loads(line.removeprefix("data: ")) for line in stream.split("\n\n") if line.startswith("data: {")]
+    if path == "/generate_stream":
+        return [event["token"]["text"] for event in data if not event["token"]["special"]]
+    if path == "/v1/completions":
+        return [chunk["choices"][0]["text"] for chunk in data]
+    return [chunk["choices"][0]["delta"].get("content") or "" for chunk in data]
+
+
+@pytest.mark.parametrize("path", ["/generate_stream", "/v1/completions", "/v1/chat/completions"])
+@pytest.mark.parametrize(
+    ("tokens", "stop", "text"),
+    [
+        (100, [], SPLIT),
+        *((tokens, [], "ok é") for tokens in range(5, 8)),  # the end is inside the emoji
+        (8, [], "ok é😀"),
+        (100, ["😀é"], "ok é😀é"),
+        (100, ["\N{GRINNING FACE WITH SMILING EYES}"], SPLIT),  # differs from the emoji in its last byte
+    ],
+)
+async def test_no_half_characters(path: str, tokens: int, stop: list[str], text: str) -> None:
+    body: dict[str, Any] = {"stream": True, "max_tokens": tokens, "stop": stop}
+    body |= {"inputs": "x", "parameters": {"max_new_tokens": tokens, "stop": stop}}
+    body |= {"prompt": "x", "messages": [{"role": "user", "content": "x"}]}
+    async with started(says(SPLIT)) as router:
+        response = await router.app.test_client().post(path, json=body)
+        texts = shown(path, await response.get_data(as_text=True))
+    assert "".join(texts) == (text.removesuffix(stop[0]) if stop and path.startswith("/v1/") else text)
+    assert "\ufffd" not in "".join(texts) and len(texts) > 1

@@ -1,3 +1,5 @@
+import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,7 +9,23 @@ from tgi_server.errors import TemplateError, ValidationError
 from tgi_server.router import validate_openai
 from tgi_server.router.chat import ChatTemplate
 from tgi_server.router.validate import Limits, Prepared
-from tgi_server.router.wire import ChatBody, CompletionBody, Message, StreamOptions, TextPart
+from tgi_server.router.wire import (
+    ChatBody,
+    CompletionBody,
+    Function,
+    FunctionName,
+    JsonFormat,
+    JsonObjectFormat,
+    JsonSchemaFormat,
+    Message,
+    NamedSchema,
+    NamedTool,
+    RegexFormat,
+    StreamOptions,
+    TextFormat,
+    TextPart,
+    Tool,
+)
 from tgi_server.types import SamplingParams
 
 LIMITS = Limits(
@@ -16,15 +34,17 @@ LIMITS = Limits(
     max_best_of=2,
     max_stop_sequences=2,
     max_top_n_tokens=5,
+    max_candidates=128,
     vocab_size=340,
 )
 TURNS = ChatTemplate(TEMPLATE, {"eos_token": EOS})
 SEED = 77
+WEATHER = Tool(Function("weather"))
 
 
-def chat(content: Any = "hi", **fields: Any) -> Prepared:
+def chat(content: Any = "hi", limits: Limits = LIMITS, **fields: Any) -> Prepared:
     body = ChatBody(messages=[Message("user", content)], **fields)
-    return validate_openai.chat(body, TURNS, LIMITS, TOKENIZER, SEED)
+    return validate_openai.chat(body, TURNS, limits, TOKENIZER, SEED)
 
 
 def completion(prompt: Any = "hi", **fields: Any) -> Prepared:
@@ -34,8 +54,11 @@ def completion(prompt: Any = "hi", **fields: Any) -> Prepared:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("n", 2), ("best_of", 2), ("presence_penalty", 0.5), ("logit_bias", {"5": 1.0}), ("min_p", 0.1),
-        ("min_tokens", 1), ("stop_token_ids", [5]), ("response_format", {"type": "json_object"}), ("n", 0),
+        ("presence_penalty", -2.5), ("logit_bias", {"340": 1.0}), ("logit_bias", {"-1": 1.0}), ("min_p", -0.1),
+        ("logit_bias", {"x": 1.0}), ("logit_bias", {"5": 100.5}), ("logit_bias", {"9" * 5000: 1.0}), ("min_p", 1.1),
+        ("min_tokens", 1), ("stop_token_ids", [5]), ("response_format", JsonFormat(7)),
+        ("response_format", JsonFormat("{")), ("response_format", JsonFormat({"type": "thing"})),
+        ("response_format", JsonSchemaFormat()), ("response_format", RegexFormat("(")),
         ("temperature", -0.1), ("temperature", 2.1), ("top_p", 0.0), ("top_p", 1.1), ("top_k", -2),
         ("temperature", 1e-60), ("repetition_penalty", 0.0), ("frequency_penalty", 3.0), ("max_tokens", 0),
         ("stop", ["a", "b", "c"]), ("stop", ""), ("stream_options", StreamOptions(include_usage=True)),
@@ -50,15 +73,15 @@ def test_refused_everywhere(name: str, value: Any) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("tools", [{}]), ("tool_choice", "required"), ("functions", [{}]), ("function_call", {"name": "f"}),
-     ("top_logprobs", 2), ("max_completion_tokens", 0)],
+    [("tools", [WEATHER, WEATHER]), ("tool_choice", "required"), ("tool_choice", NamedTool(FunctionName("f"))),
+     ("functions", [{}]), ("function_call", {"name": "f"}), ("top_logprobs", 2), ("max_completion_tokens", 0)],
 )  # fmt: skip
 def test_refused_in_chats(name: str, value: Any) -> None:
     with pytest.raises(ValidationError, match=f"`{name}`"):
         chat(**{name: value})
 
 
-@pytest.mark.parametrize(("name", "value"), [("echo", True), ("suffix", "x"), ("logprobs", 6)])
+@pytest.mark.parametrize(("name", "value"), [("suffix", "x"), ("logprobs", 6)])
 def test_refused_in_completions(name: str, value: Any) -> None:
     with pytest.raises(ValidationError, match=f"`{name}`"):
         completion(**{name: value})
@@ -70,51 +93,117 @@ def test_fields_that_ask_for_nothing_are_taken() -> None:
     completion(**common, echo=False, suffix="", best_of=1)
 
 
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"n": 0}, "n"), ({"n": 129}, "n"), ({"n": -(2**31)}, "n"), ({"best_of": 0}, "best_of"),
+        ({"n": 3, "best_of": 2}, "best_of"), ({"best_of": 3}, "best_of"), ({"best_of": 2, "stream": True}, "best_of"),
+        ({"prompt": ["a", "b"] * 33, "n": 2}, "n"), ({"prompt": ["a", 5]}, "prompt"),
+    ],
+)  # fmt: skip
+def test_how_many_texts_are_refused(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        validate_openai.check_texts(CompletionBody(**({"prompt": "hi"} | fields)), LIMITS)
+    assert caught.value.param == param
+
+
+def test_how_many_texts_there_are() -> None:
+    for fields, count in (({}, 1), ({"n": 3}, 3), ({"best_of": 2}, 2), ({"n": 2, "prompt": ["a", "b"]}, 4)):
+        body = CompletionBody(**({"prompt": "hi"} | fields))
+        assert validate_openai.check_texts(body, LIMITS) == count
+        assert len(validate_openai.completion(body, LIMITS, TOKENIZER, SEED).requests) == count
+    assert validate_openai.check_texts(ChatBody(messages=[], n=5), LIMITS) == 5
+
+
+def test_choices_differ_in_their_seeds_only() -> None:
+    prepared = completion(["a", "b c"], n=2, seed=2**64 - 1)
+    assert [request.sampling.seed for request in prepared.requests] == [2**64 - 1, 0] * 2
+    assert prepared.prompt_tokens == sum(len(TOKENIZER.encode(text).ids) for text in ("a", "b c"))
+    assert prepared.characters == 4
+
+
+def test_what_guides_a_text() -> None:
+    schema: Any = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    same = [
+        JsonFormat(schema), JsonFormat(json.dumps(schema)), JsonObjectFormat(schema), JsonSchemaFormat(value=schema),
+        JsonSchemaFormat(NamedSchema(schema, "x")), JsonSchemaFormat(value={"name": "x", "schema": schema}),
+    ]  # fmt: skip
+    guides = [chat(response_format=format, max_tokens=9).requests[0].sampling.guide for format in same]
+    assert guides[0] is not None and guides[0].max_tokens == 9 and len(set(guides)) == 1
+    assert completion(response_format=same[0], max_tokens=9).requests[0].sampling.guide == guides[0]
+    assert chat(response_format=TextFormat()).requests[0].sampling.guide is None
+    with pytest.raises(ValidationError, match="ignore_eos"):
+        chat(response_format=JsonObjectFormat(), ignore_eos=True)
+
+
+def test_tools_are_told_and_guide() -> None:
+    limits = replace(LIMITS, max_input_length=1000, max_total_tokens=2000)
+    for choice in (None, "auto", "required", "weather", NamedTool(FunctionName("weather"))):
+        prepared = chat(tools=[WEATHER], tool_choice=choice, limits=limits)
+        assert '"name": "weather"' in prepared.prompts[0].text and prepared.requests[0].sampling.guide is not None
+    prepared = chat(tools=[WEATHER], tool_choice="none")
+    assert "weather" not in prepared.prompts[0].text and prepared.requests[0].sampling.guide is None
+    with pytest.raises(ValidationError, match="regular expression"):
+        chat(tools=[WEATHER], response_format=RegexFormat("a"), limits=limits)
+
+
+def test_an_echo_of_token_ids_is_decoded() -> None:
+    ids = TOKENIZER.encode("the fox").ids
+    assert completion(ids, echo=True, max_tokens=0).prompts[0].text == "the fox"
+    assert completion(ids).prompts[0].text == ""
+    sampling = completion(ids, echo=True, logprobs=2).requests[0].sampling
+    assert (sampling.prompt_logprobs, sampling.prompt_top_tokens) == (True, 2)
+    assert not completion(ids, logprobs=2).requests[0].sampling.prompt_logprobs
+    assert not completion(ids, echo=True).requests[0].sampling.prompt_logprobs
+
+
 def test_temperature_zero_is_greedy() -> None:
-    sampling = chat(temperature=0.0, top_p=0.5, top_k=3).request.sampling
+    sampling = chat(temperature=0.0, top_p=0.5, top_k=3).requests[0].sampling
     assert sampling == SamplingParams(seed=SEED) and not sampling.samples
 
 
 def test_sampling_is_the_default() -> None:
-    assert completion().request.sampling == SamplingParams(do_sample=True, seed=SEED)
-    given = completion(temperature=0.5, top_p=0.9, top_k=4, frequency_penalty=1.0, seed=-1, logprobs=2).request.sampling
+    assert completion().requests[0].sampling == SamplingParams(do_sample=True, seed=SEED)
+    given = (
+        completion(temperature=0.5, top_p=0.9, top_k=4, frequency_penalty=1.0, seed=-1, logprobs=2).requests[0].sampling
+    )
     assert given == SamplingParams(
         do_sample=True, temperature=0.5, top_p=0.9, top_k=4, frequency_penalty=1.0, seed=2**64 - 1, top_n_tokens=2
     )
 
 
 def test_how_many_tokens() -> None:
-    assert completion().request.stopping.max_new_tokens == 16
+    assert completion().requests[0].stopping.max_new_tokens == 16
     prepared = chat()
-    assert prepared.request.stopping.max_new_tokens == 200 - len(prepared.request.prompt_ids)
-    assert chat(max_tokens=3, max_completion_tokens=4).request.stopping.max_new_tokens == 4
-    assert chat(max_tokens=3, ignore_eos=True).request.stopping.ignore_eos
+    assert prepared.requests[0].stopping.max_new_tokens == 200 - len(prepared.requests[0].prompt_ids)
+    assert chat(max_tokens=3, max_completion_tokens=4).requests[0].stopping.max_new_tokens == 4
+    assert chat(max_tokens=3, ignore_eos=True).requests[0].stopping.ignore_eos
 
 
 def test_stop_sequences_are_cut_off() -> None:
-    stopping = chat(stop="x").request.stopping
+    stopping = chat(stop="x").requests[0].stopping
     assert stopping.stop_sequences == ("x",) and not stopping.keep_stop
-    assert chat(stop=["x", "y"]).request.stopping.stop_sequences == ("x", "y")
-    assert chat(stop=None).request.stopping.stop_sequences == ()
+    assert chat(stop=["x", "y"]).requests[0].stopping.stop_sequences == ("x", "y")
+    assert chat(stop=None).requests[0].stopping.stop_sequences == ()
 
 
 def test_chat_prompt_has_no_second_special_tokens() -> None:
     prepared = chat([TextPart("the "), TextPart("fox")])
-    assert prepared.text == "[user]the fox<|end|>[assistant]"
-    assert prepared.request.prompt_ids == TOKENIZER.encode(prepared.text, add_special_tokens=False).ids
+    assert prepared.prompts[0].text == "[user]the fox<|end|>[assistant]"
+    assert prepared.requests[0].prompt_ids == TOKENIZER.encode(prepared.prompts[0].text, add_special_tokens=False).ids
 
 
 @pytest.mark.parametrize("prompt", ["the fox", ["the fox"]])
 def test_text_prompts(prompt: Any) -> None:
-    assert completion(prompt).request.prompt_ids == TOKENIZER.encode("the fox").ids
+    assert completion(prompt).requests[0].prompt_ids == TOKENIZER.encode("the fox").ids
 
 
 @pytest.mark.parametrize("prompt", [[5, 6, 7], [[5, 6, 7]]])
 def test_token_prompts(prompt: Any) -> None:
-    assert completion(prompt).request.prompt_ids == [5, 6, 7]
+    assert completion(prompt).requests[0].prompt_ids == [5, 6, 7]
 
 
-@pytest.mark.parametrize("prompt", ["", [], [""], [[]], ["a", "b"], [[1], [2]], [1, "a"], [340], [-1], [10**30]])
+@pytest.mark.parametrize("prompt", ["", [], [""], [[]], ["a", ""], [[1], []], [1, "a"], [340], [-1], [10**30]])
 def test_prompts_that_are_refused(prompt: Any) -> None:
     with pytest.raises(ValidationError):
         completion(prompt)

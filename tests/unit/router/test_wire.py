@@ -10,10 +10,13 @@ from tgi_server.router.wire import (
     BodyError,
     ChatBody,
     CompletionBody,
+    Function,
     GenerateBody,
+    JsonFormat,
     Message,
     Parameters,
     StreamOptions,
+    Tool,
     parse,
     single,
     without_text,
@@ -51,7 +54,7 @@ def test_other_content_types_are_415(kind: str) -> None:
         b'{"inputs": "\\ud800"}',
         b'{"inputs": NaN}',
         b'{"x": ' + b"[" * 99999,
-        b'{"inputs": "x", "parameters": {"grammar": ' + b"[" * 99999,
+        b'{"inputs": "x", "parameters": {"grammar": {"type": "json", "value": ' + b"[" * 99999,
     ],
 )
 def test_text_that_is_not_json_is_400(data: bytes) -> None:
@@ -152,8 +155,10 @@ def test_the_log_shows_no_texts_and_nothing_nested() -> None:
     nested: list[Any] = []
     for _ in range(20_000):
         nested = [nested]
-    chat = ChatBody(messages=[Message("user", "secret")], tools=nested, response_format=nested, max_tokens=3)
+    free = JsonFormat(nested)
+    tools = [Tool(Function("f", parameters={"x": nested}))]
+    chat = ChatBody(messages=[Message("user", "secret")], tools=tools, response_format=free, max_tokens=3)
     assert without_text(chat) == {"max_tokens": 3}
-    assert without_text(Parameters(grammar=nested, top_k=2, stop=["x"])) == {"top_k": 2, "stop": ["x"]}
+    assert without_text(Parameters(grammar=free, top_k=2, stop=["x"])) == {"top_k": 2, "stop": ["x"]}
     options = StreamOptions(include_usage=True)
     assert without_text(ChatBody(messages=[], stream_options=options)) == {"stream_options": {"include_usage": True}}

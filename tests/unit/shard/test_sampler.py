@@ -5,16 +5,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from tgi_server.shard.sampler import MOST_TIES, IntArray, Watermark, choose, top_tokens, uniforms
+from tgi_server.shard.sampler import MOST_TIES, IntArray, Row, Watermark, choose, top_tokens, uniforms
 from tgi_server.types import SamplingParams
 
 NO_HISTORY = np.array([], np.int64)
 WATERMARK = Watermark()
 
 
-def pick(logits: Tensor, *params: SamplingParams, history: IntArray = NO_HISTORY, position: int = 0) -> list[int]:
-    rows = logits.clone() if logits.dim() == 2 else logits.clone().repeat(len(params), 1)
-    choice = choose(rows, params, lambda row: history, np.full(len(params), position), WATERMARK)
+def pick(logits: Tensor, *params: SamplingParams, history: IntArray = NO_HISTORY, prompt_length: int = 0) -> list[int]:
+    scores = logits.clone() if logits.dim() == 2 else logits.clone().repeat(len(params), 1)
+    choice = choose(scores, [Row(p, history, prompt_length) for p in params], WATERMARK)
     tokens: list[int] = choice.tokens.tolist()
     return tokens
 
@@ -30,7 +30,7 @@ def possible(logits: Tensor, params: SamplingParams) -> set[int]:
 
 def test_greedy_picks_the_best_and_reports_its_logprob() -> None:
     logits = torch.tensor([[1.0, 3.0, 2.0], [5.0, 0.0, 0.0]])
-    choice = choose(logits.clone(), [SamplingParams()] * 2, lambda row: NO_HISTORY, np.zeros(2, np.int64), WATERMARK)
+    choice = choose(logits.clone(), [Row(SamplingParams(), NO_HISTORY, 0)] * 2, WATERMARK)
     assert choice.tokens.tolist() == [1, 0]
     assert torch.allclose(choice.logprobs, logits.log_softmax(-1)[[0, 1], [1, 0]])
 
@@ -78,6 +78,44 @@ def test_frequency_penalty_counts_occurrences() -> None:
     assert pick(logits, SamplingParams(frequency_penalty=0.7), history=history) == [2]
 
 
+def test_presence_penalty_does_not_count() -> None:
+    logits = torch.tensor([2.0, 1.5, 0.9])
+    for history in ([0], [0, 0, 0, 0]):
+        assert pick(logits, SamplingParams(presence_penalty=0.6), history=np.array(history)) == [1]
+        assert pick(logits, SamplingParams(presence_penalty=0.4), history=np.array(history)) == [0]
+
+
+@pytest.mark.parametrize("name", ["frequency_penalty", "presence_penalty"])
+def test_the_prompt_is_not_penalised_for_what_it_says(name: str) -> None:
+    penalty: dict[str, Any] = {name: 1.0}
+    history = np.array([0, 0, 0], np.int64)
+    for prompt_length, token in ((3, 0), (2, 1), (0, 1)):
+        logits = torch.tensor([2.0, 1.5, 0.0])
+        assert pick(logits, SamplingParams(**penalty), history=history, prompt_length=prompt_length) == [token]
+
+
+def test_min_p_is_relative_to_the_best() -> None:
+    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
+    assert possible(logits, SamplingParams(min_p=0.2)) == {0, 1, 2}
+    assert possible(logits, SamplingParams(min_p=0.59)) == {0, 1}
+    assert possible(logits, SamplingParams(min_p=1.0)) == {0}
+
+
+def test_logit_bias_is_added() -> None:
+    logits = torch.tensor([[2.0, 1.0, 0.0], [2.0, 1.0, 0.0]])
+    assert pick(logits, SamplingParams(logit_bias={2: 2.5, 0: -1}), SamplingParams()) == [2, 0]
+
+
+@pytest.mark.parametrize("params", [{}, {"do_sample": True, "temperature": 2.0}, {"logit_bias": {1: 100.0}}], ids=str)
+def test_what_a_guide_forbids_is_never_picked(params: dict[str, Any]) -> None:
+    allowed = torch.tensor([True, False, True, False])
+    for seed in range(50):
+        rows = [Row(SamplingParams(**params, seed=seed, top_n_tokens=4), NO_HISTORY, 0)]
+        choice = choose(torch.tensor([[0.0, 3.0, 0.5, 3.0]]), rows, WATERMARK, {0: allowed})
+        assert choice.tokens.item() in (0, 2) and set(choice.top[0].ids) == {0, 2}
+        assert choice.logprobs.isfinite().all()
+
+
 def test_draws_follow_the_distribution() -> None:
     probabilities = torch.tensor([0.5, 0.3, 0.2])
     tokens = pick(probabilities.log(), *[SamplingParams(do_sample=True, seed=s) for s in range(4000)])
@@ -88,10 +126,10 @@ def test_draws_follow_the_distribution() -> None:
 def test_a_choice_depends_only_on_its_own_seed_and_position() -> None:
     logits = torch.randn(50, generator=torch.Generator().manual_seed(0))
     mine = SamplingParams(do_sample=True, seed=7)
-    alone = pick(logits, mine, position=12)
-    beside = pick(logits, SamplingParams(top_k=3, seed=1), mine, SamplingParams(), position=12)
+    alone = pick(logits, mine, history=np.arange(12))
+    beside = pick(logits, SamplingParams(top_k=3, seed=1), mine, SamplingParams(), history=np.arange(12))
     assert beside[1:2] == alone
-    assert len({pick(logits, mine, position=p)[0] for p in range(40)}) > 5
+    assert len({pick(logits, mine, history=np.arange(p))[0] for p in range(40)}) > 5
 
 
 def test_noise_is_uniform_and_independent_in_each_argument() -> None:
@@ -124,7 +162,7 @@ def test_extreme_values_give_a_token_and_a_logprob(extreme: dict[str, float]) ->
     logits = torch.randn(1, 200, generator=torch.Generator().manual_seed(0)) * 5
     logits[0, 7] = -torch.inf
     params: Any = extreme | {"do_sample": True, "seed": 5, "top_n_tokens": 2}
-    choice = choose(logits, [SamplingParams(**params)], lambda row: np.arange(100), np.array([3]), WATERMARK)
+    choice = choose(logits, [Row(SamplingParams(**params), np.arange(100), 0)], WATERMARK)
     assert choice.tokens.item() != 7
     assert choice.logprobs.isfinite().all()
     assert 1 <= len(choice.top[0].ids) <= 2 + MOST_TIES
@@ -138,12 +176,7 @@ def test_top_tokens_hold_all_ties(n: int, ids: list[int]) -> None:
 
 
 def test_impossible_tokens_are_no_alternatives() -> None:
-    choice = choose(
-        torch.tensor([[2.0, 1.0, 0.0]]),
-        [SamplingParams(top_k=2, top_n_tokens=3)],
-        lambda row: NO_HISTORY,
-        np.zeros(1, np.int64),
-        WATERMARK,
-    )
+    row = Row(SamplingParams(top_k=2, top_n_tokens=3), NO_HISTORY, 0)
+    choice = choose(torch.tensor([[2.0, 1.0, 0.0]]), [row], WATERMARK)
     assert choice.top[0].ids == [0, 1]
     assert sum(np.exp(choice.top[0].logprobs)) == pytest.approx(1.0)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tgi_server.config.schema import WatermarkOptions
-from tgi_server.shard.sampler import IntArray, Watermark, choose
+from tgi_server.shard.sampler import Row, Watermark, choose
 from tgi_server.types import SamplingParams
 
 VOCABULARY, LENGTH = 500, 200
@@ -20,12 +20,10 @@ def write(watermark: Watermark, marked: bool, beside: int = 0, prompt: int = 7) 
     params += [SamplingParams(do_sample=True, seed=90 + i, watermark=i % 2 == 0) for i in range(beside)]
     texts = [[prompt + row] for row in range(len(params))]
 
-    def history(row: int) -> IntArray:
-        return np.array(texts[row], np.int64)
-
-    for position in range(1, LENGTH + 1):
+    for _ in range(LENGTH):
         logits = torch.randn(VOCABULARY, generator=noise).repeat(len(params), 1)
-        choice = choose(logits, params, history, np.full(len(params), position), watermark)
+        rows = [Row(p, np.array(text, np.int64), 1) for p, text in zip(params, texts, strict=True)]
+        choice = choose(logits, rows, watermark)
         for text, token in zip(texts, choice.tokens.tolist(), strict=True):
             text.append(token)
     return texts[0]
@@ -70,9 +68,7 @@ def test_green_is_a_part_of_the_vocabulary_that_differs_with_the_token_before(ga
 
 def test_greedy_choices_are_marked_too() -> None:
     logits = torch.zeros(1, 1000)
-    choice = choose(
-        logits, [SamplingParams(watermark=True)], lambda row: np.array([5]), np.ones(1, np.int64), Watermark(0.1, 1.0)
-    )
+    choice = choose(logits, [Row(SamplingParams(watermark=True), np.array([5]), 1)], Watermark(0.1, 1.0))
     assert Watermark(0.1).green(torch.tensor([5]), choice.tokens).all()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from quart import Response, request
 
-from tgi_server.router.wire import BodyType, dumps, parse
+from tgi_server.router.wire import BodyError, BodyType, check_type, dumps, parse
 
 
 async def read(body_type: type[BodyType]) -> BodyType:
@@ -16,8 +16,13 @@ async def read(body_type: type[BodyType]) -> BodyType:
     Raises:
         BodyError: it cannot be read as a `body_type`.
     """
+    content_type = request.headers.get("content-type", "")
+    check_type(content_type)  # it needs no body, and one that is too long is another error
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.strip().lower() not in ("", "identity"):
+        raise BodyError(f"Content-Encoding {encoding} is not supported: send the body as it is", 415)
     data = await request.get_data(cache=False, as_text=False, parse_form_data=False)
-    return parse(body_type, data, request.headers.get("content-type", ""))
+    return parse(body_type, data, content_type)
 
 
 def answer(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import Any
 
 from quart import Blueprint, Response
 from tokenizers import Tokenizer
 
 from tgi_server.errors import TgiError
 from tgi_server.router import native_answers, validate
+from tgi_server.router.answers import Generated
 from tgi_server.router.calls import Calls
 from tgi_server.router.routes.body import answer, read
 from tgi_server.router.stream import complete, event_stream, token_chunks
@@ -18,11 +18,17 @@ from tgi_server.router.wire import BodyError, GenerateBody, Parameters
 
 
 class NativeRoutes:
-    """The handlers. `compute_type` is told in a header of every answer."""
+    """The handlers.
 
-    def __init__(self, calls: Calls, compute_type: str) -> None:
+    Args:
+        compute_type: told in a header of every answer.
+        full_text: whether `/` puts the prompt before the generated text for clients that do not say.
+    """
+
+    def __init__(self, calls: Calls, compute_type: str, full_text: bool) -> None:
         self._calls = calls
         self._compute_type = compute_type
+        self._full_text = full_text
 
     def blueprint(self) -> Blueprint:
         """The routes with their error format."""
@@ -36,16 +42,20 @@ class NativeRoutes:
 
     async def generate(self) -> Response:
         """The whole text in one answer."""
-        return await self._whole(await read(GenerateBody), as_list=False)
+        generated, headers = await self._whole(await read(GenerateBody), full_text=False)
+        return answer(generated, headers=headers)
 
     async def generate_stream(self) -> Response:
         """One event a token."""
-        return self._stream(await read(GenerateBody))
+        return self._stream(await read(GenerateBody), full_text=False)
 
     async def compatible(self) -> Response:
         """`/`: the body's `stream` decides; a whole answer is a list of one."""
         body = await read(GenerateBody)
-        return self._stream(body) if body.stream else await self._whole(body, as_list=True)
+        if body.stream:
+            return self._stream(body, self._full_text)
+        generated, headers = await self._whole(body, self._full_text)
+        return answer([generated], headers=headers)
 
     async def tokenize(self) -> Response:
         """Ids and character offsets of the tokens of a text."""
@@ -55,26 +65,22 @@ class NativeRoutes:
         text = await loop.run_in_executor(self._calls.pool, _spans, self._calls.tokenizer, body.inputs, truncate)
         return Response(text, content_type="application/json")
 
-    async def _whole(self, body: GenerateBody, as_list: bool) -> Response:
+    async def _whole(self, body: GenerateBody, full_text: bool) -> tuple[Generated, dict[str, str]]:
+        """The answer and its headers; `full_text` is the default of `return_full_text`."""
         parameters = validate.parameters_of(body)
         check = partial(validate.check_endpoint, parameters, False, self._calls.limits.max_best_of)
-        candidates = validate.candidates(parameters)
-        opening = self._calls.begin(
-            partial(validate.native, body), parameters, check, candidates, span=self._calls.span()
-        )
+        opening = self._calls.begin(partial(validate.native, body), parameters, check, self._calls.span())
         async with opening as call:
-            generated = native_answers.whole(await call.answer(), parameters, _full_text_of(body, parameters))
-            headers = native_answers.headers(call, self._compute_type)
-        result: Any = [generated] if as_list else generated
-        return answer(result, headers=headers)
+            generated = native_answers.whole(await call.best(), parameters, _before(body, parameters, full_text))
+            return generated, native_answers.headers(call, self._compute_type)
 
-    def _stream(self, body: GenerateBody) -> Response:
+    def _stream(self, body: GenerateBody, full_text: bool) -> Response:
         """Errors are events too, also those of validation: the status is always 200."""
         parameters = validate.parameters_of(body)
         check = partial(validate.check_endpoint, parameters, True, self._calls.limits.max_best_of)
-        opening = self._calls.begin(partial(validate.native, body), parameters, check, span=self._calls.span())
-        events = native_answers.StreamAnswer(parameters, _full_text_of(body, parameters))
-        chunks = token_chunks(opening, events.event)
+        opening = self._calls.begin(partial(validate.native, body), parameters, check, self._calls.span())
+        events = native_answers.StreamAnswer(parameters, _before(body, parameters, full_text))
+        chunks = token_chunks(opening, events.events)
         headers = native_answers.stream_headers(self._compute_type, len(body.inputs))
         return event_stream(complete(chunks, native_answers.error_body), headers)
 
@@ -83,8 +89,10 @@ def _spans(tokenizer: Tokenizer, text: str, truncate: int | None) -> bytes:
     return native_answers.joined(validate.token_spans(tokenizer, text, truncate))
 
 
-def _full_text_of(body: GenerateBody, parameters: Parameters) -> str | None:
-    return body.inputs if parameters.return_full_text else None
+def _before(body: GenerateBody, parameters: Parameters, full_text: bool) -> str:
+    """What the answer's text begins with: the whole prompt, or nothing."""
+    asked = parameters.return_full_text
+    return body.inputs if asked or (asked is None and full_text) else ""
 
 
 async def error_response(error: TgiError) -> Response:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from functools import partial
+from typing import Any
 
 from quart import Blueprint, Response
 
 from tgi_server.errors import TgiError
 from tgi_server.router import native_answers, validate_openai
+from tgi_server.router.answers import Model, ModelList
 from tgi_server.router.calls import Calls, Prepare
 from tgi_server.router.chat import ChatTemplate
 from tgi_server.router.openai_answers import ChatAnswer, CompletionAnswer, OpenAIAnswer, envelope, error_status
 from tgi_server.router.routes.body import answer, read
 from tgi_server.router.stream import DONE, close_with_request, complete, event_stream, token_chunks
+from tgi_server.router.tools import HERMES
 from tgi_server.router.wire import ChatBody, CompletionBody, OpenAIBody
 
 
@@ -46,7 +49,8 @@ class OpenAIRoutes:
         """The assistant's answer to a conversation."""
         body = await read(ChatBody)
         prepare = partial(validate_openai.chat, body, self._template)
-        return await self._answer(body, prepare, ChatAnswer(body, self._model))
+        format = self._template.tool_format if self._template else HERMES
+        return await self._answer(body, prepare, ChatAnswer(body, self._model, format))
 
     async def completion(self) -> Response:
         """The continuation of a text."""
@@ -55,18 +59,20 @@ class OpenAIRoutes:
 
     async def models(self) -> Response:
         """The one model that is served."""
-        model = {"id": self._model, "object": "model", "created": self._created, "owned_by": "tgi_server"}
-        return answer({"object": "list", "data": [model]})
+        model: Model = {"id": self._model, "object": "model", "created": self._created, "owned_by": "tgi_server"}
+        models: ModelList = {"object": "list", "data": [model]}
+        return answer(models)
 
-    async def _answer(self, body: OpenAIBody, prepare: Prepare, making: OpenAIAnswer) -> Response:
-        opening = self._calls.begin(prepare, body, span=self._calls.span())
+    async def _answer(self, body: OpenAIBody, prepare: Prepare, making: OpenAIAnswer[Any, Any]) -> Response:
+        check = partial(validate_openai.check_texts, body, self._calls.limits)
+        opening = self._calls.begin(prepare, body, check, self._calls.span())
         if not body.stream:
             async with opening as call:
                 making.start(call)
-                whole = making.whole(await call.answer())
+                whole = making.whole(await call.answers())
                 headers = native_answers.headers(call, self._compute_type)
             return answer(whole, headers=headers)
-        chunks = token_chunks(opening, making.chunk, making.start)
+        chunks = token_chunks(opening, making.chunks, making.start)
         close_with_request(chunks)
         await anext(chunks)  # what is wrong with the request is still answered with a status
         headers = {"x-compute-type": self._compute_type}

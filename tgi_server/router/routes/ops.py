@@ -1,13 +1,14 @@
-"""For operators: `/health`, `/info` and `/metrics`."""
+"""For operators: `/health` (also called `/ping` and, for GET, `/`), `/info` and `/metrics`."""
 
 from __future__ import annotations
 
 from quart import Blueprint, Response
 
 from tgi_server import __version__
-from tgi_server.config.schema import ServerConfig
+from tgi_server.config.schema import Resolved, ServerConfig
 from tgi_server.engine.engine import Engine
 from tgi_server.errors import TgiError
+from tgi_server.router.answers import Info
 from tgi_server.router.routes.body import answer
 from tgi_server.router.routes.native import error_response
 from tgi_server.telemetry.metrics import CONTENT_TYPE, Metrics
@@ -15,10 +16,11 @@ from tgi_server.types import BLOCK_SIZE
 
 
 class OpsRoutes:
-    """The handlers."""
+    """The handlers. `resolved` is what the launcher found out about model and program."""
 
-    def __init__(self, config: ServerConfig, engine: Engine, metrics: Metrics) -> None:
+    def __init__(self, config: ServerConfig, resolved: Resolved, engine: Engine, metrics: Metrics) -> None:
         self._config = config
+        self._resolved = resolved
         self._engine = engine
         self._metrics = metrics
 
@@ -26,6 +28,7 @@ class OpsRoutes:
         """The routes."""
         blueprint = Blueprint("ops", __name__)
         blueprint.add_url_rule("/health", view_func=self.health, methods=["GET"])
+        blueprint.add_url_rule("/ping", endpoint="ping", view_func=self.health, methods=["GET"])
         blueprint.add_url_rule("/", endpoint="root_health", view_func=self.health, methods=["GET"])
         blueprint.add_url_rule("/info", view_func=self.info, methods=["GET"])
         blueprint.add_url_rule("/metrics", view_func=self.metrics, methods=["GET"])
@@ -39,29 +42,28 @@ class OpsRoutes:
 
     async def info(self) -> Response:
         """What is served, and within which limits."""
-        config, shard = self._config, self._engine.info
-        return answer(
-            {
-                "model_id": config.model_id,
-                "model_sha": None,
-                "model_dtype": shard.dtype,
-                "model_device_type": shard.device_type,
-                "model_pipeline_tag": None,
-                "max_concurrent_requests": config.max_concurrent_requests,
-                "max_best_of": config.max_best_of,
-                "max_stop_sequences": config.max_stop_sequences,
-                "max_input_length": config.max_input_length,
-                "max_total_tokens": config.max_total_tokens,
-                "waiting_served_ratio": config.waiting_served_ratio,
-                "max_batch_total_tokens": shard.num_blocks * BLOCK_SIZE,
-                "max_waiting_tokens": config.max_waiting_tokens,
-                "max_batch_size": config.max_batch_size,
-                "validation_workers": config.validation_workers,
-                "version": __version__,
-                "sha": None,
-                "docker_label": None,
-            }
-        )
+        config, resolved, shard = self._config, self._resolved, self._engine.info
+        told: Info = {
+            "model_id": config.model_id,
+            "model_sha": resolved.model_sha,
+            "model_dtype": shard.dtype,
+            "model_device_type": shard.device_type,
+            "model_pipeline_tag": resolved.pipeline_tag,
+            "max_concurrent_requests": config.max_concurrent_requests,
+            "max_best_of": config.max_best_of,
+            "max_stop_sequences": config.max_stop_sequences,
+            "max_input_length": config.max_input_length,
+            "max_total_tokens": config.max_total_tokens,
+            "waiting_served_ratio": config.waiting_served_ratio,
+            "max_batch_total_tokens": shard.num_blocks * BLOCK_SIZE,
+            "max_waiting_tokens": config.max_waiting_tokens,
+            "max_batch_size": config.max_batch_size,
+            "validation_workers": config.validation_workers,
+            "version": __version__,
+            "sha": resolved.sha,
+            "docker_label": resolved.docker_label,
+        }
+        return answer(told)
 
     async def metrics(self) -> Response:
         """Everything counted so far, as Prometheus text."""

@@ -1,0 +1,246 @@
+"""The OpenAPI document against what is served: routes, requests, answers."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from openapi_spec_validator import OpenAPIV30SpecValidator
+
+from tests.documented import DOCUMENT, check, strict, validator
+from tests.router_app import Router, says, started
+from tests.unit.router import test_properties as plausible
+from tgi_server import __version__
+from tgi_server.config.schema import Resolved
+from tgi_server.router import wire
+from tgi_server.router.openapi.document import document
+from tgi_server.router.openapi.words import FIELDS
+
+SCHEMAS = DOCUMENT["components"]["schemas"]
+FOR_PEOPLE = {"/ui", "/docs", "/docs/", "/docs/<name>", "/api-doc/openapi.json"}
+BODIES: dict[str, Any] = {
+    "GenerateBody": wire.GenerateBody,
+    "ChatBody": wire.ChatBody,
+    "CompletionBody": wire.CompletionBody,
+}
+STRUCTS = [
+    kind
+    for _, kind in inspect.getmembers(wire, inspect.isclass)
+    if issubclass(kind, msgspec.Struct) and kind not in (msgspec.Struct, wire.OpenAIBody)
+]
+
+
+@pytest.mark.parametrize("chat_at_invocations", [False, True])
+def test_it_is_a_valid_document(chat_at_invocations: bool) -> None:
+    made = document(chat_at_invocations)
+    assert not [(list(error.path), error.message) for error in OpenAPIV30SpecValidator(made).iter_errors()]
+    body = made["paths"]["/invocations"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert body["$ref"].endswith("ChatBody" if chat_at_invocations else "GenerateBody")
+
+
+async def test_it_is_served() -> None:
+    async with started() as router:
+        response = await router.app.test_client().get("/api-doc/openapi.json")
+        assert response.content_type == "application/json" and await response.get_json() == DOCUMENT
+    assert DOCUMENT["openapi"] == "3.0.3" and DOCUMENT["info"]["title"] == "Text Generation Inference"
+    assert DOCUMENT["info"]["license"]["name"] == "Apache 2.0" and DOCUMENT["info"]["version"] == __version__
+
+
+async def test_every_route_is_in_it_and_no_other() -> None:
+    async with started() as router:
+        rules = [rule for rule in router.app.url_map.iter_rules() if rule.rule not in FOR_PEOPLE]
+    served = {(rule.rule, method) for rule in rules for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}}
+    told = {(path, method.upper()) for path, methods in DOCUMENT["paths"].items() for method in methods}
+    assert served == told
+    names = [operation["operationId"] for methods in DOCUMENT["paths"].values() for operation in methods.values()]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("struct", STRUCTS, ids=lambda struct: struct.__name__)
+def test_every_field_of_a_request_is_in_it(struct: type[msgspec.Struct]) -> None:
+    schema = SCHEMAS[struct.__name__]
+    tag = {struct.__struct_config__.tag_field} - {None}
+    assert set(schema["properties"]) == set(struct.__struct_encode_fields__) | tag
+    wanted = {field.encode_name for field in msgspec.structs.fields(struct) if field.required} | tag
+    assert set(schema.get("required", [])) == wanted and schema["description"]
+
+
+@pytest.mark.parametrize("name", ["Parameters", *BODIES])
+def test_every_field_of_a_body_is_explained(name: str) -> None:
+    assert set(FIELDS[name]) == set(SCHEMAS[name]["properties"])
+    default = SCHEMAS["Parameters"]["properties"]["max_new_tokens"]["default"]
+    assert default == wire.Parameters().max_new_tokens == 100
+
+
+TOOL: dict[str, Any] = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+NAME = st.sampled_from(["weather", "a b", ""])
+FORMAT = plausible.objects(
+    type=st.sampled_from(["text", "json_object", "json", "json_schema", "regex", "xml"]),
+    value=st.just({"type": "object"}) | st.just("a+"),
+    json_schema=plausible.objects(schema=st.just({}), name=NAME, strict=plausible.FLAG, description=plausible.TEXT),
+)
+TOOLS = st.lists(
+    st.just(TOOL)
+    | plausible.objects(
+        type=st.sampled_from(["function", "tool"]),
+        function=plausible.objects(name=NAME, description=plausible.TEXT, parameters=st.just({})),
+    ),
+    max_size=2,
+)
+CALLED = plausible.objects(
+    id=NAME, type=st.just("function"), function=plausible.objects(name=NAME, arguments=st.just("{}") | st.just({}))
+)
+MESSAGE = plausible.objects(
+    role=NAME, name=NAME, tool_calls=st.lists(CALLED, max_size=2), tool_call_id=NAME,
+    content=plausible.TEXT | st.lists(plausible.objects(type=st.just("text"), text=plausible.TEXT), max_size=2),
+)  # fmt: skip
+CHAT = plausible.objects(
+    messages=st.lists(MESSAGE, max_size=2), tools=TOOLS, response_format=FORMAT, functions=st.just([]),
+    tool_choice=st.sampled_from(["auto", "weather"]) | st.just(TOOL), parallel_tool_calls=plausible.FLAG,
+    logit_bias=st.just({"5": 1.5}) | st.just({"5": "1"}), min_tokens=plausible.NUMBER,
+)  # fmt: skip
+GRAMMAR = st.builds(lambda grammar: {"inputs": "x", "parameters": {"grammar": grammar}}, FORMAT | plausible.JSON)
+REQUESTS = (
+    st.tuples(st.just("GenerateBody"), plausible.NATIVE | GRAMMAR | plausible.JSON)
+    | st.tuples(st.just("ChatBody"), plausible.CHAT | CHAT | plausible.JSON)
+    | st.tuples(st.just("CompletionBody"), plausible.COMPLETION | plausible.JSON)
+)
+OPEN = strict(DOCUMENT["components"], closed=False)
+VALIDATORS = {name: validator({"$ref": f"#/components/schemas/{name}"}, OPEN) for name in BODIES}
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(request_=REQUESTS)
+def test_it_allows_what_can_be_read_and_nothing_else(request_: tuple[str, Any]) -> None:
+    name, body = request_
+    try:
+        wire.parse(BODIES[name], json.dumps(body).encode(), "application/json")
+        refused = ""
+    except wire.BodyError as error:
+        refused = str(error)
+    assume("64 bits" not in refused)  # the one rule that is in words only
+    assert VALIDATORS[name].is_valid(body) == (not refused), (body, refused)
+
+
+TEXT = "Paris is the capital."
+CALL = '<tool_call>\n{"name": "weather", "arguments": {"place": "Bern"}}\n</tool_call>'
+HELLO = [{"role": "user", "content": "hello"}]
+ALL: dict[str, Any] = {"details": True, "top_n_tokens": 2, "max_new_tokens": 3}
+NATIVE, CHAT_PATH, COMPLETIONS = ("/generate", "/", "/invocations"), "/v1/chat/completions", "/v1/completions"
+STREAMED: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
+ASKED: list[tuple[str, dict[str, Any]]] = [
+    *((path, {"inputs": "x"}) for path in (*NATIVE, "/generate_stream", "/tokenize")),
+    *((path, {"inputs": "x y", "parameters": ALL | {"decoder_input_details": True}}) for path in NATIVE),
+    *((path, {"inputs": "x", "parameters": ALL | {"best_of": 2, "do_sample": True}}) for path in NATIVE),
+    ("/generate_stream", {"inputs": "x", "parameters": ALL | {"do_sample": True}}),
+    ("/generate_stream", {"inputs": "x", "parameters": {"stop": ["capital"]}}),
+    *((path, {"inputs": "x", "stream": True, "parameters": ALL}) for path in NATIVE[1:]),
+    *((CHAT_PATH, {"messages": HELLO} | more) for more in ({}, STREAMED)),
+    *((CHAT_PATH, {"messages": HELLO, "logprobs": True, "top_logprobs": 2, "n": 2} | more) for more in ({}, STREAMED)),
+    *((CHAT_PATH, {"messages": HELLO, "tools": [TOOL]} | more) for more in ({}, STREAMED)),
+    *((COMPLETIONS, {"prompt": "x"} | more) for more in ({}, STREAMED)),
+    *((COMPLETIONS, {"prompt": ["x", "y z"], "logprobs": 2, "echo": True} | more) for more in ({}, STREAMED)),
+    (COMPLETIONS, {"prompt": [5, 6], "stream": True, "stream_options": {"continuous_usage_stats": True}}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "body"), ASKED)
+@pytest.mark.parametrize("text", [TEXT, CALL])
+async def test_answers_are_as_documented(path: str, body: dict[str, Any], text: str) -> None:
+    async with started(says(text)) as router:
+        response = await router.app.test_client().post(path, json=body)
+        assert response.status_code == 200
+        answer = await check("POST", path, response)
+    assert "error" not in (answer[-1] if isinstance(answer, list) else answer)
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/ping", "/info", "/metrics", "/v1/models"])
+async def test_figures_are_as_documented(path: str) -> None:
+    found = Resolved(model_sha="0123", pipeline_tag="text-generation", sha="4567", docker_label="sha-4567")
+    for resolved in (found, None):
+        async with started(resolved=resolved) as router:
+            await check("GET", path, await router.app.test_client().get(path))
+            router.engine.begin_drain()
+            await check("GET", path, await router.app.test_client().get(path))
+
+
+POSTS = [path for path, methods in DOCUMENT["paths"].items() if "post" in methods]
+
+
+@pytest.mark.parametrize("path", POSTS)
+async def test_examples_are_answered(path: str) -> None:
+    example = DOCUMENT["paths"][path]["post"]["requestBody"]["content"]["application/json"]["example"]
+    async with started() as router:
+        response = await router.app.test_client().post(path, json=example)
+        assert response.status_code == 200
+        await check("POST", path, response)
+
+
+AS_JSON = {"content-type": "application/json"}
+REFUSED: list[tuple[bytes, dict[str, str]]] = [
+    (b"{", AS_JSON),
+    (b"{}", AS_JSON),
+    (b"{}", {}),
+    (b" " * 2000, AS_JSON),
+    (b'{"inputs": "", "prompt": "", "messages": [{"role": "critic", "content": ""}]}', AS_JSON),
+]
+
+
+@pytest.mark.parametrize("path", POSTS)
+async def test_errors_are_as_documented(path: str) -> None:
+    operation = DOCUMENT["paths"][path]["post"]
+    good = json.dumps(operation["requestBody"]["content"]["application/json"]["example"]).encode()
+    met = set()
+    async with started(payload_limit=1000, max_concurrent_requests=1) as router:
+
+        async def send(data: bytes = good, headers: dict[str, str] = AS_JSON) -> None:
+            response = await router.app.test_client().post(path, data=data, headers=headers)
+            await check("POST", path, response)
+            met.add(str(response.status_code))
+
+        router.shards.model.failures[0] = "out of memory"
+        await send()
+        for data, headers in REFUSED:
+            await send(data, headers)
+        with router.engine.permit():
+            await send()
+        router.engine.begin_drain()
+        await send()
+    assert met | {"200", "408", "500"} == set(operation["responses"])
+
+
+@pytest.mark.parametrize("path", ["/generate", "/v1/completions"])
+async def test_defects_are_as_documented(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with started() as router:
+        monkeypatch.setattr(router.engine, "permit", lambda: 1 / 0)
+        response = await router.app.test_client().post(path, json={"inputs": "x", "prompt": "x"})
+        assert response.status_code == 500
+        await check("POST", path, response)
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[tuple[asyncio.Runner, Router]]:
+    with asyncio.Runner() as runner:
+        opened = started(max_input_length=12, max_total_tokens=24)
+        yield runner, runner.run(opened.__aenter__())
+        runner.run(opened.__aexit__(None, None, None))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(request_=plausible.REQUESTS)
+def test_any_answer_is_as_documented(runner: tuple[asyncio.Runner, Router], request_: tuple[str, Any]) -> None:
+    path, body = request_
+
+    async def ask() -> None:
+        client = runner[1].app.test_client()
+        response = await client.post(path, data=json.dumps(body), headers={"content-type": "application/json"})
+        await check("POST", path, response)
+
+    runner[0].run(ask())
