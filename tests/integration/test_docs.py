@@ -20,6 +20,8 @@ OPERATIONS = [
     for operation in methods.values()
 ]
 
+PREFIX = "/behind/a/proxy"
+
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
@@ -58,14 +60,16 @@ async def test_operations_can_be_tried(browser: Browser) -> None:
 
 
 async def test_a_proxy_may_take_a_prefix_away(browser: Browser) -> None:
-    async with listening(model_id="some/model") as (_, port), visiting(browser, port, path="/health") as visit:
+    async with listening(model_id="some/model") as (_, port), visiting(browser, port, path="/docs/") as visit:
 
         async def without_prefix(route: Route) -> None:
-            stripped = route.request.url.replace("/behind/a/proxy", "", 1)
-            assert stripped != route.request.url, "an address outside of the proxy's"
-            await route.fulfill(response=await route.fetch(url=stripped, max_redirects=0))
+            await route.fulfill(response=await route.fetch(url=route.request.url.replace(PREFIX, ""), max_redirects=0))
 
-        await visit.page.route("**/*", without_prefix)
-        await visit.page.goto(f"http://127.0.0.1:{port}/behind/a/proxy/docs/")
+        await visit.page.route(f"**{PREFIX}/**", without_prefix)
+        before = len(visit.addresses)
+        await visit.page.goto(f"http://127.0.0.1:{port}{PREFIX}/docs/")
         await expect(await execute(visit, "Operators-info")).to_contain_text('"model_id": "some/model"')
-        assert f"http://127.0.0.1:{port}/behind/a/proxy/info" in visit.addresses
+        await visit.page.unroute_all(behavior="ignoreErrors")
+        paths = {urlsplit(address).path for address in visit.addresses[before:]}
+    assert f"{PREFIX}/info" in paths
+    assert all(path.startswith(PREFIX) or "favicon" in path for path in paths)  # the first page's may come late

@@ -299,13 +299,14 @@ async def until_idle(server: Server, files: int) -> None:
             await asyncio.sleep(0.2)
 
 
+@pytest.mark.timeout(240)
 async def test_a_real_server_is_as_before() -> None:
     options = ("dtype=float32", "max_concurrent_requests=400", "send_timeout=1", "receive_timeout=1")
     with Server("model=smollm2", *options) as server:
         router = server.named("tgi_server.router.main")[0]
         alone, _ = await good_answers(server.port, 8)
         files = router.num_fds()
-        async with crowd(server.port, 2 * len(KINDS)):  # once for all that is loaded and allocated only once
+        async with crowd(server.port, len(KINDS)):  # once for all that is loaded and allocated only once
             await asyncio.sleep(1)
             await until_idle(server, files)
         memory = router.memory_info().rss

@@ -155,10 +155,11 @@ class OpenAIBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
         _fits_64_bits(seed=self.seed)
 
 
-class TextPart(Struct, frozen=True, tag_field="type", tag="text"):
+class TextPart(Struct, frozen=True):
     """The one kind of content part that a text model can read."""
 
     text: str
+    type: Literal["text"] = "text"
 
 
 class FunctionCall(Struct, frozen=True):

@@ -43,6 +43,7 @@ async def test_browsers_take_nothing_from_elsewhere(name: str) -> None:
     assert (response.status_code, again.status_code) == (200, 304) and await response.get_data()
     policy = dict(part.split(" ", 1) for part in response.headers["content-security-policy"].split("; "))
     assert policy["default-src"] == "'none'" and policy["script-src"] == policy["connect-src"] == "'self'"
+    assert policy["style-src"] == "'self'" and policy["img-src"] == "'self' data:"
     assert policy["frame-ancestors"] == policy["base-uri"] == policy["form-action"] == "'none'"
     assert response.headers["x-content-type-options"] == "nosniff"
     assert response.headers["cache-control"] == "no-cache"
