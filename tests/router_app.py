@@ -86,6 +86,7 @@ async def started(
     template: str | None = TEMPLATE,
     num_blocks: int = 4096,
     resolved: Resolved | None = None,
+    unguided: str | None = None,
     **options: Any,
 ) -> AsyncIterator[Router]:
     """A router on fake shards; `options` are options of the server."""
@@ -96,6 +97,7 @@ async def started(
         vocab_size=TOKENIZER.get_vocab_size(),
         eos_token_ids=[EOS_ID],
         num_blocks=num_blocks,
+        unguided=unguided,
     )
     shards = FakeShards(info, step_seconds, choose)
     metrics = Metrics(config.max_input_length, config.max_total_tokens)

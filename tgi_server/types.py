@@ -30,13 +30,8 @@ class Guide:
     max_tokens: int
 
 
-GUIDE_LIMITS: dict[str, Any] = {
-    "initial_lexer_fuel": 200_000,
-    "step_lexer_fuel": 50_000,
-    "step_max_items": 20_000,
-    "max_lexer_states": 50_000,
-}
-"""What a grammar may cost, in llguidance's units: a step takes less than some 30 ms, and a few are usual."""
+GUIDE_LIMITS: dict[str, Any] = {"initial_lexer_fuel": 500_000, "step_lexer_fuel": 100_000}
+"""What a grammar may cost, in llguidance's units: for the worst ones a third of a second until they are given up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +128,8 @@ class Outcome:
     """What a step produced, in the order of the plan's `ids`.
 
     `counts[i]` tokens belong to `ids[i]` (0 for an unfinished prompt); `tokens` and `logprobs` are their
-    concatenation. The dictionaries are keyed by sequence id and hold only those who asked or failed.
+    concatenation. The dictionaries are keyed by sequence id and hold only those who asked or failed; in `unguided` are
+    those that failed because their own grammar turned out to be too much.
     `prompt_logprobs[id][j]` is the raw log-probability of prompt token j + 1 given the ones before it,
     `prompt_top_tokens[id][j]` what else could have stood there.
     `forward_ns` is the time the device worked on the step, `wait_ns` the time it waited for this plan since the step
@@ -149,6 +145,7 @@ class Outcome:
     prompt_logprobs: dict[int, list[float]] = field(default_factory=dict)
     prompt_top_tokens: dict[int, list[TopTokens]] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
+    unguided: dict[int, str] = field(default_factory=dict)
     forward_ns: int = 0
     wait_ns: int = 0
 
@@ -161,7 +158,8 @@ PROGRESS = "Progress: "
 class ShardInfo:
     """What a shard tells once its model is loaded and warmed up.
 
-    `efficient_tokens` are the new positions that fill a step: a larger step takes no less time a position.
+    `efficient_tokens` are the new positions that fill a step: a larger step takes no less time a position. `unguided`
+    says why texts of this model cannot follow grammars, if they cannot.
     """
 
     dtype: str
@@ -170,6 +168,7 @@ class ShardInfo:
     efficient_tokens: int
     vocab_size: int
     eos_token_ids: list[int]
+    unguided: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from tgi_server.batching.policy import Cause, ChunkedPolicy, Need, PausingPolicy
 from tgi_server.batching.prefix import block_keys
 from tgi_server.batching.sequence import Progress, Sequence
 from tgi_server.config.schema import BatchingOptions
-from tgi_server.errors import ValidationError
+from tgi_server.errors import GenerationError, TgiError, ValidationError
 from tgi_server.types import BLOCK_SIZE, FinishReason, Outcome, Plan
 
 
@@ -124,7 +124,7 @@ class Scheduler:
         start = 0
         for id, count in zip(outcome.ids, outcome.counts, strict=True):
             sequence = self._open.get(id)
-            if sequence is not None and (count or id in outcome.failed):
+            if sequence is not None and (count or id in outcome.failed or id in outcome.unguided):
                 if count and not sequence.committed:
                     self._pool.keep(sequence.prefix, sequence.blocks)
                 progress.append(self._progress(sequence, outcome, start, count))
@@ -176,7 +176,7 @@ class Scheduler:
             outcome.logprobs[start : start + len(tokens)],
             outcome.top_tokens.get(sequence.id, [])[: len(tokens)],
             finish,
-            outcome.failed.get(sequence.id),
+            _failure(sequence.id, outcome),
         )
 
     def _finish_reason(self, sequence: Sequence, token: int) -> FinishReason | None:
@@ -202,3 +202,10 @@ class Scheduler:
     def _release(self, sequence: Sequence) -> None:
         self._pool.release(sequence.blocks)
         sequence.blocks = []
+
+
+def _failure(id: int, outcome: Outcome) -> TgiError | None:
+    """What stopped a sequence: a shard that failed, or its own grammar."""
+    if id in outcome.failed:
+        return GenerationError(outcome.failed[id])
+    return ValidationError(outcome.unguided[id]) if id in outcome.unguided else None

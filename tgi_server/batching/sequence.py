@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 
+from tgi_server.errors import TgiError
 from tgi_server.types import BLOCK_SIZE, FinishReason, GenerationRequest, NewSequence, TopTokens
 
 
@@ -67,11 +68,11 @@ class Sequence:
 
 @dataclass(slots=True)
 class Progress:
-    """What one step brought one sequence. `failure` says why the sequence ended without a last token."""
+    """What one step brought one sequence. `failure` is why the sequence ended without a last token."""
 
     sequence: Sequence
     tokens: Items[int]
     logprobs: Items[float]
     top_tokens: Items[TopTokens]
     finish: FinishReason | None = None
-    failure: str | None = None
+    failure: TgiError | None = None

@@ -215,5 +215,5 @@ class Engine:
         self._failure = message
         for generation in self._generations.values():
             self._scheduler.abort(generation.sequence.id, time.monotonic())
-            generation.fail(message)
+            generation.fail(GenerationError(message))
         self._generations.clear()

@@ -10,7 +10,7 @@ from types import TracebackType
 
 from tgi_server.batching.sequence import Progress, Sequence
 from tgi_server.engine.text import GenerationText
-from tgi_server.errors import GenerationError
+from tgi_server.errors import TgiError
 from tgi_server.types import TokenEvent, TopTokens
 
 MOST_TAKEN = 64
@@ -38,7 +38,8 @@ class Generation:
     """Async context manager and async iterator of the token events of one request.
 
     Entering queues the request (raises ValidationError for one that can never run, GenerationError when the engine
-    has failed); leaving before the last event aborts it. Reading raises GenerationError when a shard failed.
+    has failed); leaving before the last event aborts it. Reading raises GenerationError when a shard failed,
+    ValidationError when the request's grammar turned out to be too much.
 
     Attributes:
         prompt: the prompt's tokens with their log-probabilities and alternatives, where the request asked for them;
@@ -59,7 +60,7 @@ class Generation:
         self._enter, self._leave = enter, leave
         self._events: deque[TokenEvent] = deque()
         self._closed = False
-        self._failure: str | None = None
+        self._failure: TgiError | None = None
         self._bell = bell
 
     @property
@@ -102,7 +103,7 @@ class Generation:
     def take(self) -> list[TokenEvent]:
         """The first events that are ready, none if none is. Raises GenerationError behind the last of a failed one."""
         if not self._events and self._failure is not None:
-            raise GenerationError(self._failure)
+            raise self._failure
         return [self._events.popleft() for _ in range(min(len(self._events), MOST_TAKEN))]
 
     @property
@@ -125,16 +126,16 @@ class Generation:
             self._bell.ring()
         return self._closed
 
-    def fail(self, message: str) -> None:
-        """Engine side: end with a GenerationError, which the reader meets after the events that are ready."""
-        self._closed, self._failure = True, message
+    def fail(self, error: TgiError) -> None:
+        """Engine side: end with an error, which the reader meets after the events that are ready."""
+        self._closed, self._failure = True, error
         self._bell.ring()
 
     async def _wait(self) -> None:
         """Until an event is ready or the generation is over."""
         while not self._events:
             if self._failure is not None:
-                raise GenerationError(self._failure)
+                raise self._failure
             if self._closed:
                 return
             await self._bell.heard()

@@ -55,8 +55,9 @@ def create_app(
     app.config["RESPONSE_TIMEOUT"] = None  # a stream lasts as long as its tokens take
     app.config["BODY_TIMEOUT"] = None  # `HttpProtocol` has one, for the head as well
     pool = ThreadPoolExecutor(config.validation_workers, thread_name_prefix="validation")
+    grammar_pool = ThreadPoolExecutor(1, thread_name_prefix="grammars")
     tracer = tracing.tracer(config.otlp_endpoint, tracing.ROUTER)
-    calls = Calls(engine, tokenizer, Limits.of(config, config, engine.info), pool, metrics, tracer)
+    calls = Calls(engine, tokenizer, Limits.of(config, config, engine.info), pool, grammar_pool, metrics, tracer)
     compute_type = config.compute_type or resolved.compute_type
     native = NativeRoutes(calls, compute_type, full_text=resolved.pipeline_tag == "text-generation")
     openai = OpenAIRoutes(calls, template, config.model_id, compute_type)
@@ -75,7 +76,8 @@ def create_app(
 
     @app.after_serving
     async def stop() -> None:
-        pool.shutdown(wait=False, cancel_futures=True)
+        for threads in (pool, grammar_pool):
+            threads.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(tracer.close)
 
     return app

@@ -18,6 +18,7 @@ from tgi_server.engine.engine import Engine
 from tgi_server.engine.generation import Bell, Generation
 from tgi_server.errors import IncompleteGenerationError, TgiError
 from tgi_server.router.book import Book, Times
+from tgi_server.router.grammars import guided
 from tgi_server.router.validate import Limits, Prepared
 from tgi_server.telemetry.metrics import Metrics
 from tgi_server.telemetry.tracing import CONTEXT, Span, Tracer, Untraced
@@ -154,6 +155,7 @@ class Calls:
 
     Args:
         pool: the threads that tokenise and check.
+        grammar_pool: those that do it where grammars are made as well, so that these keep nobody else waiting.
         tracer: where requests leave a trace.
     """
 
@@ -163,12 +165,14 @@ class Calls:
         tokenizer: Tokenizer,
         limits: Limits,
         pool: ThreadPoolExecutor,
+        grammar_pool: ThreadPoolExecutor,
         metrics: Metrics,
         tracer: Tracer,
     ) -> None:
         self.engine = engine
         self.tokenizer = tokenizer
         self.pool = pool
+        self._grammar_pool = grammar_pool
         self.limits = limits
         self._metrics = metrics
         self._tracer = tracer
@@ -204,7 +208,7 @@ class Calls:
             async with AsyncExitStack() as held:
                 for _ in range(texts):
                     held.enter_context(self.engine.permit())
-                prepared, bell = await self._validated(prepare), Bell()
+                prepared, bell = await self._validated(prepare, parameters), Bell()
                 running = [
                     await held.enter_async_context(self.engine.generate(each, bell)) for each in prepared.requests
                 ]
@@ -219,6 +223,7 @@ class Calls:
                 book.dropped()
             raise
 
-    async def _validated(self, prepare: Prepare) -> Prepared:
+    async def _validated(self, prepare: Prepare, parameters: Struct) -> Prepared:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.pool, prepare, self.limits, self.tokenizer, random.getrandbits(64))
+        pool = self._grammar_pool if guided(parameters) else self.pool
+        return await loop.run_in_executor(pool, prepare, self.limits, self.tokenizer, random.getrandbits(64))

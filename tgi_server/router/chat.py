@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import jinja2
-import msgspec
 from jinja2 import meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tgi_server.errors import ConfigError, TemplateError
-from tgi_server.router.tool_prompts import Turn, explained, turn_of
+from tgi_server.router.tool_prompts import Turn, definition, explained, turn_of
 from tgi_server.router.tools import format_of
 from tgi_server.router.wire import Message, Tool
 
@@ -74,12 +73,14 @@ class ChatTemplate:
         turns = [turn_of(message, index) for index, message in enumerate(messages)]
         if not self._knows_tools:
             turns = explained(turns, tools, self.tool_format)
-        known = {"tools": msgspec.to_builtins(tools)} if tools and self._knows_tools else {}
+        known = [definition(tool) for tool in tools] if tools and self._knows_tools else None
         return self._rendered(self._tool_template if tools else self._template, turns, known)
 
-    def _rendered(self, template: jinja2.Template, turns: Sequence[Turn], known: Mapping[str, Any]) -> str:
+    def _rendered(self, template: jinja2.Template, turns: Sequence[Turn], tools: Sequence[Any] | None) -> str:
         try:
-            return template.render(messages=turns, add_generation_prompt=True, **known, **self._special_tokens)
+            return template.render(
+                messages=turns, tools=tools, documents=None, add_generation_prompt=True, **self._special_tokens
+            )
         except Exception as error:  # whatever a foreign template runs into is an answer to the client, not a defect
             raise TemplateError(str(error) or type(error).__name__) from None
 
@@ -176,9 +177,15 @@ def _environment() -> ImmutableSandboxedEnvironment:
     return environment
 
 
-def _to_json(value: Any, indent: int | None = None) -> str:
-    """Plain JSON: Jinja's own filter escapes for HTML."""
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Plain JSON, as transformers has it for templates: Jinja's own filter escapes for HTML."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _raise_exception(message: str) -> NoReturn:

@@ -6,14 +6,23 @@ import json
 from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 
 from tgi_server.errors import ValidationError
 from tgi_server.router.wire import Format, JsonFormat, JsonObjectFormat, JsonSchemaFormat, RegexFormat
 from tgi_server.types import GUIDE_LIMITS
 
+LONGEST = 64 * 1024
+"""Characters of a grammar."""
+MOST_MEMBERS = 1000
+"""Members of an object or list in a schema: what they cost grows with their square."""
+
 COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """One way to write each JSON value: where white space may be written without end, some models do."""
+
+_FOR_PEOPLE = frozenset(["title", "description", "examples", "default", "$comment", "deprecated"])
+_VALUES = frozenset(["enum", "const"])
+_SCHEMAS_BY_NAME = frozenset(["properties", "patternProperties", "$defs", "definitions", "dependentSchemas"])
 
 MOST_SAID = 300
 """Characters of an error; some repeat the whole grammar."""
@@ -32,6 +41,11 @@ class _Bytes:
 
 
 _BYTES = LLTokenizer(TokenizerWrapper(_Bytes()))
+
+
+def guided(asked: Struct) -> bool:
+    """Whether a request, or its parameters, may need a grammar made, which can take a while."""
+    return any(getattr(asked, name, None) for name in ("grammar", "response_format", "tools"))
 
 
 def of_format(format: Format, param: str) -> str | None:
@@ -92,15 +106,35 @@ def _of_schema(schema: Any, param: str) -> str:
 
 
 def schema_text(schema: Any, param: str) -> str:
-    """A schema as JSON text.
+    """A schema as JSON text, without what is only meant for people.
 
     Raises:
-        ValidationError: it is nested too deeply.
+        ValidationError: it is nested too deeply, or has too many members in one place.
     """
     try:
-        return json.dumps(schema)
+        return json.dumps(_bare(schema, param))
     except RecursionError:
         raise ValidationError(f"the schema in `{param}` is nested too deeply", param) from None
+
+
+def _bare(value: Any, param: str) -> Any:
+    if not isinstance(value, dict | list):
+        return value
+    if len(value) > MOST_MEMBERS:
+        raise ValidationError(f"`{param}`: an object or list has more than {MOST_MEMBERS} members", param)
+    if isinstance(value, list):
+        return [_bare(item, param) for item in value]
+    return {name: _member(name, member, param) for name, member in value.items() if name not in _FOR_PEOPLE}
+
+
+def _member(name: str, value: Any, param: str) -> Any:
+    if name in _VALUES:
+        return value
+    if name not in _SCHEMAS_BY_NAME or not isinstance(value, dict):
+        return _bare(value, param)
+    if len(value) > MOST_MEMBERS:
+        raise ValidationError(f"`{param}`: `{name}` has more than {MOST_MEMBERS} members", param)
+    return {key: _bare(schema, param) for key, schema in value.items()}
 
 
 def checked(grammar: str, param: str) -> str:
@@ -109,6 +143,8 @@ def checked(grammar: str, param: str) -> str:
     Raises:
         ValidationError: it cannot, and why.
     """
+    if len(grammar) > LONGEST:
+        raise ValidationError(f"`{param}` is longer than {LONGEST} characters as a grammar: {len(grammar)}", param)
     matcher = LLMatcher(_BYTES, grammar, log_level=0, limits=_LIMITS)
     if not matcher.is_error():
         matcher.compute_bitmask()

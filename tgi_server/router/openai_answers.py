@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Generic, TypeVar
 
 from tgi_server import __version__
@@ -24,7 +24,7 @@ from tgi_server.router.answers import (
 )
 from tgi_server.router.calls import Answer, Call
 from tgi_server.router.openai_choices import ChatChoice, Choice, CompletionChoice
-from tgi_server.router.tools import HERMES, ToolFormat
+from tgi_server.router.tools import CallReader, ToolFormat
 from tgi_server.router.validate_openai import tools_of
 from tgi_server.router.wire import ChatBody, CompletionBody, OpenAIBody, StreamOptions
 from tgi_server.types import TokenEvent
@@ -147,20 +147,26 @@ class OpenAIAnswer(ABC, Generic[Whole, Piece]):
 
 
 class ChatAnswer(OpenAIAnswer[MessageChoice, MessagePiece]):
-    """Answers of `/v1/chat/completions`; `format` is how the model writes calls."""
+    """Answers of `/v1/chat/completions`.
+
+    Args:
+        format: how the model writes calls.
+        special: texts of the tokenizer's special tokens.
+    """
 
     prefix = "chatcmpl"
     kind = "chat.completion"
     chunk_kind = "chat.completion.chunk"
 
-    def __init__(self, body: ChatBody, model: str, format: ToolFormat = HERMES) -> None:
+    def __init__(self, body: ChatBody, model: str, format: ToolFormat, special: Collection[str]) -> None:
         super().__init__(body, model)
         self._body = body
         self._format = format
+        self._special = special
 
     def _choice(self, index: int, call: Call) -> ChatChoice:
         usable, required = tools_of(self._body)
-        return ChatChoice(index, self._body, self._format if usable else None, required)
+        return ChatChoice(index, self._body, CallReader(self._format, required, self._special) if usable else None)
 
 
 class CompletionAnswer(OpenAIAnswer[TextChoice, TextChoice]):

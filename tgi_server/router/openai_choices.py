@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 from tgi_server.engine.generation import Generation
 from tgi_server.router import answers
 from tgi_server.router.calls import Answer
-from tgi_server.router.tools import CallReader, Part, ToolFormat
+from tgi_server.router.tools import CallReader, Part
 from tgi_server.router.wire import ChatBody, CompletionBody, single
 from tgi_server.types import FinishReason, Token, TokenEvent
 
@@ -30,15 +30,13 @@ class ChatChoice:
     """A message of the assistant.
 
     Args:
-        format: how the model writes calls, None where the answer holds none.
-        required: the answer is nothing but calls.
+        reader: tells calls from text, None where the answer holds no calls.
     """
 
-    def __init__(self, index: int, body: ChatBody, format: ToolFormat | None, required: bool) -> None:
+    def __init__(self, index: int, body: ChatBody, reader: CallReader | None) -> None:
         self._index = index
         self._top = (body.top_logprobs or 0) if body.logprobs else None
-        self._mark = format.begin.split()[0] if format and format.begin else ""
-        self._reader = CallReader(format, required) if format else None
+        self._reader = reader
         self._begun = False
         self._untold: list[TokenEvent] = []
         """Those whose log-probabilities go with the next piece."""
@@ -46,7 +44,7 @@ class ChatChoice:
     def whole(self, answer: Answer) -> answers.MessageChoice:
         """See `Choice`."""
         texts, calls = list[str](), list[answers.AssistantCall]()
-        for part in [*self._parts("".join(map(self._shown, answer.events))), *self._rest()]:
+        for part in [part for event in answer.events for part in self._parts(event)]:
             if isinstance(part, str):
                 texts.append(part)
             elif part.id is not None and part.name is not None:
@@ -68,9 +66,7 @@ class ChatChoice:
 
     def chunks(self, event: TokenEvent) -> Iterator[answers.MessagePiece]:
         """See `Choice`. The role comes with the first piece only."""
-        parts = self._parts(self._shown(event))
-        if event.finish:
-            parts += self._rest()
+        parts = self._parts(event)
         deltas = [_delta(part) for part in parts] or ([{}] if event.finish else [])
         self._untold.append(event)
         for number, delta in enumerate(deltas, 1):
@@ -84,16 +80,13 @@ class ChatChoice:
             }
             self._untold = []
 
-    def _shown(self, event: TokenEvent) -> str:
-        """The text of a token; special ones have none, but for the one that begins a call."""
+    def _parts(self, event: TokenEvent) -> list[Part]:
+        """What a token adds; special ones have no text, but one may begin calls."""
         token = event.token
-        return token.text if not token.special or token.text == self._mark else ""
-
-    def _parts(self, text: str) -> list[Part]:
-        return [text] if self._reader is None else self._reader.feed(text)
-
-    def _rest(self) -> list[Part]:
-        return [] if self._reader is None else self._reader.end()
+        if self._reader is None:
+            return ["" if token.special else token.text]
+        parts = self._reader.special(token.text) if token.special else self._reader.feed(token.text)
+        return parts + self._reader.end() if event.finish else parts
 
     def _reason(self, event: TokenEvent) -> answers.ChatReason | None:
         reason = finish_reason(event)
@@ -173,10 +166,16 @@ def finish_reason(event: TokenEvent) -> answers.TextReason | None:
 
 
 def _alternatives(event: TokenEvent, count: int) -> dict[str, float | None] | None:
-    """None at the start of a prompt, for which there is no distribution."""
+    """The likeliest tokens and the one that is there; None at the start of a prompt, which has no distribution.
+
+    Of tokens that look the same, as parts of a character do, the likeliest is told.
+    """
     if event.token.logprob is None:
         return None
-    return {top.text: single(top.logprob) for top in event.top_tokens[:count]}
+    told: dict[str, float | None] = {}
+    for token in [*event.top_tokens[:count], event.token] if count else []:
+        told.setdefault(token.text, single(token.logprob))
+    return told
 
 
 def _delta(part: Part) -> answers.Delta:

@@ -47,15 +47,40 @@ def _call(call: ToolCall, index: int) -> dict[str, Any]:
     return {"id": call.id, "type": "function", "function": {"name": call.function.name, "arguments": arguments}}
 
 
+def definition(tool: Tool) -> dict[str, Any]:
+    """A tool as models were shown them in training, its keys in the usual order."""
+    return {"type": tool.type, "function": msgspec.to_builtins(tool.function)}
+
+
 def explained(turns: Sequence[Turn], tools: Sequence[Tool], format: ToolFormat) -> list[Turn]:
-    """The turns for a template without tools: these are explained to the model, and calls and results become text."""
-    turns = [_as_text(turn, format) for turn in turns]
-    if not tools:
-        return turns
-    explanation = _explanation(tools, format)
+    """The turns for a template without tools: these are explained to the model, and calls and results become text.
+
+    Roles go on to alternate, and no system turn is added: some templates insist on the one, some refuse the other.
+    """
+    written: list[Turn] = []
+    previous = None
+    for turn in turns:
+        text = _as_text(turn, format)
+        if turn["role"] == previous == "tool":
+            written[-1]["content"] += f"\n{text['content']}"
+        else:
+            written.append(text)
+        previous = turn["role"]
+    if tools:
+        _explain(written, _explanation(tools, format))
+    return written
+
+
+def _explain(turns: list[Turn], explanation: str) -> None:
+    """Put the explanation behind what the system says, or else before what the user says first."""
     if turns and turns[0]["role"] == "system":
-        return [{**turns[0], "content": f"{turns[0]['content']}\n\n{explanation}"}, *turns[1:]]
-    return [{"role": "system", "content": explanation}, *turns]
+        turns[0] = {**turns[0], "content": f"{turns[0]['content']}\n\n{explanation}"}
+        return
+    first = next((index for index, turn in enumerate(turns) if turn["role"] == "user"), None)
+    if first is None:
+        turns.insert(0, {"role": "user", "content": explanation})
+    else:
+        turns[first] = {**turns[first], "content": f"{explanation}\n\n{turns[first]['content']}"}
 
 
 def _explanation(tools: Sequence[Tool], format: ToolFormat) -> str:

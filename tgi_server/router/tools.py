@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,12 +140,19 @@ Part = str | CallPart
 
 
 class CallReader:
-    """Takes an answer apart as it is written. What may still become the beginning of a call is held back."""
+    """Takes an answer apart as it is written. What may still become the beginning of a call is held back.
 
-    def __init__(self, format: ToolFormat, required: bool) -> None:
-        self._begin = format.begin.strip() or _HEAD_START
+    Args:
+        required: the answer is nothing but calls.
+        special: texts of the tokenizer's special tokens. Where one of them announces calls, no other text does.
+    """
+
+    def __init__(self, format: ToolFormat, required: bool, special: Collection[str] = ()) -> None:
+        mark = format.begin.split()[0] if format.begin else None
+        self._mark = mark if mark in special else None
+        self._begin = format.begin or _HEAD_START
         self._anywhere = bool(format.begin)
-        self._read = self._calls if required else self._text
+        self._read = self._calls if required else self._plain if self._mark else self._text
         self._buffer = ""
         self._calls_begun = 0
         self._depth = 0
@@ -166,6 +173,12 @@ class CallReader:
             if reader == self._read:
                 break
         return parts
+
+    def special(self, token: str) -> list[Part]:
+        """Take a special token, which has no text."""
+        if token == self._mark:
+            self._read = self._calls
+        return []
 
     def end(self) -> list[Part]:
         """What was held back, once nothing more comes."""

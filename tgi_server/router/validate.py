@@ -38,6 +38,7 @@ class Limits:
     max_top_n_tokens: int
     max_candidates: int
     vocab_size: int
+    unguided: str | None = None
 
     @staticmethod
     def of(batching: BatchingOptions, validation: ValidationOptions, shard: ShardInfo) -> Limits:
@@ -50,6 +51,7 @@ class Limits:
             max_top_n_tokens=validation.max_top_n_tokens,
             max_candidates=batching.max_concurrent_requests,
             vocab_size=shard.vocab_size,
+            unguided=shard.unguided,
         )
 
 
@@ -143,11 +145,24 @@ def native(body: GenerateBody, limits: Limits, tokenizer: Tokenizer, random_seed
         top_n_tokens=top_n_tokens,
         prompt_logprobs=parameters.decoder_input_details,
         watermark=parameters.watermark,
-        guide=None if grammar is None else Guide(grammar, max_new_tokens),
+        guide=guide_of(grammar, max_new_tokens, limits),
     )
     stopping = StoppingParams(max_new_tokens=max_new_tokens, stop_sequences=tuple(parameters.stop))
     request = GenerationRequest(prompt_ids=ids, sampling=sampling, stopping=stopping)
     return Prepared([Prompt(body.inputs, variants(request, candidates(parameters)))])
+
+
+def guide_of(grammar: str | None, max_new_tokens: int, limits: Limits) -> Guide | None:
+    """The guide of a text that has to match `grammar`, if any.
+
+    Raises:
+        ValidationError: texts of this model cannot be guided.
+    """
+    if grammar is None:
+        return None
+    if limits.unguided is not None:
+        raise ValidationError(f"texts of this model cannot be guided: {limits.unguided}")
+    return Guide(grammar, max_new_tokens)
 
 
 def variants(request: GenerationRequest, count: int) -> list[GenerationRequest]:

@@ -20,11 +20,12 @@ from tgi_server.router.validate import (
     check_penalty,
     check_stop,
     check_top_n,
+    guide_of,
     tokenise,
     variants,
 )
 from tgi_server.router.wire import MAX_UINT64, ChatBody, CompletionBody, NamedTool, OpenAIBody, RegexFormat, Tool
-from tgi_server.types import GenerationRequest, Guide, SamplingParams, StoppingParams
+from tgi_server.types import GenerationRequest, SamplingParams, StoppingParams
 
 COMPLETION_TOKENS = 16
 """`max_tokens` of a completion that does not say; a chat may then fill up the model's context."""
@@ -33,6 +34,7 @@ MOST_CHOICES = 128
 """The largest `n` and `best_of`, as OpenAI documents it for `n`."""
 
 LARGEST_BIAS = 100.0
+MOST_BIASES = 1024
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "min_tokens": (None, 0),
@@ -102,7 +104,7 @@ def chat(
     max_new_tokens = allowed_tokens(ids, asked, limits, "messages", "max_tokens")
     grammar = _call_grammar(body, usable, required, template, tokenizer) if usable else _grammar(body)
     sampling = replace(sampling_of(body, limits, random_seed), top_n_tokens=body.top_logprobs or 0)
-    request = _request(body, ids, sampling, max_new_tokens, grammar)
+    request = _request(body, ids, sampling, max_new_tokens, grammar, limits)
     return Prepared([Prompt(text, variants(request, texts(body)))])
 
 
@@ -148,7 +150,7 @@ def completion(body: CompletionBody, limits: Limits, tokenizer: Tokenizer, rando
         text, ids = (prompt, tokenise(tokenizer, prompt)) if isinstance(prompt, str) else ("", prompt)
         asked = COMPLETION_TOKENS if body.max_tokens is None else max(body.max_tokens, 1)
         max_new_tokens = allowed_tokens(ids, asked, limits, "prompt", "max_tokens")
-        request = _request(body, ids, sampling, max_new_tokens, grammar)
+        request = _request(body, ids, sampling, max_new_tokens, grammar, limits)
         if body.echo and not text:
             text = tokenizer.decode(ids, skip_special_tokens=False)
         prompts.append(Prompt(text, variants(request, max(body.n or 1, body.best_of or 1))))
@@ -221,6 +223,8 @@ def sampling_of(body: OpenAIBody, limits: Limits, random_seed: int) -> SamplingP
 
 
 def _logit_bias(bias: Mapping[str, float], limits: Limits) -> dict[int, float]:
+    if len(bias) > MOST_BIASES:
+        raise ValidationError(f"`logit_bias` must have at most {MOST_BIASES} tokens. Given: {len(bias)}", "logit_bias")
     for key, value in bias.items():
         if not (key.isascii() and key.isdigit() and len(key) < 12 and int(key) < limits.vocab_size):
             raise ValidationError(f"`logit_bias`: the model has no token {key[:20]!r}", "logit_bias")
@@ -251,12 +255,16 @@ def _call_grammar(
 
 
 def _request(
-    body: OpenAIBody, ids: list[int], sampling: SamplingParams, max_new_tokens: int, grammar: str | None
+    body: OpenAIBody,
+    ids: list[int],
+    sampling: SamplingParams,
+    max_new_tokens: int,
+    grammar: str | None,
+    limits: Limits,
 ) -> GenerationRequest:
-    if grammar is not None:
-        if body.ignore_eos:
-            raise ValidationError("`ignore_eos` cannot be combined with `tools` or a `response_format`", "ignore_eos")
-        sampling = replace(sampling, guide=Guide(grammar, max_new_tokens))
+    if grammar is not None and body.ignore_eos:
+        raise ValidationError("`ignore_eos` cannot be combined with `tools` or a `response_format`", "ignore_eos")
+    sampling = replace(sampling, guide=guide_of(grammar, max_new_tokens, limits))
     stopping = StoppingParams(
         max_new_tokens=max_new_tokens,
         stop_sequences=_stop_sequences(body),

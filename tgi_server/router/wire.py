@@ -195,6 +195,12 @@ class Function(Struct, frozen=True, omit_defaults=True):
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
 
+    def __post_init__(self) -> None:
+        if self.name.endswith("\n"):  # which `$` lets pass
+            raise ValueError("a line break in the name of a function")
+        if self.parameters is not None and self.parameters.get("type", "object") != "object":
+            raise ValueError("the arguments of a function are an object")
+
 
 class Tool(Struct, frozen=True):
     """Something the model may use."""

@@ -35,10 +35,14 @@ class FakeModel:
 
     Attributes:
         failures: sequence id → message; such a sequence fails at its next step.
+        unguided: the same for sequences whose grammar turns out to be too much.
+        logprob: of each token of a sequence.
     """
 
     def __init__(self, vocab_size: int, choose: Callable[[NewSequence, int], int] | None = None) -> None:
         self.failures: dict[int, str] = {}
+        self.unguided: dict[int, str] = {}
+        self.logprob: Callable[[NewSequence], float] = lambda new: -0.5
         self._vocab_size = vocab_size
         self._choose = choose or self._mix
         self._known: dict[int, _Known] = {}
@@ -120,7 +124,9 @@ class FakeModel:
     def _yield(self, known: _Known, outcome: Outcome) -> None:
         new = known.new
         outcome.tokens.append(self._choose(new, known.computed))
-        outcome.logprobs.append(-0.5)
+        outcome.logprobs.append(self.logprob(new))
+        if new.id in self.unguided:
+            outcome.unguided[new.id] = self.unguided.pop(new.id)
         if new.sampling.top_n_tokens:
             outcome.top_tokens[new.id] = [self._others(outcome.tokens[-1], new.sampling.top_n_tokens)]
         if new.sampling.prompt_logprobs and not known.tokens:

@@ -1,21 +1,25 @@
 """How a text that follows a grammar could be ended with few tokens.
 
-There is no search: in every state the token that looks most like an ending is taken, which closes JSON in about as few
-tokens as possible. For a grammar where that leads nowhere, an unbounded repetition of letters say, no ending is found.
+In every state the token that looks most like an ending is taken, which closes JSON in about as few tokens as possible.
+Where that goes round in circles, as in an address whose `@` does not come by itself, tokens with other first letters
+are tried in turn, and the circles are cut out of the result. There is no guarantee: where an ending has to be spelled
+out, as in `([a-z]+ )*end`, none is found.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from llguidance import LLMatcher
 
 Bits = npt.NDArray[np.bool_]
 
 LONGEST = 512
 """Tokens after which an ending is given up."""
+PATIENCE = 32
+"""Times that a forgetful search may meet the same choice."""
 FREE_TEXT = (b"q", b"Z", b"%")
 """Where all of these may come next, the text is inside a string and brackets are but letters."""
 
@@ -27,32 +31,67 @@ class Ending:
         self._eos = eos
         self._outside = np.array([_rank_outside(text) for text in texts], np.int16)
         self._inside = np.array([_rank_inside(text) for text in texts], np.int16)
+        self._first = np.array([(text.strip() or b" ")[0] for text in texts], np.uint8)
         self._probes = [texts.index(probe) for probe in FREE_TEXT if probe in texts]
 
-    def find(self, matcher: Any, limit: int) -> list[int] | None:
-        """Tokens that end the text of a llguidance matcher, the end-of-sequence token last.
+    def find(self, matcher: LLMatcher) -> list[int] | None:
+        """Tokens that end the text of a llguidance matcher, the end-of-sequence token last; None when none are found.
 
-        None when none are found, or more than `limit` without that last one.
+        Circles of one state are looked for first, then larger ones, which repeat in long lists as well.
         """
-        state, tokens = matcher.deep_copy(), list[int]()
-        while not state.is_accepting():
-            forced = state.compute_ff_tokens() or [self._best(state)]
-            tokens += forced
-            if len(tokens) > min(limit, LONGEST) or not state.consume_tokens(forced):
-                return None
-        return [*tokens, self._eos]
+        return self._search(matcher, forgetful=True) or self._search(matcher, forgetful=False)
 
     @staticmethod
-    def fits(matcher: Any, tokens: Sequence[int]) -> bool:
+    def fits(matcher: LLMatcher, tokens: Sequence[int]) -> bool:
         """Whether `tokens`, an ending found earlier, also ends the text now; that is cheaper than to find another."""
         state = matcher.deep_copy()
         return state.try_consume_tokens(list(tokens[:-1])) == len(tokens) - 1 and bool(state.is_accepting())
 
-    def _best(self, state: Any) -> int:
-        mask = np.frombuffer(state.compute_bitmask(), np.uint8)
-        allowed: Bits = np.unpackbits(mask, count=len(self._outside), bitorder="little").view(np.bool_)
+    def _search(self, matcher: LLMatcher, forgetful: bool) -> list[int] | None:
+        """See `find`. A forgetful search knows the letters it tried only as long as it stays where it is."""
+        state, tokens, masks, tried = matcher.deep_copy(), list[int](), list[bytes](), dict[bytes, list[int]]()
+        while not state.is_accepting():
+            if forced := state.compute_ff_tokens():
+                masks += [b""] * len(forced)
+            else:
+                mask = state.compute_bitmask()
+                if forgetful and mask not in tried:
+                    tried.clear()
+                if forgetful and masks.count(mask) > PATIENCE:
+                    return None
+                forced = [self._best(mask, tried.setdefault(mask, []))]
+                masks.append(mask)
+            tokens += forced
+            if len(tokens) > LONGEST or not state.consume_tokens(forced):
+                return None
+        return self._without_circles(matcher, [*tokens, self._eos], masks)
+
+    def _best(self, mask: bytes, tried: list[int]) -> int:
+        """The most promising of the tokens allowed by `mask` whose first letter is not in `tried`, which it joins."""
+        allowed = unpacked(mask, len(self._outside))
         ranks = self._inside if self._probes and allowed[self._probes].all() else self._outside
-        return int(np.where(allowed, ranks, -1).argmax())
+        fresh = allowed & ~np.isin(self._first, tried) if tried else allowed
+        if not fresh.any():
+            tried.clear()
+            fresh = allowed
+        best = int(np.where(fresh, ranks, -1).argmax())
+        tried.append(int(self._first[best]))
+        return best
+
+    def _without_circles(self, matcher: LLMatcher, tokens: list[int], masks: list[bytes]) -> list[int]:
+        """Leave out what lies between two places with the same choice, if it still ends the text."""
+        place = 0
+        while place < len(masks):
+            again = len(masks) - 1 - masks[::-1].index(masks[place]) if masks[place] else place
+            if again > place and self.fits(matcher, shorter := tokens[:place] + tokens[again:]):
+                tokens, masks = shorter, masks[:place] + masks[again:]
+            place += 1
+        return tokens
+
+
+def unpacked(mask: bytes, size: int) -> Bits:
+    """The first `size` bits of a token mask."""
+    return np.unpackbits(np.frombuffer(mask, np.uint8), count=size, bitorder="little").view(np.bool_)
 
 
 def _rank_outside(text: bytes) -> int:

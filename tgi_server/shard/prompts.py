@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tgi_server.shard.batch import BatchState, StepInputs
-from tgi_server.shard.sampler import top_tokens
+from tgi_server.shard.sampler import top_of_rows
 from tgi_server.types import Plan, TopTokens
 
 ROWS = 128
@@ -73,4 +73,4 @@ class PromptScores:
                 chosen = torch.tensor(part, device=logits.device).unsqueeze(1)
                 scores.logprobs += logprobs.gather(1, chosen).squeeze(1).tolist()
                 if top:
-                    scores.top += [top_tokens(row, top) for row in logprobs]
+                    scores.top += top_of_rows(logprobs, top)

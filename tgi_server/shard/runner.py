@@ -55,10 +55,10 @@ class ModelRunner:
         self._group = Group.join(rank, world, config.master_addr, config.master_port, self._device)
         self._told = 0.0
         self._watermark = Watermark.of(config)
+        self._guides = self._read_vocabulary(launch) if rank == 0 else None  # which decides for all
         self._model = self._load(launch)
         self._state = BatchState(config.max_total_tokens, self._device)
         self._prompts = PromptScores(self._state, self._model.logits)
-        self._guides = Guides(Path(launch.resolved.model_dir) / "tokenizer.json", spec.vocab_size, spec.eos_token_ids)
         blocks = self._allocate(config)
         self._run = best_forward(self._model, self._caches, config, config.enable_cuda_graphs)
         self._warm_up(config)
@@ -69,7 +69,14 @@ class ModelRunner:
             efficient_tokens=EFFICIENT_TOKENS[self._device.type],
             vocab_size=spec.vocab_size,
             eos_token_ids=list(spec.eos_token_ids),
+            unguided=self._guides.unsupported() if self._guides else None,
         )
+        if self.info.unguided:
+            log.warning("requests with grammars, JSON schemas or tools are refused: %s", self.info.unguided)
+
+    def _read_vocabulary(self, launch: Launch) -> Guides:
+        path = Path(launch.resolved.model_dir) / "tokenizer.json"
+        return Guides(path, self._spec.vocab_size, self._spec.eos_token_ids)
 
     def _load(self, launch: Launch) -> Decoder:
         quantize: QuantizeMethod = instantiate(launch.config.quantize)
@@ -131,7 +138,7 @@ class ModelRunner:
         self._state.update(plan)
         for id in plan.finished:
             self._prompts.forget(id)
-        if self._group.rank == 0:  # which decides for all
+        if self._guides:
             self._guides.update(plan)
         if not plan.ids:
             return Outcome(plan.step, [], [], [], [])
@@ -146,7 +153,7 @@ class ModelRunner:
     def _forward(self, plan: Plan) -> Outcome:
         inputs = self._state.inputs(plan)
         ids = [plan.ids[index] for index in inputs.yielding]
-        allowed = self._guides.allowed(ids, self._device)  # found out while the device works
+        allowed = self._guides.allowed(ids, self._device) if self._guides else None  # found out while the device works
         hidden = self._run(inputs)
         scores = self._prompts.collect(plan, inputs, hidden)
         tokens, logprobs, top = self._choose(ids, hidden[inputs.last_rows], allowed)
@@ -158,7 +165,7 @@ class ModelRunner:
             plan.step, plan.ids, counts, tokens, logprobs, top,
             prompt_logprobs={id: prompt.logprobs for id, prompt in scores.items()},
             prompt_top_tokens={id: prompt.top for id, prompt in scores.items() if prompt.top},
-            failed=self._guides.failures(ids),
+            unguided=self._guides.failures(ids) if self._guides else {},
         )  # fmt: skip
 
     def _choose(
@@ -179,7 +186,7 @@ class ModelRunner:
     def _sample(self, ids: list[int], logits: Tensor, allowed: dict[int, Tensor]) -> Choice:
         rows = [Row(self._state.sampling(id), self._state.known(id), self._state.prompt_length(id)) for id in ids]
         choice = choose(logits, rows, self._watermark, allowed)
-        if allowed:
+        if allowed and self._guides:
             for row, token in self._guides.take(ids, choice.tokens.tolist()).items():
                 choice.logprobs[row] += logits[row, token] - logits[row, choice.tokens[row]]
                 choice.tokens[row] = token

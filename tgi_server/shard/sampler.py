@@ -8,6 +8,7 @@ batch (decision D12) and needs no generator to be kept.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -263,6 +264,18 @@ def _outside_typical_p(scores: Tensor, p: Tensor) -> Tensor:
 def _outside_min_p(scores: Tensor, p: Tensor) -> Tensor:
     """Less likely than p times the most likely token (arXiv:2407.01082)."""
     return scores < scores.amax(dim=-1, keepdim=True) + p.log()
+
+
+def top_of_rows(logprobs: Tensor, n: int) -> list[TopTokens]:
+    """The same for all rows of `logprobs [rows, vocabulary]` at once; of many ties with the n-th some may be missing."""
+    count = min(n + MOST_TIES, logprobs.shape[1])
+    values, ids = (part.tolist() for part in logprobs.topk(count, dim=-1))
+    tops = []
+    for row_values, row_ids in zip(values, ids, strict=True):
+        nth = row_values[min(n, count) - 1]
+        kept = [(-value, id) for value, id in zip(row_values, row_ids, strict=True) if nth <= value > -math.inf]
+        tops.append(TopTokens([id for _, id in sorted(kept)], [-value for value, _ in sorted(kept)]))
+    return tops
 
 
 def top_tokens(logprobs: Tensor, n: int) -> TopTokens:

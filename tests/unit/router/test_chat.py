@@ -9,7 +9,7 @@ import pytest
 
 from tgi_server.errors import ConfigError, TemplateError
 from tgi_server.router.chat import ChatTemplate, find_template
-from tgi_server.router.wire import Message, TextPart
+from tgi_server.router.wire import Function, FunctionCall, Message, TextPart, Tool, ToolCall
 
 HELLO = [Message("user", "hello")]
 
@@ -35,6 +35,61 @@ def test_variables_and_helpers() -> None:
     messages = [Message("user", "<é>", name="eve")]
     expected = f"<s>True{datetime.now().year}" + '[{"role": "user", "content": "<é>", "name": "eve"}]'
     assert render(source, messages, bos_token="<s>") == expected
+
+
+def test_json_is_written_as_in_transformers() -> None:
+    source = "{{ x | tojson }}{{ x | tojson(ensure_ascii=True, separators=(',', ':'), sort_keys=True) }}"
+    assert render("{% set x = {'b': 'é', 'a': [1]} %}" + source) == '{"b": "é", "a": [1]}{"a":[1],"b":"\\u00e9"}'
+    assert render("{{ [1] | tojson(indent=1) }}") == "[\n 1\n]"
+
+
+TOOL = Tool(Function("f", "does", {"type": "object"}))
+CALLS = [
+    Message("user", "hi"),
+    Message("assistant", None, tool_calls=[ToolCall(FunctionCall("f", '{"a": 1}'))]),
+    Message("tool", "one", tool_call_id="1"),
+    Message("tool", "two"),
+]
+
+
+def test_tools_as_templates_know_them() -> None:
+    template = ChatTemplate("{{ tools | tojson }}{{ messages | tojson }}{{ documents is none }}", {})
+    shown = template.render(CALLS, [TOOL])
+    function = '{"name": "f", "description": "does", "parameters": {"type": "object"}}'
+    assert shown.startswith(f'[{{"type": "function", "function": {function}}}]') and shown.endswith("True")
+    assert '"function": {"name": "f", "arguments": {"a": 1}}' in shown and '"tool_call_id": "1"' in shown
+    assert template.render(HELLO).startswith("null"), "none, as in transformers, not undefined"
+
+
+ALTERNATING = (
+    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('alternate') }}"
+    "{% endif %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+)
+
+
+def test_tools_for_a_template_that_knows_none() -> None:
+    """One that refuses a system turn, and turns that do not alternate."""
+    shown = ChatTemplate(ALTERNATING, {}).render(CALLS, [TOOL])
+    assert shown.startswith("[user]You can call functions") and '"description": "does"' in shown
+    assert '\n\nhi[assistant]<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>[user]' in shown
+    assert shown.endswith("one\n</tool_response>\n<tool_response>\ntwo\n</tool_response>")
+    system = [Message("system", "be kind"), *HELLO]
+    shown = render("{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}", system)
+    assert shown == "[system]be kind[user]hello"
+    plain = ChatTemplate("{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}", {})
+    assert plain.render(system, [TOOL]).startswith("[system]be kind\n\nYou can call")
+
+
+def test_a_template_of_its_own_for_tools(tmp_path: Path) -> None:
+    named = [{"name": "tool_use", "template": "{{ tools[0].function.name }}"}, {"name": "default", "template": "plain"}]
+    write_config(tmp_path, chat_template=named)
+    template = find_template(tmp_path, None)
+    assert template is not None and (template.render(HELLO), template.render(HELLO, [TOOL])) == ("plain", "f")
+    (tmp_path / "chat_template.jinja").write_text("file")
+    (tmp_path / "additional_chat_templates").mkdir()
+    (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools | length }}")
+    template = find_template(tmp_path, None)
+    assert template is not None and (template.render(HELLO), template.render(HELLO, [TOOL])) == ("file", "1")
 
 
 def test_loop_controls_and_training_marks() -> None:

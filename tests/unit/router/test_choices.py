@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import defaultdict
 from typing import Any
@@ -68,10 +69,13 @@ async def test_several_prompts() -> None:
 
 
 async def test_best_of_gives_the_likeliest() -> None:
-    async with started(max_best_of=4) as router:
-        _, whole, _ = await post(router, COMPLETIONS, {"prompt": ["x", "y"], "best_of": 4, "n": 2, "max_tokens": 3})
+    body = {"prompt": ["x", "y"], "best_of": 4, "n": 2, "logprobs": 0, "seed": 1}
+    async with started(seeded, max_best_of=4) as router:
+        router.shards.model.logprob = lambda new: -[9.0, 0.5, 3.0, 0.7, 5.0][new.sampling.seed]
+        _, whole, _ = await post(router, COMPLETIONS, body)
     assert [choice["index"] for choice in whole["choices"]] == [0, 1, 2, 3]
-    assert whole["usage"]["completion_tokens"] == 2 * 4 * 3
+    assert [choice["text"] for choice in whole["choices"]] == ["a", "aaa"] * 2
+    assert whole["usage"]["completion_tokens"] == 2 * (2 + 3 + 4 + 5), "all that were generated count"
 
 
 async def test_a_place_for_each_text() -> None:
@@ -192,6 +196,48 @@ async def test_earlier_calls_are_part_of_the_conversation() -> None:
         call["function"]["arguments"] = "[]"  # type: ignore[index]
         status, answer, _ = await post(router, CHAT, {"messages": turns})
         assert (status, answer["error"]["param"]) == (400, "messages[1].tool_calls")
+
+
+async def test_a_grammar_that_turns_out_to_be_too_much() -> None:
+    """That is the request's fault: no other one and no health check takes notice."""
+    grammar = {"type": "regex", "value": "a+"}
+    async with started() as router:
+        await router.engine.health()
+        for path, body, status in (
+            (COMPLETIONS, {"prompt": "x", "response_format": grammar}, 400),
+            ("/generate", {"inputs": "x", "parameters": {"grammar": grammar}}, 422),
+        ):
+            router.shards.model.unguided[len(router.shards.model._ever)] = "too many expressions"
+            got, answer, _ = await post(router, path, body)
+            assert got == status and "too many expressions" in json.dumps(answer)
+        assert router.metric('tgi_request_failure{err="validation"}') == 2
+        plans = len(router.shards.plans)
+        await router.engine.health()
+        assert len(router.shards.plans) == plans, "nothing had to be proven again"
+
+
+async def test_large_grammars_keep_nobody_else_waiting() -> None:
+    properties = {f"k{index}": {"type": "string", "pattern": "^[a-z]{1,40}x$"} for index in range(900)}
+    large = {
+        "messages": HELLO,
+        "response_format": {"type": "json", "value": {"type": "object", "properties": properties}},
+    }
+    async with started(says("Paris."), validation_workers=1) as router:
+        slow = [asyncio.create_task(post(router, CHAT, large)) for _ in range(4)]
+        await asyncio.sleep(0.01)
+        assert (await post(router, CHAT, {"messages": HELLO}))[0] == 200
+        assert not all(task.done() for task in slow)
+        assert len({(await task)[0] for task in slow}) == 1
+
+
+async def test_a_model_that_cannot_be_guided() -> None:
+    async with started(unguided="no such tokenizer") as router:
+        for fields in ({"response_format": {"type": "json_object"}}, {"tools": TOOLS}):
+            status, answer, _ = await post(router, CHAT, {"messages": HELLO} | fields)
+            assert status == 400 and "no such tokenizer" in answer["error"]["message"]
+        grammar = {"inputs": "x", "parameters": {"grammar": {"type": "regex", "value": "a"}}}
+        assert (await post(router, "/generate", grammar))[0] == 422
+        assert (await post(router, CHAT, {"messages": HELLO}))[0] == 200
 
 
 async def test_a_grammar_reaches_the_shards() -> None:

@@ -19,7 +19,7 @@ from tgi_server.telemetry.tracing import Untraced
 
 def opening(router: Router, pool: ThreadPoolExecutor, max_new_tokens: int, inputs: str = "x") -> tuple[Any, Any]:
     limits = Limits.of(ServerConfig(), ServerConfig(), router.engine.info)
-    calls = Calls(router.engine, TOKENIZER, limits, pool, router.metrics, Untraced())
+    calls = Calls(router.engine, TOKENIZER, limits, pool, pool, router.metrics, Untraced())
     parameters = Parameters(max_new_tokens=max_new_tokens)
     prepare = partial(validate.native, GenerateBody(inputs, parameters))
     return calls.begin(prepare, parameters, lambda: 1), native_answers.StreamAnswer(parameters, "").events

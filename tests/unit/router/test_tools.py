@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from tests.router_app import make_tokenizer
 from tgi_server.errors import ValidationError
-from tgi_server.router.tools import FORMATS, HERMES, CallReader, ToolFormat, format_of, grammar
+from tgi_server.router.tools import FORMATS, HERMES, CallPart, CallReader, ToolFormat, format_of, grammar
 from tgi_server.router.wire import Function, Tool
 
 _, MISTRAL, LLAMA = FORMATS
@@ -30,10 +30,11 @@ def _tokenizer(special: list[str]) -> Tokenizer:
 
 
 TOKENIZERS = {MISTRAL: _tokenizer([MARK]), HERMES: _tokenizer([]), LLAMA: _tokenizer([])}
+ORDINARY = _tokenizer([])
 READERS: dict[ToolFormat, Any] = {}
 
 
-def follows(text: str, format: ToolFormat, whole: bool = True, **options: Any) -> bool:
+def follows(text: str, format: ToolFormat, whole: bool = True, ids: list[int] | None = None, **options: Any) -> bool:
     """Whether a model may write `text`, and end there if it is the `whole` answer."""
     tokenizer = TOKENIZERS[format]
     reader = READERS.setdefault(format, LLTokenizer(tokenizer.to_str()))
@@ -41,7 +42,7 @@ def follows(text: str, format: ToolFormat, whole: bool = True, **options: Any) -
     wanted = {"required": False, "parallel": True} | options
     matcher = LLMatcher(reader, grammar(TOOLS, format, special, **wanted), log_level=0)
     assert not matcher.is_error(), matcher.get_error()
-    ids = tokenizer.encode(text).ids
+    ids = tokenizer.encode(text).ids if ids is None else ids
     return matcher.try_consume_tokens(ids) == len(ids) and (not whole or matcher.is_accepting())
 
 
@@ -133,9 +134,36 @@ def test_calls_are_read_however_they_are_cut(format: ToolFormat, cuts: set[int],
 @pytest.mark.parametrize("format", CALLS)
 @given(text=st.text(st.sampled_from('{"name: <tool_ca[TOOL')), data=st.data())
 def test_other_texts_come_back_whole(format: ToolFormat, text: str, data: st.DataObject) -> None:
-    assume(not text.startswith('{"name": "') and "<tool_call>" not in text)
+    assume(not text.startswith('{"name": "'))
     cut = data.draw(st.integers(0, len(text)))
     assert read(format, [text[:cut], text[cut:]]) == (text, [])
+
+
+NEAR = [
+    "Use the <tool_call> tag. More text", '<tool_call>{"name": "rm", "arguments": {"x": 1}}', MARK, "<tool_call>", "{",
+    f'{MARK} [{{"name": "rm", "arguments": {{}}}}]', '{"name": "rm"}', f"x {WEATHER}", f"x {MARK} [{WEATHER}]",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("format", CALLS)
+def test_what_the_grammar_takes_for_text_is_text(format: ToolFormat) -> None:
+    """However near it comes to a call, spelled out in ordinary tokens."""
+    special = frozenset([MARK] if format is MISTRAL else [])
+    taken = [text for text in NEAR if follows(text, format, ids=ORDINARY.encode(text).ids)]
+    assert len(taken) >= 4
+    for text in taken:
+        reader = CallReader(format, False, special)
+        parts = [part for sign in text for part in reader.feed(sign)] + reader.end()
+        assert "".join(part for part in parts if isinstance(part, str)) == text
+
+
+def test_a_special_token_begins_calls() -> None:
+    reader = CallReader(MISTRAL, False, frozenset([MARK]))
+    parts = reader.feed("So: ") + reader.special("<s>") + reader.special(MARK) + reader.feed(f" [{WEATHER}]")
+    assert parts[0] == "So: "
+    assert [part.name or part.arguments for part in parts[1:] if isinstance(part, CallPart)] == [
+        "weather", '{"place": "Bern"}',
+    ]  # fmt: skip
 
 
 def test_text_is_held_back_no_longer_than_needed() -> None:

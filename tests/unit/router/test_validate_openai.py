@@ -55,7 +55,12 @@ def completion(prompt: Any = "hi", **fields: Any) -> Prepared:
     ("name", "value"),
     [
         ("presence_penalty", -2.5), ("logit_bias", {"340": 1.0}), ("logit_bias", {"-1": 1.0}), ("min_p", -0.1),
-        ("logit_bias", {"x": 1.0}), ("logit_bias", {"5": 100.5}), ("logit_bias", {"9" * 5000: 1.0}), ("min_p", 1.1),
+        ("logit_bias", {"x": 1.0}), ("logit_bias", {"5": 100.5}), ("logit_bias", {"9" * 5000: 1.0}),
+        ("logit_bias", {str(id): 1.0 for id in range(1025)}),
+        ("response_format", JsonFormat({"type": "object", "properties": {f"k{i}": {} for i in range(1001)}})),
+        ("response_format", JsonFormat({"anyOf": [{"const": i} for i in range(1001)]})),
+        ("response_format", JsonFormat({"enum": ["x" * 99 + str(i) for i in range(700)]})),
+        ("min_p", 1.1),
         ("min_tokens", 1), ("stop_token_ids", [5]), ("response_format", JsonFormat(7)),
         ("response_format", JsonFormat("{")), ("response_format", JsonFormat({"type": "thing"})),
         ("response_format", JsonSchemaFormat()), ("response_format", RegexFormat("(")),

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tgi_server.shard.sampler import MOST_TIES, IntArray, Row, Watermark, choose, top_tokens, uniforms
+from tgi_server.shard.sampler import MOST_TIES, IntArray, Row, Watermark, choose, top_of_rows, top_tokens, uniforms
 from tgi_server.types import SamplingParams
 
 NO_HISTORY = np.array([], np.int64)
@@ -173,6 +173,12 @@ def test_extreme_values_give_a_token_and_a_logprob(extreme: dict[str, float]) ->
 )
 def test_top_tokens_hold_all_ties(n: int, ids: list[int]) -> None:
     assert top_tokens(torch.tensor([-1.0, -3.0, -4.0, -2.0, -3.0]), n).ids == ids
+
+
+def test_top_tokens_of_all_rows_at_once() -> None:
+    logprobs = torch.tensor([[-1.0, -3.0, -4.0, -2.0, -3.0], [-torch.inf, -1.0, -1.0, -9.0, -2.0]])
+    for n in range(1, 6):
+        assert top_of_rows(logprobs, n) == [top_tokens(row, n) for row in logprobs]
 
 
 def test_impossible_tokens_are_no_alternatives() -> None:

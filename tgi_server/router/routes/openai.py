@@ -35,6 +35,8 @@ class OpenAIRoutes:
         self._model = model
         self._compute_type = compute_type
         self._created = int(time.time())
+        tokens = calls.tokenizer.get_added_tokens_decoder().values()
+        self._special = frozenset(token.content for token in tokens if token.special)
 
     def blueprint(self) -> Blueprint:
         """The routes with their error format."""
@@ -50,7 +52,7 @@ class OpenAIRoutes:
         body = await read(ChatBody)
         prepare = partial(validate_openai.chat, body, self._template)
         format = self._template.tool_format if self._template else HERMES
-        return await self._answer(body, prepare, ChatAnswer(body, self._model, format))
+        return await self._answer(body, prepare, ChatAnswer(body, self._model, format, self._special))
 
     async def completion(self) -> Response:
         """The continuation of a text."""
