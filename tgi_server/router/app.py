@@ -17,7 +17,7 @@ from tgi_server.router.answers import ErrorKind
 from tgi_server.router.calls import Calls
 from tgi_server.router.chat import ChatTemplate
 from tgi_server.router.cors import Cors
-from tgi_server.router.openai_answers import error_object
+from tgi_server.router.openai_answers import Served, error_object
 from tgi_server.router.routes import invocations
 from tgi_server.router.routes.body import answer
 from tgi_server.router.routes.docs import DocsRoutes
@@ -60,7 +60,7 @@ def create_app(
     calls = Calls(engine, tokenizer, Limits.of(config, config, engine.info), pool, grammar_pool, metrics, tracer)
     compute_type = config.compute_type or resolved.compute_type
     native = NativeRoutes(calls, compute_type, full_text=resolved.pipeline_tag == "text-generation")
-    openai = OpenAIRoutes(calls, template, config.model_id, compute_type)
+    openai = OpenAIRoutes(calls, template, Served.of(config.model_id, resolved.docker_label), compute_type)
     app.register_blueprint(native.blueprint())
     app.register_blueprint(openai.blueprint())
     app.register_blueprint(invocations.blueprint(native, openai, config.messages_api_enabled))

@@ -6,7 +6,7 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from tgi_server import __version__
 from tgi_server.errors import GenerationError, TemplateError, TgiError
@@ -28,8 +28,6 @@ from tgi_server.router.tools import CallReader, ToolFormat
 from tgi_server.router.validate_openai import tools_of
 from tgi_server.router.wire import ChatBody, CompletionBody, OpenAIBody, StreamOptions
 from tgi_server.types import TokenEvent
-
-SYSTEM_FINGERPRINT = f"{__version__}-native"
 
 Whole = TypeVar("Whole", bound=Numbered)
 Piece = TypeVar("Piece", bound=Numbered)
@@ -62,12 +60,24 @@ def error_object(message: str, kind: ErrorKind, param: str | None, code: str | N
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
+class Served(NamedTuple):
+    """What answers say of the server: the model's name, and what it runs with."""
+
+    model: str
+    fingerprint: str
+
+    @staticmethod
+    def of(model: str, docker_label: str | None) -> Served:
+        """This version of the program, in a container image or not."""
+        return Served(model, f"{__version__}-{docker_label or 'native'}")
+
+
 class OpenAIAnswer(ABC, Generic[Whole, Piece]):
     """One answer in the making, whole or in chunks: what chat and completion share.
 
     Args:
         body: the request.
-        model: the served model's name.
+        served: what the answer says of the server.
 
     Attributes:
         prefix: how the answer's id begins.
@@ -78,9 +88,9 @@ class OpenAIAnswer(ABC, Generic[Whole, Piece]):
     kind: str
     chunk_kind: str
 
-    def __init__(self, body: OpenAIBody, model: str) -> None:
+    def __init__(self, body: OpenAIBody, served: Served) -> None:
         self._options = body.stream_options or StreamOptions()
-        self._model = model
+        self._served = served
         self._id = f"{self.prefix}-{uuid.uuid4().hex}"
         self._created = int(time.time())
         self._call: Call
@@ -124,8 +134,8 @@ class OpenAIAnswer(ABC, Generic[Whole, Piece]):
             "id": self._id,
             "object": kind,
             "created": self._created,
-            "model": self._model,
-            "system_fingerprint": SYSTEM_FINGERPRINT,
+            "model": self._served.model,
+            "system_fingerprint": self._served.fingerprint,
             "choices": choices,
         }
 
@@ -158,8 +168,8 @@ class ChatAnswer(OpenAIAnswer[MessageChoice, MessagePiece]):
     kind = "chat.completion"
     chunk_kind = "chat.completion.chunk"
 
-    def __init__(self, body: ChatBody, model: str, format: ToolFormat, special: Collection[str]) -> None:
-        super().__init__(body, model)
+    def __init__(self, body: ChatBody, served: Served, format: ToolFormat, special: Collection[str]) -> None:
+        super().__init__(body, served)
         self._body = body
         self._format = format
         self._special = special
@@ -175,8 +185,8 @@ class CompletionAnswer(OpenAIAnswer[TextChoice, TextChoice]):
     prefix = "cmpl"
     kind = chunk_kind = "text_completion"
 
-    def __init__(self, body: CompletionBody, model: str) -> None:
-        super().__init__(body, model)
+    def __init__(self, body: CompletionBody, served: Served) -> None:
+        super().__init__(body, served)
         self._body = body
 
     def _choice(self, index: int, call: Call) -> CompletionChoice:

@@ -267,7 +267,7 @@ def _outside_min_p(scores: Tensor, p: Tensor) -> Tensor:
 
 
 def top_of_rows(logprobs: Tensor, n: int) -> list[TopTokens]:
-    """The same for all rows of `logprobs [rows, vocabulary]` at once; of many ties with the n-th some may be missing."""
+    """The same for all rows of `logprobs [rows, vocabulary]` at once; of many ties with the n-th not all are there."""
     count = min(n + MOST_TIES, logprobs.shape[1])
     values, ids = (part.tolist() for part in logprobs.topk(count, dim=-1))
     tops = []

@@ -4,6 +4,8 @@ from typing import Any
 import pytest
 
 from tests.router_app import Router, says, started
+from tgi_server import __version__
+from tgi_server.config.schema import Resolved
 
 TEXT = "Paris is the capital of France, été 😀."
 HELLO = [{"role": "user", "content": "hello"}]
@@ -26,10 +28,11 @@ async def stream(router: Router, path: str, body: Any) -> list[Any]:
 
 
 async def test_chat() -> None:
-    async with started(says(TEXT), model_id="served") as router:
+    async with started(says(TEXT), model_id="served", resolved=Resolved(docker_label="image")) as router:
         status, body, headers = await post(router, "/v1/chat/completions", {"model": "any", "messages": HELLO})
     assert status == 200 and "x-total-time" in headers
     assert list(body) == ["id", "object", "created", "model", "system_fingerprint", "choices", "usage"]
+    assert body["system_fingerprint"] == f"{__version__}-image"
     assert body["id"].startswith("chatcmpl-") and body["object"] == "chat.completion" and body["model"] == "served"
     (choice,) = body["choices"]
     message = {"role": "assistant", "content": TEXT, "refusal": None}
@@ -195,5 +198,9 @@ async def test_models() -> None:
     async with started(model_id="served") as router:
         response = await router.app.test_client().get("/v1/models")
         body = await response.get_json()
+        named = await router.app.test_client().get("/v1/models/served")
+        other = await router.app.test_client().get("/v1/models/org/other")
+        assert await named.get_json() == body["data"][0]
+        assert other.status_code == 404 and (await other.get_json())["error"]["code"] == "model_not_found"
     assert body["object"] == "list"
     assert [(model["id"], model["object"]) for model in body["data"]] == [("served", "model")]

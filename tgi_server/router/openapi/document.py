@@ -62,6 +62,7 @@ def _paths(chat_at_invocations: bool) -> dict[str, dict[str, Operation]]:
         "/v1/chat/completions": {"post": _chat("chat")},
         "/v1/completions": {"post": _completion()},
         "/v1/models": {"get": _models()},
+        "/v1/models/{name}": {"get": _model()},
         "/health": {"get": _health("health")},
         "/ping": {"get": _health("ping")},
         "/info": {"get": _info()},
@@ -114,6 +115,12 @@ def _completion() -> Operation:
 
 def _models() -> Operation:
     return _get("models", OPENAI, "The models that are served", {"200": _json("One model.", ref("ModelList"))})
+
+
+def _model() -> Operation:
+    responses = {"200": _json("The model.", ref("Model")), "404": _openai_error("There is no such model.")}
+    name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+    return _get("model", OPENAI, "A model that is served", responses) | {"parameters": [name]}
 
 
 def _health(name: str) -> Operation:

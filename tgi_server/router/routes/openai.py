@@ -13,7 +13,15 @@ from tgi_server.router import native_answers, validate_openai
 from tgi_server.router.answers import Model, ModelList
 from tgi_server.router.calls import Calls, Prepare
 from tgi_server.router.chat import ChatTemplate
-from tgi_server.router.openai_answers import ChatAnswer, CompletionAnswer, OpenAIAnswer, envelope, error_status
+from tgi_server.router.openai_answers import (
+    ChatAnswer,
+    CompletionAnswer,
+    OpenAIAnswer,
+    Served,
+    envelope,
+    error_object,
+    error_status,
+)
 from tgi_server.router.routes.body import answer, read
 from tgi_server.router.stream import DONE, close_with_request, complete, event_stream, token_chunks
 from tgi_server.router.tools import HERMES
@@ -25,14 +33,14 @@ class OpenAIRoutes:
 
     Args:
         template: the model's chat template, None where it has none.
-        model: the served model's name; requests may name any.
+        served: what answers say of the server; requests may name any model.
         compute_type: told in a header of every answer.
     """
 
-    def __init__(self, calls: Calls, template: ChatTemplate | None, model: str, compute_type: str) -> None:
+    def __init__(self, calls: Calls, template: ChatTemplate | None, served: Served, compute_type: str) -> None:
         self._calls = calls
         self._template = template
-        self._model = model
+        self._served = served
         self._compute_type = compute_type
         self._created = int(time.time())
         tokens = calls.tokenizer.get_added_tokens_decoder().values()
@@ -44,6 +52,7 @@ class OpenAIRoutes:
         blueprint.add_url_rule("/chat/completions", view_func=self.chat, methods=["POST"])
         blueprint.add_url_rule("/completions", view_func=self.completion, methods=["POST"])
         blueprint.add_url_rule("/models", view_func=self.models, methods=["GET"])
+        blueprint.add_url_rule("/models/<path:name>", view_func=self.model, methods=["GET"])
         blueprint.register_error_handler(TgiError, error_response)
         return blueprint
 
@@ -52,18 +61,27 @@ class OpenAIRoutes:
         body = await read(ChatBody)
         prepare = partial(validate_openai.chat, body, self._template)
         format = self._template.tool_format if self._template else HERMES
-        return await self._answer(body, prepare, ChatAnswer(body, self._model, format, self._special))
+        return await self._answer(body, prepare, ChatAnswer(body, self._served, format, self._special))
 
     async def completion(self) -> Response:
         """The continuation of a text."""
         body = await read(CompletionBody)
-        return await self._answer(body, partial(validate_openai.completion, body), CompletionAnswer(body, self._model))
+        return await self._answer(body, partial(validate_openai.completion, body), CompletionAnswer(body, self._served))
 
     async def models(self) -> Response:
         """The one model that is served."""
-        model: Model = {"id": self._model, "object": "model", "created": self._created, "owned_by": "tgi_server"}
-        models: ModelList = {"object": "list", "data": [model]}
+        models: ModelList = {"object": "list", "data": [self._described()]}
         return answer(models)
+
+    async def model(self, name: str) -> Response:
+        """The model of that name, if it is served."""
+        if name != self._served.model:
+            message = f"The model {name!r} is not served"
+            return answer(error_object(message, "invalid_request_error", "model", "model_not_found"), 404)
+        return answer(self._described())
+
+    def _described(self) -> Model:
+        return {"id": self._served.model, "object": "model", "created": self._created, "owned_by": "tgi_server"}
 
     async def _answer(self, body: OpenAIBody, prepare: Prepare, making: OpenAIAnswer[Any, Any]) -> Response:
         check = partial(validate_openai.check_texts, body, self._calls.limits)
