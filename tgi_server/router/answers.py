@@ -265,8 +265,8 @@ AnyChoice = TypeVar("AnyChoice", bound=Numbered)
 """`MessageChoice`, `MessagePiece` or `TextChoice`."""
 
 
-class Completion(TypedDict, Generic[AnyChoice]):
-    """A whole answer of the OpenAI API."""
+class Told(TypedDict, Generic[AnyChoice]):
+    """What a whole answer of the OpenAI API and an event of a stream share."""
 
     id: str
     object: str
@@ -274,16 +274,15 @@ class Completion(TypedDict, Generic[AnyChoice]):
     model: str
     system_fingerprint: str
     choices: list[AnyChoice]
+
+
+class Completion(Told[AnyChoice]):
+    """A whole answer of the OpenAI API."""
+
     usage: Usage
 
 
-class Chunk(TypedDict, Generic[AnyChoice]):
+class Chunk(Told[AnyChoice]):
     """One event of a stream of the OpenAI API."""
 
-    id: str
-    object: str
-    created: int
-    model: str
-    system_fingerprint: str
-    choices: list[AnyChoice]
     usage: NotRequired[Usage | None]
