@@ -183,7 +183,7 @@ def left_over() -> list[Any]:
     """What a request or a connection leaves behind when somebody holds on to it."""
     gc.collect()
     kinds = {HttpProtocol, RequestResponseCycle, Generation}
-    return [thing for thing in gc.get_objects() if type(thing) in kinds]  # isinstance() wakes warnings of torch's objects
+    return [thing for thing in gc.get_objects() if type(thing) in kinds]  # isinstance() would wake torch's warnings
 
 
 async def test_two_hundred_bad_clients_beside_thirty_two_good_ones(caplog: pytest.LogCaptureFixture) -> None:
