@@ -104,7 +104,11 @@ class Generation:
         """The first events that are ready, none if none is. Raises GenerationError behind the last of a failed one."""
         if not self._events and self._failure is not None:
             raise self._failure
-        return [self._events.popleft() for _ in range(min(len(self._events), MOST_TAKEN))]
+        if len(self._events) > MOST_TAKEN:
+            return [self._events.popleft() for _ in range(MOST_TAKEN)]
+        events = list(self._events)
+        self._events.clear()
+        return events
 
     @property
     def over(self) -> bool:

@@ -61,10 +61,12 @@ class Call:
     book: Book
     generation: Generation = field(init=False)
     finish: Finish | None = field(default=None, init=False)
+    _open: list[tuple[int, Generation]] = field(init=False)
     _finishes: dict[int, Finish] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.generation = self.candidates[0]
+        self._open = list(enumerate(self.candidates))
 
     @property
     def prompt_tokens(self) -> int:
@@ -88,8 +90,9 @@ class Call:
             GenerationError: a shard failed.
             IncompleteGenerationError: a generation is over without a last token.
         """
-        ready = await self._ready()
-        if self._done:
+        while not (ready := self._take()):
+            await self.bell.heard()
+        if not self._open:
             self._close(self._together())
         return ready
 
@@ -107,36 +110,27 @@ class Call:
         self._close(answers[best].finish)
         return replace(answers[best], others=answers[:best] + answers[best + 1 :])
 
-    @property
-    def _done(self) -> bool:
-        return len(self._finishes) == len(self.candidates)
-
-    async def _ready(self) -> list[tuple[int, list[TokenEvent]]]:
-        while not (ready := self._take()):
-            await self.bell.heard()
-        return ready
-
     async def _whole(self) -> list[Answer]:
         events: list[list[TokenEvent]] = [[] for _ in self.candidates]
-        while not self._done:
-            for index, ready in await self._ready():
-                events[index] += ready
+        while self._open:
+            ready = self._take()
+            for index, some in ready:
+                events[index] += some
+            if not ready:
+                await self.bell.heard()
         return [
             Answer(candidate.prompt, events[index], self._finishes[index])
             for index, candidate in enumerate(self.candidates)
         ]
 
     def _take(self) -> list[tuple[int, list[TokenEvent]]]:
-        ready = []
-        for index, candidate in enumerate(self.candidates):
-            if index in self._finishes:
-                continue
-            if events := candidate.take():
-                ready.append((index, events))
-                if finish := events[-1].finish:
-                    self._finishes[index] = finish
-            elif candidate.over:
-                raise IncompleteGenerationError()
+        ready = [(index, events) for index, candidate in self._open if (events := candidate.take())]
+        if not ready and any(candidate.over for _, candidate in self._open):
+            raise IncompleteGenerationError()
+        for index, events in ready:
+            if finish := events[-1].finish:
+                self._finishes[index] = finish
+                self._open = [(other, candidate) for other, candidate in self._open if other != index]
         return ready
 
     def _together(self) -> Finish:
