@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+import tests.triton_device  # noqa: F401  # before a test imports kernels, which are for good what they are imported as
+
 
 @pytest.fixture(autouse=True)
 def on_gpu() -> Iterator[None]:

@@ -162,7 +162,8 @@ def _bound_kernel(connection: socket.socket, send_timeout: float) -> None:
     if connection.family not in (socket.AF_INET, socket.AF_INET6):
         return
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT_BYTES)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(send_timeout * 1000))
+    # later than our own timer, which also says so in the log
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(send_timeout * 1500))
     half = max(1, round(send_timeout / 2))
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, half)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, half)
