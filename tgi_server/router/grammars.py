@@ -132,9 +132,7 @@ def _member(name: str, value: Any, param: str) -> Any:
         return value
     if name not in _SCHEMAS_BY_NAME or not isinstance(value, dict):
         return _bare(value, param)
-    if len(value) > MOST_MEMBERS:
-        raise ValidationError(f"`{param}`: `{name}` has more than {MOST_MEMBERS} members", param)
-    return {key: _bare(schema, param) for key, schema in value.items()}
+    return dict(zip(value, _bare(list(value.values()), param), strict=True))
 
 
 def checked(grammar: str, param: str) -> str:

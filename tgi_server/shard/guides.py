@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -30,10 +31,15 @@ class Vocabulary:
         self.size = size
         texts = [self.tokenizer.decode_bytes([id]) for id in range(size)]
         self.ending = Ending(texts, self.tokenizer.eos_token)
+        self.first_ending = lru_cache(maxsize=64)(self._first_ending)
+        """The ending of a text that has not begun, by its grammar: the same for all choices of a request."""
 
     def matcher(self, grammar: str) -> LLMatcher:
         """An automaton at its beginning; raises nothing, errors are asked for."""
         return LLMatcher(self.tokenizer, grammar, log_level=0, limits=self._limits)
+
+    def _first_ending(self, grammar: str) -> list[int] | None:
+        return self.ending.find(self.matcher(grammar))
 
 
 class GuidedSequence:
@@ -48,6 +54,7 @@ class GuidedSequence:
 
     def __init__(self, vocabulary: Vocabulary, guide: Guide) -> None:
         self._vocabulary = vocabulary
+        self._guide = guide
         self._matcher = vocabulary.matcher(guide.grammar)
         self._left = guide.max_tokens
         self._ending: list[int] | None = None
@@ -62,7 +69,7 @@ class GuidedSequence:
             return None
         if self._ending is None and self._left <= self._look_at:
             self._look_at = self._left // 2
-            self._keep(self._vocabulary.ending.find(self._matcher))
+            self._keep(self._found())
         mask = self._matcher.compute_bitmask()
         self._note_failure()
         return unpacked(mask, self._vocabulary.size)
@@ -80,6 +87,12 @@ class GuidedSequence:
             self._matcher.consume_token(token)
             self._note_failure()
         return token
+
+    def _found(self) -> list[int] | None:
+        """An ending of the text so far."""
+        if self._left == self._guide.max_tokens:
+            return self._vocabulary.first_ending(self._guide.grammar)
+        return self._vocabulary.ending.find(self._matcher)
 
     def _tried(self, token: int, ending: list[int]) -> int:
         if token != ending[0]:
