@@ -11,8 +11,8 @@ import psutil
 from tests.integration.server import Server
 from tgi_server.bench.http import Target
 from tgi_server.bench.load import Run, measure
+from tgi_server.bench.options import BenchOptions
 from tgi_server.bench.workload import Workload
-from tgi_server.config.schema import BenchOptions
 
 NEW_TOKENS = 1900
 """More than a client can get meanwhile: all of them generate until the measurement ends."""

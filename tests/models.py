@@ -1,21 +1,28 @@
-"""A small random Llama, made without transformers."""
+"""Models in tests: a small random Llama made without transformers, and steps of any model without a server."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
-from tgi_server.attention.base import Attention
-from tgi_server.layers.ops import Ops
-from tgi_server.layers.parallel import Group
+from tgi_server.cache.memory import allocate
+from tgi_server.config.schema import RopeOptions
+from tgi_server.kernels.row import Needs
 from tgi_server.models.decoder import Decoder
-from tgi_server.models.spec import Names, read_spec
-from tgi_server.models.weights import Checkpoint, WeightLoader
-from tgi_server.quantize.none import NoQuantize
+from tgi_server.models.families import read_spec
+from tgi_server.models.load import load_model
+from tgi_server.shard.batch import BatchState
+from tgi_server.shard.graphs import Forward, Run
+from tgi_server.types import BLOCK_SIZE, NewSequence, Plan, SamplingParams
 
+CPU = torch.device("cpu")
 HIDDEN, INNER, HEADS, KV_HEADS, HEAD_DIM, LAYERS, VOCABULARY = 64, 96, 4, 2, 32, 2, 50
 CONFIG = {
     "model_type": "llama", "vocab_size": VOCABULARY, "hidden_size": HIDDEN, "intermediate_size": INNER,
@@ -27,21 +34,69 @@ CONFIG = {
 def write_llama(directory: Path) -> None:
     """Write config.json and float32 model.safetensors."""
     torch.manual_seed(0)
-    names = Names()
-    shapes = {names.embedding: (VOCABULARY, HIDDEN), names.norm: (HIDDEN,)}
+    shapes = {"model.embed_tokens": (VOCABULARY, HIDDEN), "model.norm": (HIDDEN,)}
+    of_layer = {
+        "input_layernorm": (HIDDEN,), "post_attention_layernorm": (HIDDEN,),
+        "self_attn.q_proj": (HEADS * HEAD_DIM, HIDDEN), "self_attn.o_proj": (HIDDEN, HEADS * HEAD_DIM),
+        "self_attn.k_proj": (KV_HEADS * HEAD_DIM, HIDDEN), "self_attn.v_proj": (KV_HEADS * HEAD_DIM, HIDDEN),
+        "mlp.gate_proj": (INNER, HIDDEN), "mlp.up_proj": (INNER, HIDDEN), "mlp.down_proj": (HIDDEN, INNER),
+    }  # fmt: skip
     for layer in range(LAYERS):
-        of_layer = {
-            names.attention_norm: (HIDDEN,), names.mlp_norm: (HIDDEN,),
-            names.query: (HEADS * HEAD_DIM, HIDDEN), names.output: (HIDDEN, HEADS * HEAD_DIM),
-            names.key: (KV_HEADS * HEAD_DIM, HIDDEN), names.value: (KV_HEADS * HEAD_DIM, HIDDEN),
-            names.gate: (INNER, HIDDEN), names.up: (INNER, HIDDEN), names.down: (HIDDEN, INNER),
-        }  # fmt: skip
-        shapes |= {name.format(layer=layer): shape for name, shape in of_layer.items()}
+        shapes |= {f"model.layers.{layer}.{name}": shape for name, shape in of_layer.items()}
     save_file({f"{n}.weight": torch.randn(shape) / 4 for n, shape in shapes.items()}, directory / "model.safetensors")
     (directory / "config.json").write_text(json.dumps(CONFIG))
 
 
-def loaded(directory: Path, attention: Attention, ops: Ops, longest: int, device: str = "cpu") -> Decoder:
-    """The model in float32."""
-    loader = WeightLoader(Checkpoint(directory), NoQuantize(), Group(), torch.float32, torch.device(device))
-    return Decoder(read_spec(directory), loader, attention, ops, longest)
+def needs(plain: bool = False, device: torch.device = CPU, **more: Any) -> Needs:
+    """Float32 on the CPU, unless something else is said; `plain` for torch alone."""
+    return replace(Needs(device=device, dtype=torch.float32, plain=plain), **more)
+
+
+class Steps:
+    """Some sequences in a model of their own caches, computed step by step.
+
+    Args:
+        directory: of the checkpoint.
+        prompts: the ids of each sequence.
+        longest: positions that a sequence may get.
+        answers: what is generated after each prompt, whatever the model says; nothing by default.
+    """
+
+    def __init__(
+        self, directory: Path, prompts: Sequence[Sequence[int]], of: Needs, longest: int = 64,
+        rope: RopeOptions | None = None, answers: Sequence[Sequence[int]] | None = None,
+    ) -> None:  # fmt: skip
+        self.spec = read_spec(directory, rope)
+        self.model: Decoder = load_model(directory, self.spec, of, longest)
+        self._answers = [list(answer) for answer in answers] if answers else [[] for _ in prompts]
+        each = -(-longest // BLOCK_SIZE)
+        groups = len(self.spec.groups)
+        self.caches = allocate(self.spec, [each * len(prompts) + 1] * groups, 1, of.dtype, of.device)
+        self.state = BatchState(longest, of.device, self.spec.groups)
+        new = [
+            NewSequence(
+                id=i, prompt_ids=list(prompt), sampling=SamplingParams(),
+                blocks=[list(range(each * i, each * (i + 1)))[::-1] for _ in range(groups)],
+                max_length=len(prompt) + len(self._answers[i]) + 1,
+            )
+            for i, prompt in enumerate(prompts)
+        ]  # fmt: skip
+        self.state.update(Plan(0, [], [], new=new))
+        self.run: Run = Forward(self.model, self.caches)
+
+    @torch.inference_mode()
+    def hidden(self, ids: list[int], counts: list[int]) -> Tensor:
+        """Hidden states of a step of so many positions of these sequences."""
+        plan = Plan(0, ids, counts)
+        inputs = self.state.inputs(plan)
+        hidden = self.run(inputs).clone()
+        answered = [i for i in inputs.yielding if self._answers[ids[i]]]
+        self.state.advance(plan, answered, [[self._answers[ids[i]].pop(0)] for i in answered])
+        return hidden
+
+    @torch.inference_mode()
+    def logits(self, ids: list[int], counts: list[int]) -> list[Tensor]:
+        """The scores at each of these positions, `[count, vocabulary]` for each sequence."""
+        logits = self.model.logits(self.hidden(ids, counts))
+        assert logits is not None
+        return list(torch.split(logits.clone(), counts))

@@ -16,7 +16,7 @@ from tgi_server.router.app import create_app
 from tgi_server.router.chat import ChatTemplate
 from tgi_server.rpc.fake import FAKE_INFO, FakeShards
 from tgi_server.telemetry.metrics import Metrics
-from tgi_server.types import NewSequence
+from tgi_server.types import CacheKind, GroupInfo, NewSequence
 
 EOS = "<|end|>"
 SENTENCES = ["the quick brown fox", "Paris is the capital of France", "été à Zürich"]
@@ -96,7 +96,7 @@ async def started(
         dtype="torch.float32",
         vocab_size=TOKENIZER.get_vocab_size(),
         eos_token_ids=[EOS_ID],
-        num_blocks=num_blocks,
+        groups=[GroupInfo(CacheKind.FULL, None, num_blocks)],
         unguided=unguided,
     )
     shards = FakeShards(info, step_seconds, choose)

@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 import triton
-from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
-from tgi_server.triton import decode, gating, linear, norm, prefill, rotary, sampling
+from tgi_server.kernels.attention import Features, LayerCache
+from tgi_server.kernels.formats import Int8
+from tgi_server.kernels.operations import Activation, Angles, Norm, NormKind
+from tgi_server.kernels.triton import decode, gating, linear, norm, prefill, rotary, sampling
 
 
 class Absent:
@@ -45,27 +47,51 @@ def compile_for(capability: int) -> None:
     JITFunction.run = compile
 
 
-def launch_all(dtype: torch.dtype, heads: int, kv_heads: int, dim: int, hidden: int, vocabulary: int) -> None:
-    """Every kernel once, for a step of two sequences."""
-
-    def new(*size: int, dtype: torch.dtype = dtype) -> Tensor:
-        return torch.empty(size, dtype=dtype)
-
-    numbers, table = torch.arange(2), new(10, dim // 2, dtype=torch.float32)
-    keys, values = new(4, kv_heads, 16, dim), new(4, kv_heads, 16, dim)
-    qkv, query = new(2, (heads + 2 * kv_heads) * dim), new(2, heads, dim)
-    norm.add_norm(new(2, hidden, dtype=torch.float32), new(2, hidden), new(hidden, dtype=torch.float32), 1e-5, dtype)
-    gating.gate(new(2, 2 * hidden))
-    rotary.rotate_store(qkv, table, table, numbers, numbers, keys, values, heads)
-    for parts in (1, 2):
-        decode.decode(query, keys, values, numbers[:, None], numbers, parts)
-    prefill.prefill(query, keys, values, numbers[:, None], torch.arange(3), numbers)
-    sampling.choose(new(2, vocabulary, dtype=torch.float32), new(2, 3, dtype=torch.int64), 30.0, True)
+def launch_all(dtype: torch.dtype, heads: int, kv_heads: int, width: int, hidden: int, vocabulary: int) -> None:
+    """Every kernel, for a step of two sequences."""
+    launch_attention(dtype, heads, kv_heads, width, width)
+    launch_operations(dtype, heads, kv_heads, width, hidden)
+    sampling.choose(torch.empty(2, vocabulary), [1, 2], [3, 4], [False, True])
     for rows in (1, 2, 100):
-        weight, scale = new(hidden, hidden, dtype=torch.int8), new(hidden, dtype=torch.float32)
-        linear.int8_linear(new(rows, hidden), weight, scale, new(hidden))
+        weight = Int8(torch.empty(hidden, hidden, dtype=torch.int8), torch.empty(hidden))
+        linear.linear(weight, torch.empty(hidden, dtype=dtype), dtype)(torch.empty(rows, hidden, dtype=dtype))
+
+
+def launch_attention(dtype: torch.dtype, heads: int, kv_heads: int, width: int, value_width: int) -> None:
+    """With and without what makes another kernel: slopes, sinks and parts."""
+    numbers = torch.arange(2)
+    keys, values = (torch.empty(4, kv_heads, 16, size, dtype=dtype) for size in (width, value_width))
+    cache, query = LayerCache(keys, values), torch.empty(2, heads, width, dtype=dtype)
+    for each in (None, torch.empty(heads)):
+        features = Features(0.1, window=100, softcap=30.0, slopes=each, sinks=each)
+        for parts in (1, 2):
+            decode.decode(query, cache, numbers[:, None], numbers, features, parts)
+        prefill.prefill(query, cache, numbers[:, None], torch.arange(3), numbers, features)
+
+
+def launch_operations(dtype: torch.dtype, heads: int, kv_heads: int, width: int, hidden: int) -> None:
+    """Every kind of norm and activation, heads that turn in whole and in part or not."""
+    residual, x, weight = torch.empty(2, hidden), torch.empty(2, hidden, dtype=dtype), torch.empty(hidden)
+    for kind in NormKind:
+        full = Norm(kind, 1e-5, weight, weight)
+        norm.add_norm(residual, x, full, dtype)
+        norm.add_norm(residual, None, Norm(kind, 1e-5), dtype)
+        norm.add_norm(residual, x, None, dtype, full, 0.5)
+    for activation in Activation:
+        for gated in (True, False):
+            gating.gate(x, activation, gated)
+    cache = LayerCache(*(torch.empty(4, kv_heads, 16, width, dtype=dtype) for _ in range(2)))
+    qkv = torch.empty(2, (heads + 2 * kv_heads) * width, dtype=dtype)
+    head_norm = Norm(NormKind.RMS, 1e-5, weight[:width])
+    for half in (width // 2, width // 8):
+        angles = Angles(torch.empty(2, half), torch.empty(2, half))
+        rotary.rotate_store(qkv, angles, torch.arange(2), cache, heads)
+        rotary.rotate_store(qkv, angles, torch.arange(2), cache, heads, head_norm, head_norm)
+    rotary.rotate_store(qkv, None, torch.arange(2), cache, heads, None, head_norm)
 
 
 if __name__ == "__main__":
     compile_for(int(sys.argv[1]))
     launch_all(getattr(torch, sys.argv[2]), 32, 8, 128, 4096, 128256)
+    launch_attention(getattr(torch, sys.argv[2]), 16, 8, 256, 256)  # the widest heads
+    launch_attention(getattr(torch, sys.argv[2]), 16, 16, 192, 128)

@@ -2,120 +2,185 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
-from tests.triton_device import DEVICE
-from tests.unit.attention.test_attention import Sequence, dense, empty_cache, step
-from tgi_server.attention.base import LayerCache
-from tgi_server.attention.triton import TritonAttention
-from tgi_server.layers.ops import TorchOps
-from tgi_server.layers.triton_ops import TritonOps
-from tgi_server.rope.rotary import RotaryTable
-from tgi_server.rope.spec import RopeSpec
-from tgi_server.shard.sampler import NEGLIGIBLE, Row, Watermark, choose
-from tgi_server.triton import sampling
-from tgi_server.triton.decode import decode
-from tgi_server.triton.linear import int8_linear
-from tgi_server.types import BLOCK_SIZE, SamplingParams
+import tests.triton_device  # noqa: F401  # before the kernels, which are for good what they are imported as
+from tests.attention import Case, batch_of, by_definition, empty_cache, step
+from tgi_server.kernels import operations, plain
+from tgi_server.kernels.attention import Attend, AttentionBatch, Features, LayerCache
+from tgi_server.kernels.formats import Int8
+from tgi_server.kernels.operations import Activation, Angles, Norm, NormKind
+from tgi_server.kernels.triton import gating, norm, rotary, sampling
+from tgi_server.kernels.triton.attention import attention
+from tgi_server.kernels.triton.decode import decode
+from tgi_server.kernels.triton.linear import linear
+from tgi_server.types import BLOCK_SIZE
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 """Of values around 1: some units in the last place."""
 
 
 def close(got: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
-    return torch.allclose(got.float(), expected.float(), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    same = got.shape == expected.shape
+    return same and torch.allclose(got.float(), expected.float(), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
-def check_add_norm(dtype: torch.dtype, rows: int, size: int) -> None:
-    residual, x, weight = torch.randn(rows, size), torch.randn(rows, size).to(dtype), torch.randn(size)
+def norms(size: int) -> list[Norm]:
+    """Every kind, with and without weight and bias."""
+    weight, bias = torch.randn(2, size)
+    kinds = [
+        Norm(kind, 1e-5, w, b) for kind in (NormKind.RMS, NormKind.LAYER) for w, b in ((weight, None), (None, bias))
+    ]
+    return [Norm(NormKind.IDENTITY), *kinds, Norm(NormKind.LAYER, 1e-6, weight, bias)]
+
+
+def check_add_norm(
+    dtype: torch.dtype, rows: int, size: int, norm_: Norm | None, post: Norm | None = None, scale: float = 1.0
+) -> None:
+    """With and without something to add."""
+    residual, x = torch.randn(rows, size) + 0.5, torch.randn(rows, size).to(dtype)
     for added in (x, None):
         mine, theirs = residual.clone(), residual.clone()
-        got = TritonOps(dtype).add_norm(mine, added, weight, 1e-5)
-        expected = TorchOps(dtype).add_norm(theirs, added, weight, 1e-5)
-        assert got.dtype == dtype
-        assert torch.equal(mine, theirs)
-        assert close(got, expected, dtype)
+        got = norm.add_norm(mine, added, norm_, dtype, post, scale)
+        expected = operations.add_norm(theirs, added, norm_, dtype, post, scale)
+        assert close(mine, theirs, torch.float32)
+        assert torch.equal(mine, theirs) or added is not None
+        assert (got is None) == (expected is None)
+        if got is not None and expected is not None:
+            assert got.dtype == dtype
+            assert close(got, expected, dtype)
 
 
-def check_gate(dtype: torch.dtype, rows: int, inner: int) -> None:
-    gate_up = (torch.randn(rows, 2 * inner) * 5).to(dtype)
-    gate_up[0, :3] = torch.tensor([-200.0, 200.0, 0.0])  # where e^-x over- and underflows
-    assert close(TritonOps(dtype).gate(gate_up), TorchOps(dtype).gate(gate_up.float()), dtype)
+def check_gate(dtype: torch.dtype, rows: int, inner: int, activation: Activation, gated: bool = True) -> None:
+    x = (torch.randn(rows, 2 * inner if gated else inner) * 5).to(dtype)
+    x[0, :3] = torch.tensor([-200.0, 200.0, 0.0])  # where e^-x over- and underflows
+    got = gating.gate(x, activation, gated)
+    assert got.dtype == dtype
+    assert close(got, operations.gate(x.float(), activation, gated), dtype)
 
 
-def check_rotate_store(dtype: torch.dtype, rows: int, heads: int, kv_heads: int, dim: int) -> None:
-    blocks = -(-rows // BLOCK_SIZE) + 2
-    rotary = RotaryTable(RopeSpec(10000.0, "default", {}), dim, 100, DEVICE)
-    qkv = torch.randn(rows, (heads + 2 * kv_heads) * dim).to(dtype)
-    positions, slots = torch.randint(0, 100, (rows,)), torch.randperm(blocks * BLOCK_SIZE)[:rows]
+def angles_of(tokens: int, half: int) -> Angles:
+    turns = torch.rand(tokens, half) * 6
+    return Angles(turns.cos(), turns.sin())
+
+
+def check_rotate_store(
+    dtype: torch.dtype, rows: int, heads: int, kv_heads: int, width: int,
+    turned: int | None = None, value_width: int | None = None, norms: tuple[Norm | None, Norm | None] = (None, None),
+) -> None:  # fmt: skip
+    """`turned` numbers of a head turn: all if None."""
+    blocks, value_width = -(-rows // BLOCK_SIZE) + 2, value_width or width
+    qkv = torch.randn(rows, (heads + kv_heads) * width + kv_heads * value_width).to(dtype)
+    angles = None if turned == 0 else angles_of(rows, (turned or width) // 2)
+    slots = torch.randperm(blocks * BLOCK_SIZE)[:rows]
     results, caches = [], []
-    for ops in (TritonOps(dtype), TorchOps(dtype)):
-        cache = LayerCache(*(torch.zeros(blocks, kv_heads, BLOCK_SIZE, dim, dtype=dtype) for _ in range(2)))
-        results.append(ops.rotate_store(qkv, rotary, positions, slots, cache, heads))
+    for rotate_store in (rotary.rotate_store, operations.rotate_store):
+        sizes = ((blocks, kv_heads, BLOCK_SIZE, size) for size in (width, value_width))
+        cache = LayerCache(*(torch.zeros(size, dtype=dtype) for size in sizes))
+        results.append(rotate_store(qkv, angles, slots, cache, heads, *norms))
         caches.append(cache)
     for got, expected in zip(*results, strict=True):
-        assert got.shape == expected.shape
+        assert got.dtype == dtype
         assert close(got, expected, dtype)
     assert torch.equal(caches[0].values, caches[1].values)
     assert close(caches[0].keys, caches[1].keys, dtype)
 
 
+def cases_of(
+    dtype: torch.dtype, heads: int, kv_heads: int, width: int, lengths: Sequence[int], value_width: int | None = None
+) -> tuple[list[Case], LayerCache]:
+    """Cases of these lengths and a cache for them, of which block 0 is nobody's."""
+    counts = [-(-length // BLOCK_SIZE) for length in lengths]
+    blocks = torch.split(torch.randperm(sum(counts)) + 1, counts)
+    cases = [
+        Case(n, heads, kv_heads, width, own.tolist(), dtype, value_width)
+        for n, own in zip(lengths, blocks, strict=True)
+    ]
+    return cases, empty_cache(sum(counts) + 1, kv_heads, width, dtype, value_width)
+
+
+def forget(case: Case, cache: LayerCache, window: int | None) -> None:
+    """Give back the blocks that the next position's window does not reach: NaN, and nobody's in the table."""
+    reached = 0 if window is None else max(case.done - window + 1, 0)
+    for i in range(reached // BLOCK_SIZE):
+        cache.keys[case.blocks[i]] = cache.values[case.blocks[i]] = torch.nan
+        case.blocks[i] = 0
+
+
 def check_decode(
-    dtype: torch.dtype, heads: int, kv_heads: int, dim: int, contexts: list[int], parts: int, spare: int = 0
-) -> None:
+    dtype: torch.dtype, shape: tuple[int, int, int], contexts: list[int], parts: int, features: Features,
+    spare: int = 0, value_width: int | None = None,
+) -> None:  # fmt: skip
     """`spare` blocks more in every table than the longest context needs, as in a recorded step."""
-    counts = [-(-context // BLOCK_SIZE) for context in contexts]
-    blocks = torch.randperm(sum(counts)) + 1  # block 0 is what tables are padded with
-    tables = torch.zeros(len(contexts), max(counts) + spare, dtype=torch.int64)
-    cache = empty_cache(sum(counts) + 1, kv_heads, dim, dtype)
-    query, expected = torch.randn(len(contexts), heads, dim).to(dtype), []
-    for i, (context, own) in enumerate(zip(contexts, torch.split(blocks, counts), strict=True)):
-        tables[i, : len(own)] = own
-        key, value = torch.randn(2, context, kv_heads, dim).to(dtype)
-        block, offset = own[torch.arange(context) // BLOCK_SIZE], torch.arange(context) % BLOCK_SIZE
-        cache.keys[block, :, offset], cache.values[block, :, offset] = key, value
-        q, k, v = (x.float().transpose(0, 1) for x in (query[i : i + 1], key, value))
-        expected.append(scaled_dot_product_attention(q, k, v, enable_gqa=True).transpose(0, 1))
-    got = decode(query, cache.keys, cache.values, tables, torch.tensor(contexts), parts)
+    cases, cache = cases_of(dtype, *shape, contexts, value_width)
+    expected = []
+    for case in cases:
+        slots = torch.tensor([case.slot(position) for position in range(case.length)])
+        block, offset = slots // BLOCK_SIZE, slots % BLOCK_SIZE
+        cache.keys[block, :, offset], cache.values[block, :, offset] = case.whole[1], case.whole[2]
+        case.done = case.length - 1
+        forget(case, cache, features.window)
+        query, key, value = case.whole
+        expected.append(by_definition(query[-1:], key, value, features, case.length))
+    batch = batch_of([(case, range(case.length - 1, case.length)) for case in cases], spare)
+    query = torch.cat([case.whole[0][-1:] for case in cases])
+    got = decode(query, cache, batch.block_tables, batch.contexts, features, parts)
     assert got.dtype == dtype
     assert close(got, torch.cat(expected), dtype)
 
 
 def check_steps(
-    dtype: torch.dtype, heads: int, kv_heads: int, dim: int, lengths: list[int], steps: list[list[int]]
-) -> None:
-    """Sequences of `lengths` in `steps` of so many new positions of each, by TritonAttention."""
-    counts = [-(-length // BLOCK_SIZE) for length in lengths]
-    blocks = torch.split(torch.randperm(sum(counts)) + 1, counts)
-    cache = empty_cache(sum(counts) + 1, kv_heads, dim, dtype)
-    sequences = [Sequence(n, heads, kv_heads, dim, own.tolist(), dtype) for n, own in zip(lengths, blocks, strict=True)]
-    for new in steps:
-        step(TritonAttention(), cache, sequences, new)
-    for sequence in sequences:
-        done = sequence.done
-        whole = dense(*(x[:done] for x in sequence.whole))
-        assert close(torch.cat(sequence.results), whole, dtype)
+    dtype: torch.dtype, shape: tuple[int, int, int], steps: list[list[int]], features: Features,
+    value_width: int | None = None,
+) -> None:  # fmt: skip
+    """Sequences in `steps` of so many new positions of each, blocks before the window given back in between."""
+    lengths = [sum(counts) for counts in zip(*steps, strict=True)]
+    cases, cache = cases_of(dtype, *shape, lengths, value_width)
+    expected: list[list[Tensor]] = [[] for _ in cases]
+    for counts in steps:
+        for case, n, results in zip(cases, counts, expected, strict=True):
+            stop = case.done + n
+            query, key, value = case.whole[0][case.done : stop], case.whole[1][:stop], case.whole[2][:stop]
+            results += [by_definition(query, key, value, features, stop)] if n else []
+        step(checked, cache, cases, counts, features)
+        for case in cases:
+            forget(case, cache, features.window)
+    for case, results in zip(cases, expected, strict=True):
+        assert close(torch.cat(case.results), torch.cat(results), dtype)
 
 
-def check_choice(logits: Tensor, params: list[SamplingParams]) -> None:
-    """The same tokens as plain torch picks; row i is at position 3 * i."""
-    rows = [Row(p, np.arange(3 * i), 0) for i, p in enumerate(params)]
-    expected = choose(logits.cpu(), rows, Watermark())
-    draws = torch.tensor([(p.seed, 3 * i, p.samples) for i, p in enumerate(params)])
-    got = sampling.choose(logits, draws, NEGLIGIBLE, any(p.samples for p in params))
-    assert got[0].tolist() == expected.tokens.tolist()
-    assert close(got[1].cpu(), expected.logprobs, torch.float32)
-    assert close(got[2], logits.logsumexp(dim=-1), torch.float32)
+def checked(batch: AttentionBatch) -> Attend:
+    """The attention of the kernels, whose results are as wide as values and of the queries' dtype."""
+    attend = attention(batch)
+
+    def checked(query: Tensor, key: Tensor, value: Tensor, cache: LayerCache, features: Features) -> Tensor:
+        result = attend(query, key, value, cache, features)
+        assert result.dtype == query.dtype
+        assert result.shape == (*query.shape[:2], value.shape[-1])
+        return result
+
+    return checked
+
+
+def check_choice(logits: Tensor, seeds: list[int | None]) -> None:
+    """The same tokens as plain torch picks; row i is at position 3 * i and greedy where its seed is None."""
+    numbers = [seed or 0 for seed in seeds], [3 * i for i in range(len(seeds))], [seed is not None for seed in seeds]
+    tokens, logprobs, normalisers = sampling.choose(logits, *numbers)
+    expected = plain.choose(logits, *numbers)
+    assert tokens.dtype == torch.int64
+    assert tokens.tolist() == expected[0].tolist()
+    assert close(logprobs, expected[1], torch.float32)
+    assert close(normalisers, expected[2], torch.float32)
 
 
 def check_int8_linear(dtype: torch.dtype, rows: int, inputs: int, outputs: int) -> None:
-    x, weight = torch.randn(rows, inputs).to(dtype), torch.randint(-127, 128, (outputs, inputs), dtype=torch.int8)
-    scale, bias = torch.rand(outputs) / (127 * inputs**0.5), torch.randn(outputs).to(dtype)
-    product = x.double() @ (weight.double() * scale.double()[:, None]).T
+    x, steps = torch.randn(rows, inputs).to(dtype), torch.randint(-127, 128, (outputs, inputs), dtype=torch.int8)
+    weight, bias = Int8(steps, torch.rand(outputs) / (127 * inputs**0.5)), torch.randn(outputs).to(dtype)
+    product = x.double() @ weight.widened(torch.float64).T
     for added, expected in ((None, product), (bias, product + bias.double())):
-        got = int8_linear(x, weight, scale, added)
+        got = linear(weight, added, dtype)(x)
         assert got.dtype == dtype
         assert close(got, expected, dtype)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-import tgi_server.triton as kernels
+import tgi_server.kernels.triton as kernels
 
 triton = pytest.importorskip("triton")
 

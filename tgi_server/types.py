@@ -14,6 +14,19 @@ BLOCK_SIZE = 16
 """Token positions in one block of the paged KV cache."""
 
 
+class CacheKind(str, Enum):
+    """What a group of layers remembers of a sequence."""
+
+    FULL = "full"
+    """Keys and values of every position."""
+    WINDOW = "window"
+    """Keys and values of the last positions; blocks before them are given back."""
+    STATE = "state"
+    """A state of fixed size: one slot (recurrent layers)."""
+    ENCODER = "encoder"
+    """Keys and values of the encoder's output, as many as the prompt has."""
+
+
 class FinishReason(str, Enum):
     """Why a generation ended, under TGI's names."""
 
@@ -89,14 +102,18 @@ class GenerationRequest:
 class NewSequence:
     """A sequence the shard does not know yet, with the cache blocks of its whole life.
 
-    `blocks` holds physical block numbers in position order: position p lives in `blocks[p // BLOCK_SIZE]`.
-    The first `cached` positions of the prompt, whole blocks of it, are in the cache already and are not computed.
+    `blocks` holds a table of physical block numbers for each group of layers (`ShardInfo.groups`), in position order:
+    position p lives in `blocks[group][p // BLOCK_SIZE]`. Where a window lets blocks be used again, they repeat. A group
+    of states has one number, the slot; one of encoder outputs has blocks for the positions of the prompt.
+    The sequence has at most `max_length` positions, prompt and generated. The first `cached` positions of the prompt,
+    whole blocks of it, are in the cache already and are not computed.
     """
 
     id: int
     prompt_ids: Sequence[int]
-    blocks: Sequence[int]
+    blocks: list[list[int]]
     sampling: SamplingParams
+    max_length: int
     cached: int = 0
 
 
@@ -106,6 +123,10 @@ class Plan:
 
     `ids[i]` gets `counts[i]` new positions. A sequence whose known tokens are all computed after this step
     yields a token; a prompt chunk that is not the last one yields none. `finished` ids are forgotten before the step.
+
+    Of a sequence that computes the last token it generated, shards may guess up to `draft` tokens that follow, compute
+    them in the same step, and yield one token more for each that turns out right. Plans count on one token a step, so a
+    plan may name a sequence that already has all its tokens; it yields none.
     """
 
     step: int
@@ -113,6 +134,7 @@ class Plan:
     counts: list[int]
     new: list[NewSequence] = field(default_factory=list)
     finished: list[int] = field(default_factory=list)
+    draft: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +150,9 @@ class Outcome:
     """What a step produced, in the order of the plan's `ids`.
 
     `counts[i]` tokens belong to `ids[i]` (0 for an unfinished prompt); `tokens` and `logprobs` are their
-    concatenation. The dictionaries are keyed by sequence id and hold only those who asked or failed; in `unguided` are
-    those that failed because their own grammar turned out to be too much.
+    concatenation, `top_tokens[id]` has an entry for each token of `id`. The dictionaries are keyed by sequence id and
+    hold only those who asked or failed; in `unguided` are those that failed because their own grammar turned out to be
+    too much.
     `prompt_logprobs[id][j]` is the raw log-probability of prompt token j + 1 given the ones before it,
     `prompt_top_tokens[id][j]` what else could have stood there.
     `forward_ns` is the time the device worked on the step, `wait_ns` the time it waited for this plan since the step
@@ -155,20 +178,42 @@ PROGRESS = "Progress: "
 
 
 @dataclass(frozen=True, slots=True)
+class GroupInfo:
+    """The cache of a group of layers whose past is held alike: `num_blocks` blocks, or slots of a group of states.
+
+    `window` is that of WINDOW groups: the positions that a query sees, its own included.
+    """
+
+    kind: CacheKind
+    window: int | None
+    num_blocks: int
+
+
+@dataclass(frozen=True, slots=True)
 class ShardInfo:
     """What a shard tells once its model is loaded and warmed up.
 
     `efficient_tokens` are the new positions that fill a step: a larger step takes no less time a position. `unguided`
-    says why texts of this model cannot follow grammars, if they cannot.
+    says why texts of this model cannot follow grammars, if they cannot. `draft_width` is the most tokens that a shard
+    may guess for a sequence in a step. Without `prefix_cacheable`, equal tokens from the start of a prompt do not mean
+    equal keys and values.
     """
 
     dtype: str
     device_type: str
-    num_blocks: int
+    groups: list[GroupInfo]
     efficient_tokens: int
     vocab_size: int
     eos_token_ids: list[int]
     unguided: str | None = None
+    draft_width: int = 0
+    prefix_cacheable: bool = True
+
+    @property
+    def cache_tokens(self) -> int:
+        """Positions that the cache holds: of the layers that keep them all, or of the first group if none does."""
+        full = [group for group in self.groups if group.kind is CacheKind.FULL]
+        return (full or self.groups)[0].num_blocks * BLOCK_SIZE
 
 
 @dataclass(frozen=True, slots=True)

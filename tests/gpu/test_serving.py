@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from tests.unit.attention.test_attention import Sequence, dense, empty_cache, step
-from tgi_server.attention.auto import AutoAttention
-from tgi_server.attention.base import AttentionBatch, LayerCache
-from tgi_server.attention.flash import FlashAttention
-from tgi_server.attention.triton import TritonAttention
-from tgi_server.layers.ops import best_ops
-from tgi_server.layers.triton_ops import TritonOps
-from tgi_server.shard.kv_cache import free_memory
+from tests.attention import Case, empty_cache, step
+from tests.models import needs
+from tgi_server.cache.memory import free_memory
+from tgi_server.kernels.attention import AttentionBatch, Features, LayerCache
+from tgi_server.kernels.formats import Dense
+from tgi_server.kernels.row import Needs
+from tgi_server.kernels.table import best, every
 from tgi_server.shard.sampler import Row, Watermark, choose
 from tgi_server.types import SamplingParams
 
@@ -22,24 +21,28 @@ pytestmark = pytest.mark.gpu
 CUDA = torch.device("cuda")
 
 
+def on_gpu(dtype: torch.dtype) -> Needs:
+    return needs(device=CUDA, dtype=dtype, key_width=128, value_width=128, format=Dense)
+
+
 def test_the_kernels_are_taken() -> None:
-    assert isinstance(AutoAttention().choose(CUDA, torch.bfloat16, 128), FlashAttention | TritonAttention)
-    assert isinstance(AutoAttention().choose(CUDA, torch.float32, 128), TritonAttention)
-    assert isinstance(best_ops(CUDA, torch.bfloat16), TritonOps)
+    for dtype, attention in ((torch.bfloat16, ("flash_attn", "triton")), (torch.float32, ("triton",))):
+        for choice in every(on_gpu(dtype)):
+            wanted = {"attention": attention, "linear": ("cublas",), "head": ("cublas",)}
+            assert choice.library in wanted.get(choice.operation, ("triton",)), choice
+            assert choice.recorder == "graphs"
 
 
 def test_flash_attention_in_mixed_steps() -> None:
     pytest.importorskip("flash_attn")
     cache = empty_cache(20, 8, 128, torch.bfloat16)
     blocks = torch.split(torch.randperm(20), [7, 6, 7])
-    sequences = [
-        Sequence(n, 32, 8, 128, own.tolist(), torch.bfloat16) for n, own in zip([100, 90, 112], blocks, strict=True)
-    ]
+    cases = [Case(n, 32, 8, 128, own.tolist(), torch.bfloat16) for n, own in zip([100, 90, 112], blocks, strict=True)]
+    features = Features(128**-0.5)
     for counts in ([60, 0, 0], [1, 80, 70], [30, 9, 0], [1, 1, 1]):
-        step(FlashAttention(), cache, sequences, counts)
-    for sequence in sequences:
-        whole = dense(*(x[: sequence.done] for x in sequence.whole))
-        assert torch.allclose(torch.cat(sequence.results).float(), whole, atol=2e-2)
+        step(best("attention", on_gpu(torch.bfloat16)).run, cache, cases, counts, features)
+    for case in cases:
+        assert torch.allclose(torch.cat(case.results).double(), case.expected(features), atol=2e-2)
 
 
 def test_a_recorded_step_serves_other_lengths() -> None:
@@ -60,7 +63,9 @@ def test_a_recorded_step_serves_other_lengths() -> None:
             block_tables=tables,
             slots=slots,
         )
-        return TritonAttention().begin(batch)(query, key, key, cache)
+        run = best("attention", on_gpu(torch.bfloat16)).run(batch)
+        attended: torch.Tensor = run(query, key, key, cache, Features(128**-0.5))
+        return attended
 
     starts, slots, key = torch.arange(sequences + 1), torch.arange(sequences), query[:, :8]
     attend([256] * sequences)  # compiled before it is recorded
@@ -81,7 +86,10 @@ def test_tokens_are_those_of_a_cpu() -> None:
         for i in range(64)
     ]
     rows = [Row(p, np.arange(i), 0) for i, p in enumerate(params)]
-    there, here = (choose(scores, rows, Watermark()) for scores in (logits.cpu(), logits.clone()))
+    there, here = (
+        choose(scores, rows, Watermark(), best("choose", Needs(device=scores.device, dtype=scores.dtype)).run)
+        for scores in (logits.cpu(), logits.clone())
+    )
     assert there.tokens.tolist() == here.tokens.tolist()
     assert torch.allclose(there.logprobs, here.logprobs.cpu(), rtol=1e-4, atol=1e-4)
     assert {row: top.ids for row, top in there.top.items()} == {row: top.ids for row, top in here.top.items()}

@@ -1,10 +1,13 @@
-"""The Triton kernels, compiled, on the shapes of an 8B Llama."""
+"""The Triton kernels, compiled, on the shapes of an 8B Llama and some others."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 import torch
 
+from tests.attention import features_of
 from tests.triton_checks import (
     check_add_norm,
     check_choice,
@@ -13,8 +16,10 @@ from tests.triton_checks import (
     check_int8_linear,
     check_rotate_store,
     check_steps,
+    norms,
 )
-from tgi_server.types import SamplingParams
+from tgi_server.kernels.attention import Features
+from tgi_server.kernels.operations import Activation, Norm, NormKind
 
 pytestmark = pytest.mark.gpu
 
@@ -22,18 +27,36 @@ DTYPES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.
 ROWS = pytest.mark.parametrize("rows", [1, 128, 2000])
 LLAMA = 32, 8, 128
 SHAPES = pytest.mark.parametrize("shape", [LLAMA, (9, 3, 64), (32, 32, 80), (8, 1, 256), (71, 1, 64)], ids=str)
+NAMES = pytest.mark.parametrize("name", ["window", "long-window", "softcap", "slopes", "sinks", "all"])
+STEPS = [[1000, 130, 0, 5], [1, 1, 64, 1], [700, 1, 0, 1], [1, 1, 1, 1], [298, 0, 15, 0]]
+CONTEXTS = [4000, 1, 17, 512, 513]
+
+
+def plain(shape: tuple[int, int, int]) -> Features:
+    return Features(shape[-1] ** -0.5)
+
+
+def featured(name: str, heads: int, width: int) -> Features:
+    """With the usual scale and a window that shows several tiles."""
+    features = features_of(heads)[name]
+    return replace(features, scale=width**-0.5, window=features.window and 25 * features.window)
 
 
 @DTYPES
 @ROWS
 def test_add_norm(dtype: torch.dtype, rows: int) -> None:
-    check_add_norm(dtype, rows, 4096)
+    for norm in norms(4096):
+        check_add_norm(dtype, rows, 4096, norm, scale=0.5)
+        check_add_norm(dtype, rows, 4096, norm, norm)
+    check_add_norm(dtype, rows, 4096, None)
 
 
 @DTYPES
 @ROWS
-def test_gate(dtype: torch.dtype, rows: int) -> None:
-    check_gate(dtype, rows, 14336)
+@pytest.mark.parametrize("activation", Activation, ids=lambda kind: kind.name)
+def test_gate(dtype: torch.dtype, rows: int, activation: Activation) -> None:
+    check_gate(dtype, rows, 14336, activation)
+    check_gate(dtype, rows, 14336, activation, gated=False)
 
 
 @DTYPES
@@ -41,20 +64,39 @@ def test_gate(dtype: torch.dtype, rows: int) -> None:
 @SHAPES
 def test_rotate_store(dtype: torch.dtype, rows: int, shape: tuple[int, int, int]) -> None:
     check_rotate_store(dtype, rows, *shape)
+    width = shape[-1]
+    query_norm, key_norm = (Norm(NormKind.RMS, 1e-6, torch.randn(width)) for _ in range(2))
+    for turned in (width, width // 4, 0):
+        check_rotate_store(dtype, rows, *shape, turned, value_width=64, norms=(query_norm, key_norm))
 
 
 @DTYPES
 @SHAPES
 @pytest.mark.parametrize("parts", [1, 2, 33])
 def test_decode(dtype: torch.dtype, shape: tuple[int, int, int], parts: int) -> None:
-    check_decode(dtype, *shape, [4000, 1, 17, 512, 513], parts, spare=7)
+    check_decode(dtype, shape, CONTEXTS, parts, plain(shape), spare=7)
+
+
+@DTYPES
+@NAMES
+@pytest.mark.parametrize("parts", [1, 5])
+def test_decode_with_features(dtype: torch.dtype, name: str, parts: int) -> None:
+    check_decode(dtype, LLAMA, CONTEXTS, parts, featured(name, 32, 128), spare=7)
+    check_decode(dtype, (16, 16, 192), CONTEXTS, parts, featured(name, 16, 192), value_width=128)
 
 
 @DTYPES
 @SHAPES
 def test_steps(dtype: torch.dtype, shape: tuple[int, int, int]) -> None:
-    steps = [[1000, 130, 0, 5], [1, 1, 64, 1], [700, 1, 0, 1], [1, 1, 1, 1], [298, 0, 15, 0]]
-    check_steps(dtype, *shape, [2000, 133, 80, 8], steps)
+    check_steps(dtype, shape, STEPS, plain(shape))
+
+
+@DTYPES
+@NAMES
+@pytest.mark.parametrize("causal", [True, False])
+def test_steps_with_features(dtype: torch.dtype, name: str, causal: bool) -> None:
+    check_steps(dtype, LLAMA, STEPS, replace(featured(name, 32, 128), causal=causal))
+    check_steps(dtype, (16, 16, 192), STEPS, replace(featured(name, 16, 192), causal=causal), value_width=128)
 
 
 @DTYPES
@@ -67,5 +109,5 @@ def test_int8_linear(dtype: torch.dtype, rows: int, inputs: int, outputs: int) -
 @pytest.mark.parametrize("rows", [1, 128])
 def test_choice(rows: int) -> None:
     logits = torch.randn(rows, 128256) * 3
-    check_choice(logits, [SamplingParams()] * rows)
-    check_choice(logits, [SamplingParams(do_sample=bool(i % 3 == 0), seed=i) for i in range(rows)])
+    check_choice(logits, [None] * rows)
+    check_choice(logits, [i if i % 3 == 0 else None for i in range(rows)])

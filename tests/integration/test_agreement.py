@@ -6,19 +6,17 @@ import pytest
 import torch
 
 from tests.integration import reference
-from tgi_server.attention.auto import AutoAttention
+from tests.models import needs
+from tgi_server.cache.memory import allocate
 from tgi_server.config.schema import BatchingOptions
-from tgi_server.layers.ops import best_ops
-from tgi_server.layers.parallel import Group
-from tgi_server.models.decoder import Decoder, attention_shape
-from tgi_server.models.spec import read_spec
-from tgi_server.models.weights import Checkpoint, WeightLoader
+from tgi_server.models.decoder import Decoder
+from tgi_server.models.families import read_spec
+from tgi_server.models.load import load_model
 from tgi_server.quantize.base import QuantizeMethod
 from tgi_server.quantize.eetq import Eetq
 from tgi_server.quantize.none import NoQuantize
 from tgi_server.shard.batch import BatchState
 from tgi_server.shard.graphs import best_forward
-from tgi_server.shard.kv_cache import allocate
 from tgi_server.types import BLOCK_SIZE, NewSequence, Plan, SamplingParams
 
 CPU = torch.device("cpu")
@@ -28,10 +26,11 @@ def best_tokens(model: Decoder, known: list[int], prompt: int) -> list[int]:
     """The first choice after each position from `prompt - 1` on: prompt in one step, then the rest in two."""
     spec = read_spec(reference.model_directory())
     blocks = list(range(-(-len(known) // BLOCK_SIZE)))
-    caches = allocate(len(blocks), attention_shape(spec, 1), spec.num_layers, torch.bfloat16, CPU)
-    forward = best_forward(model, caches, BatchingOptions())
-    state = BatchState(2048, CPU)
-    state.update(Plan(0, [], [], new=[NewSequence(0, known, blocks, SamplingParams())]))
+    caches = allocate(spec, [len(blocks)], 1, torch.bfloat16, CPU)
+    forward = best_forward(model, caches, spec.group_of, BatchingOptions())
+    state = BatchState(2048, CPU, spec.groups)
+    new = NewSequence(id=0, prompt_ids=known, blocks=[blocks], sampling=SamplingParams(), max_length=len(known) + 1)
+    state.update(Plan(0, [], [], new=[new]))
     best: list[int] = []
     rest = len(known) - prompt - 1
     for count, rows in ((prompt, 1), (1, 1), (rest - 1, rest - 1)):
@@ -46,11 +45,8 @@ def best_tokens(model: Decoder, known: list[int], prompt: int) -> list[int]:
 
 @pytest.mark.parametrize(("quantize", "wanted"), [(NoQuantize(), 0.98), (Eetq(), 0.97)], ids=["bfloat16", "eetq"])
 def test_teacher_forced_agreement(quantize: QuantizeMethod, wanted: float) -> None:
-    spec = read_spec(reference.model_directory())
-    checkpoint = Checkpoint(reference.model_directory())
-    loader = WeightLoader(checkpoint, quantize, Group(), torch.bfloat16, CPU)
-    attention = AutoAttention().choose(CPU, torch.bfloat16, spec.head_dim)
-    model = Decoder(spec, loader, attention, best_ops(CPU, torch.bfloat16), 2048)
+    directory = reference.model_directory()
+    model = load_model(directory, read_spec(directory), needs(dtype=torch.bfloat16), 2048, quantize)
     same = total = 0
     for prompt in reference.PROMPTS:
         ids = reference.tokenizer()(prompt)["input_ids"]

@@ -52,7 +52,7 @@ def corrupt_gguf(model: Path) -> str:
 
 def other_architecture(model: Path) -> str:
     path = model / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": "bloom"}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": "no_such_type"}))
     return f"model_id={model}"
 
 
@@ -74,7 +74,7 @@ CASES: dict[str, tuple[Callable[[Path], str] | str, int, list[str]]] = {
     "no weights": (no_weights, 1, ["safetensors"]),
     "truncated safetensors": (truncated, 1, ["model.safetensors", "100000"]),
     "corrupt GGUF": (corrupt_gguf, 1, ["broken.gguf"]),
-    "other architecture": (other_architecture, 1, ["config.json", "bloom", "llama"]),
+    "other architecture": (other_architecture, 1, ["config.json", "no_such_type", "llama"]),
     "more positions than the model has": (lambda d: f"model_id={d}", 1, ["max_total_tokens=2048", "256"]),
     "missing tensor": (tensor_missing, 1, ["model.layers.1.mlp.down_proj.weight"]),
     "cache that does not fit": (

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -22,7 +23,7 @@ from tgi_server.launcher.main import main
 from tgi_server.launcher.origin import Model
 from tgi_server.launcher.supervise import Programs
 
-def fetch(options, dtype, report):
+def fetch(options, dtype, report, look):
     if options.model_id == "slow":
         for step in range(1000):
             report("Downloading", step / 1000)
@@ -82,7 +83,15 @@ STUBBORN = "signal.signal(signal.SIGTERM, lambda *_: print('no', flush=True))\nw
 class Launcher:
     """A running launcher, its output so far, and all processes it started."""
 
-    def __init__(self, directory: Path, shard: str, router: str, *arguments: str, **environ: str) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        shard: str,
+        router: str,
+        *arguments: str,
+        hangup: signal.Handlers = signal.SIG_DFL,
+        **environ: str,
+    ) -> None:
         self.directory = directory
         (directory / "launcher.py").write_text(LAUNCHER)
         (directory / "shard.py").write_text(SHARD + shard)
@@ -94,7 +103,12 @@ class Launcher:
         ]  # fmt: skip
         with self.log.open("wb") as out, self.errors.open("wb") as err:
             self.process = subprocess.Popen(
-                command, stdout=out, stderr=err, env=os.environ | {"PYTHONPATH": str(Path.cwd())} | environ
+                command,
+                stdout=out,
+                stderr=err,
+                env=os.environ | {"PYTHONPATH": str(Path.cwd())} | environ,
+                # whoever runs the tests, be it nohup, has left its own choice to this process
+                preexec_fn=lambda: signal.signal(signal.SIGHUP, hangup),
             )
         self.seen: dict[int, psutil.Process] = {}
 
@@ -152,8 +166,8 @@ Start = Callable[..., Launcher]
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     started: list[Launcher] = []
 
-    def begin(shard: str, router: str, *arguments: str, **environ: str) -> Launcher:
-        started.append(Launcher(tmp_path_factory.mktemp("run"), shard, router, *arguments, **environ))
+    def begin(shard: str, router: str, *arguments: str, **options: Any) -> Launcher:
+        started.append(Launcher(tmp_path_factory.mktemp("run"), shard, router, *arguments, **options))
         return started[-1]
 
     yield begin
@@ -180,6 +194,20 @@ def test_other_signals_drain_too(start: Start, number: signal.Signals) -> None:
     launcher.process.send_signal(number)
     launcher.ends(0)
     assert "drained" in launcher.output
+
+
+def test_nohup_keeps_it_running(start: Start) -> None:
+    """A signal that was ignored when the launcher came to be stays so, in the children too."""
+    launcher = start(SERVE, DRAIN, hangup=signal.SIG_IGN)
+    launcher.until("router serves")
+    for process in [psutil.Process(launcher.process.pid), *launcher.seen.values()]:
+        process.send_signal(signal.SIGHUP)
+    time.sleep(0.3)
+    assert launcher.process.poll() is None
+    assert "stopping" not in launcher.output
+    launcher.process.terminate()
+    launcher.ends(0)
+    assert "drained" in launcher.output, "a first signal, not a second one"
 
 
 def test_tells_how_much_of_the_model_is_loaded(start: Start) -> None:

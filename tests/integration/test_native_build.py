@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tgi_server.native.build import cpu_info
+from tgi_server.kernels.native import build
+from tgi_server.kernels.native.build import cpu_info
 
 ROOT = Path(__file__).parents[2]
 
 TRY = """
 import torch
-from tgi_server.native import kernels
-print(kernels.unsupported(torch.device("cpu"), torch.float32))
+from tgi_server.kernels.native.build import NativeError, library
+try:
+    library()
+    print("built")
+except NativeError as error:
+    print(error)
 """
 
 
@@ -32,11 +38,11 @@ def attempt(cache: Path, **env: str) -> subprocess.Popen[str]:
 def test_two_at_once_share_one_result_and_no_compiler_is_a_reason(tmp_path: Path) -> None:
     builders = [attempt(tmp_path), attempt(tmp_path)]
     without = attempt(tmp_path / "other", PATH="/nowhere")
-    assert [b.communicate()[0].strip() for b in builders] == ["[]", "[]"]
+    assert [b.communicate()[0].strip() for b in builders] == ["built", "built"]
     assert "no C++ compiler" in without.communicate()[0]
     built = list((tmp_path / "tgi_server" / "native").iterdir())
     assert len(built) == 1
-    assert attempt(tmp_path, PATH="/nowhere").communicate()[0].strip() == "[]"  # what is built needs no compiler
+    assert attempt(tmp_path, PATH="/nowhere").communicate()[0].strip() == "built"  # what is built needs no compiler
     built[0].write_bytes(built[0].read_bytes()[:3000])
     assert "no C++ compiler" in attempt(tmp_path, PATH="/nowhere").communicate()[0]  # damaged: not loaded
 
@@ -59,9 +65,9 @@ def test_a_compiler_that_fails_is_a_reason(tmp_path: Path) -> None:
 OLDER = """
 import sys
 import pytest
-from tgi_server.native import build
+from tgi_server.kernels.native import build
 build.FLAGS[1:3] = "-O1", f"-march={sys.argv[1]}"
-sys.exit(pytest.main(["-q", "tests/unit/native", "tests/unit/attention", "tests/unit/layers"]))
+sys.exit(pytest.main(["-q", "tests/unit/kernels/native", "tests/unit/kernels/attention"]))
 """
 
 
@@ -74,16 +80,27 @@ def test_older_processors_compute_the_same(march: str, flag: str) -> None:
     assert run.returncode == 0, run.stdout
 
 
+def test_tile_registers_are_used_where_a_processor_has_them(tmp_path: Path) -> None:
+    """Only compiled: what is built on them is tested with an emulation of them (tests/unit/kernels/native)."""
+    flags = ["-march=sapphirerapids" if flag == "-march=native" else flag for flag in build.FLAGS]
+    compiler = shutil.which("g++")
+    if compiler is None or subprocess.run([compiler, "-march=sapphirerapids", "-E", "-"], input=b"").returncode:
+        pytest.skip("no compiler that knows such a processor")
+    for source in build.SOURCES:
+        made = tmp_path / f"{source.stem}.s"
+        subprocess.run([compiler, *flags, "-Werror", "-S", str(source), "-o", str(made)], check=True)
+        assert ("tdpbf16ps" in made.read_text()) == (source.stem == "linear")
+
+
 def test_a_failing_compiler_is_asked_once(tmp_path: Path) -> None:
     compiler = tmp_path / "g++"
     compiler.write_text(f"#!/bin/sh\necho asked >> {tmp_path}/log\nexit 1\n")
     compiler.chmod(0o755)
-    again = TRY + "print(kernels.unsupported(torch.device('cpu'), torch.float32))"
     run = subprocess.run(
-        [sys.executable, "-c", again],
+        [sys.executable, "-c", TRY + TRY],
         env=os.environ | {"XDG_CACHE_HOME": str(tmp_path), "PATH": f"{tmp_path}:/usr/bin:/bin"},
         capture_output=True, text=True,
     )  # fmt: skip
     assert run.stdout.count("compiling the kernels failed") == 2
     asked = (tmp_path / "log").read_text().count("asked")
-    assert asked <= 1 + len(list((ROOT / "tgi_server/native").glob("*.cpp")))
+    assert asked <= 1 + len(list((ROOT / "tgi_server/kernels/native").glob("*.cpp")))

@@ -16,7 +16,8 @@ import yaml
 from tests.integration.listening import listening
 from tests.integration.server import free_port
 from tests.integration.test_bench import bench
-from tgi_server.config import cli, describe, load
+from tgi_server.bench.options import BenchOptions
+from tgi_server.config import cli, describe, load, options, parts
 from tgi_server.config.arguments import Composition
 from tgi_server.config.schema import DType, LogLevel, RopeScaling, ServerConfig, without_variable
 
@@ -71,6 +72,9 @@ TABLE: Mapping[str, tuple[Any, Any]] = {
     "otlp_endpoint": ("http://a:4317", "http://b:4317"),
     "log_level": (LogLevel.debug, LogLevel.warn),
     "compute_type": ("1-fast", "2-slow"),
+}
+"""Two values of each option."""
+FIELDS: Mapping[str, tuple[Any, Any]] = {
     "target": ("http://a:8000", "http://b:8000"),
     "clients": ("1,8", "32"),
     "request_rate": (5.0, 6.0),
@@ -84,7 +88,7 @@ TABLE: Mapping[str, tuple[Any, Any]] = {
     "seed": (1, 2),
     "output": ("a.json", "b.json"),
 }
-"""Two values of each option."""
+"""Two values of each field of job=bench; `job.` stands before their names in the configuration."""
 SPELLINGS = ("group", "deployment", "environment", "override", "flag")
 """From the weakest to the strongest; the last two are equal, the later one wins."""
 
@@ -109,7 +113,7 @@ class Site:
         self._composed: dict[tuple[tuple[str, int], ...], Composition] = {}
 
     def composed(self, **columns: int) -> Composition:
-        """Every option set by each spelling to its value of that column in the table."""
+        """Every option set by each spelling to its value of that column in the tables."""
         key = tuple(columns.items())
         if key not in self._composed:
             self._composed[key] = self._compose(columns)
@@ -119,23 +123,27 @@ class Site:
         return str(self._directory / group / "all.yaml")
 
     def _compose(self, columns: Mapping[str, int]) -> Composition:
-        argv, environ = ["--config-dir", str(self._directory)], {}
+        argv, environ = ["--config-dir", str(self._directory), "job=bench"], {}
         for spelling, column in columns.items():
             values = {name: row[column] for name, row in TABLE.items()}
+            fields = {name: row[column] for name, row in FIELDS.items()}
             match spelling:
                 case "group" | "deployment":
                     folder = {"group": "batching"}.get(spelling, spelling)
-                    self._write(folder, {name: kept(value) for name, value in values.items()})
+                    job = {name: kept(value) for name, value in fields.items()}
+                    self._write(folder, {**{name: kept(value) for name, value in values.items()}, "job": job})
                     argv.append(f"{folder}=all")
                 case "environment":
-                    environ = {name.upper(): text(value) for name, value in values.items()}
+                    environ = {name.upper(): text(value) for name, value in (values | fields).items()}
                 case "override":
-                    quoted = {name: text(value) for name, value in values.items()}
+                    quoted = {name: text(value) for name, value in (values | fields).items()}
                     quoted |= {"ngrok_authtoken": r"'to\${ken'" if not column else "token#2"}
                     quoted |= {"ngrok_edge": "'null'" if column else "edge"}
                     argv += [f"{name}={word}" for name, word in quoted.items()]
+                case "full override":
+                    argv += [f"job.{name}={text(value)}" for name, value in fields.items()]
                 case "flag":
-                    argv += [f"--{name.replace('_', '-')}={text(value)}" for name, value in values.items()]
+                    argv += [f"--{name.replace('_', '-')}={text(value)}" for name, value in (values | fields).items()]
         return load.composition(cli.parse(argv, environ))
 
     def _write(self, folder: str, values: Mapping[str, Any]) -> None:
@@ -149,37 +157,48 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     return Site(tmp_path_factory.mktemp("site"))
 
 
+def value_of(run: Composition, name: str) -> Any:
+    """Of an option, or of a field of the job."""
+    return getattr(run.config if name in TABLE else load.instantiate(run.config.job), name)
+
+
+def default(name: str) -> Any:
+    return getattr(ServerConfig() if name in TABLE else BenchOptions(), name)
+
+
 def test_the_table_is_complete() -> None:
-    assert set(TABLE) == set(describe.TYPES)
-    for name, (one, other) in TABLE.items():
-        assert one != getattr(ServerConfig(), name) and one != other
+    assert set(TABLE) == set(options.TYPES)
+    assert set(FIELDS) == set(parts.known("job"))
+    for name, (one, other) in {**TABLE, **FIELDS}.items():
+        assert one != default(name) and one != other
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", [*TABLE, *FIELDS])
 def test_each_spelling_reaches_the_configuration(site: Site, name: str) -> None:
     flag = f"--{name.replace('_', '-')}"
     origins = {
         "group": f"group file {site.file('batching')}", "deployment": f"deployment file {site.file('deployment')}",
         "environment": f"environment variable {name.upper()}", "override": "command line", "flag": flag,
+        "full override": "command line",
     }  # fmt: skip
     for column in (0, 1):
-        for spelling in SPELLINGS:
+        for spelling in (*SPELLINGS, *(["full override"] if name in FIELDS else [])):
             run = site.composed(**{spelling: column})
-            if spelling == "environment" and name in without_variable():
-                assert getattr(run.config, name) == getattr(ServerConfig(), name)
+            if spelling == "environment" and (name in without_variable() or name in FIELDS):
+                assert value_of(run, name) == default(name)
             else:
-                assert getattr(run.config, name) == TABLE[name][column], spelling
-                assert run.origins[name] == origins[spelling]
+                assert value_of(run, name) == {**TABLE, **FIELDS}[name][column], spelling
+                assert run.origins[name if name in TABLE else f"job.{name}"] == origins[spelling]
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", [*TABLE, *FIELDS])
 def test_the_stronger_wins(site: Site, name: str) -> None:
     for number, strongest in enumerate(SPELLINGS[1:], 1):
         for column in (0, 1):
             weaker = dict.fromkeys(SPELLINGS[:number], 1 - column)
             run = site.composed(**weaker, **{strongest: column})
-            silent = strongest == "environment" and name in without_variable()
-            assert getattr(run.config, name) == TABLE[name][1 - column if silent else column], strongest
+            silent = strongest == "environment" and (name in without_variable() or name in FIELDS)
+            assert value_of(run, name) == {**TABLE, **FIELDS}[name][1 - column if silent else column], strongest
 
 
 @pytest.mark.parametrize(("part", "choice"), [("quantize", "eetq"), ("attention", "sdpa")])

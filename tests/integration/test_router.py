@@ -198,11 +198,12 @@ from dataclasses import replace
 from tgi_server.rpc.fake import FAKE_INFO, FakeModel
 from tgi_server.rpc.server import serve
 import time
-model = FakeModel(340)
+info = replace(FAKE_INFO, vocab_size=340)
+model = FakeModel(info)
 def step(plan):
     time.sleep(0.01)
     return model.step(plan)
-serve(sys.argv[1] + "-0", replace(FAKE_INFO, vocab_size=340), step, 0)
+serve(sys.argv[1] + "-0", info, step, 0)
 """
 
 

@@ -26,13 +26,14 @@ from tgi_server.rpc.fake import FAKE_INFO, FakeModel
 from tgi_server.rpc.server import serve
 path, rank, delay, fail_at = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
 assert "torch" not in sys.modules
-model = FakeModel(FAKE_INFO.vocab_size)
+group = FAKE_INFO.groups[0]
+model = FakeModel(replace(FAKE_INFO, groups=[replace(group, num_blocks=1 << 20)]))
 def step(plan):
     time.sleep(delay)
     if plan.step == fail_at:
         raise RuntimeError("the device is gone")
     return model.step(plan)
-serve(path, replace(FAKE_INFO, num_blocks=FAKE_INFO.num_blocks - rank), step, rank)
+serve(path, replace(FAKE_INFO, groups=[replace(group, num_blocks=group.num_blocks - rank)]), step, rank)
 """
 
 
@@ -78,8 +79,8 @@ async def connected(processes: Processes, world: int = 1) -> AsyncIterator[GrpcS
 
 
 def prefill(step: int, id: int, prompt: list[int], new: int = 64) -> Plan:
-    blocks = list(range(id * 10000, id * 10000 + (len(prompt) + new) // 16 + 1))
-    return Plan(step, [id], [len(prompt)], [NewSequence(id, prompt, blocks, SamplingParams(seed=7))])
+    blocks = list(range(id * 100000, id * 100000 + (len(prompt) + new) // 16 + 1))
+    return Plan(step, [id], [len(prompt)], [NewSequence(id, prompt, [blocks], SamplingParams(seed=7), 1 << 24)])
 
 
 async def test_steps_over_two_ranks_pipelined(processes: Processes) -> None:
@@ -88,11 +89,11 @@ async def test_steps_over_two_ranks_pipelined(processes: Processes) -> None:
         mode = Path(f"{processes.prefix}-{rank}").stat().st_mode
         assert stat.S_ISSOCK(mode) and stat.S_IMODE(mode) == 0o600
     plans = [prefill(0, 0, [1, 2, 3]), Plan(1, [0], [1]), prefill(2, 1, [4]), Plan(3, [0, 1], [1, 1])]
-    model = FakeModel(FAKE_INFO.vocab_size)
+    model = FakeModel(replace(FAKE_INFO, groups=[replace(FAKE_INFO.groups[0], num_blocks=1 << 20)]))
     expected = [model.step(plan) for plan in plans]
     shards = GrpcShards(processes.prefix, 2, connect_timeout=10)
     info = await shards.connect()
-    assert info.num_blocks == FAKE_INFO.num_blocks - 1, "what the poorest rank has"
+    assert info.groups[0].num_blocks == FAKE_INFO.groups[0].num_blocks - 1, "what the poorest rank has"
     await shards.health()
     await shards.send(plans[0])
     received = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from collections.abc import Sequence as Items
 from itertools import islice
 from typing import Literal, NamedTuple, Protocol
 
@@ -14,10 +15,10 @@ Cause = Literal["backpressure", "wait_exceeded"]
 
 
 class Need(NamedTuple):
-    """What a waiting sequence would take: prompt tokens to compute and free blocks."""
+    """What a waiting sequence would take: prompt tokens to compute, and free blocks of each group of layers."""
 
     tokens: int
-    blocks: int
+    blocks: list[int]
 
 
 class Policy(Protocol):
@@ -33,7 +34,7 @@ class Policy(Protocol):
     def cause(self) -> Cause | None:
         """Why the next ones that `admit` lets in join the running; None when they go on with a prefill."""
 
-    def admit(self, waiting: Collection[Sequence], running: Collection[Sequence], free_blocks: int) -> int:
+    def admit(self, waiting: Collection[Sequence], running: Collection[Sequence], free_blocks: Items[int]) -> int:
         """How many from the head of `waiting` start with the next step."""
 
     def batch(self, new: list[Sequence], running: Collection[Sequence]) -> list[tuple[Sequence, int]]:
@@ -75,7 +76,7 @@ class PausingPolicy:
             return None
         return "wait_exceeded" if self._decode_steps >= self._patience else "backpressure"
 
-    def admit(self, waiting: Collection[Sequence], running: Collection[Sequence], free_blocks: int) -> int:
+    def admit(self, waiting: Collection[Sequence], running: Collection[Sequence], free_blocks: Items[int]) -> int:
         """How many from the head of `waiting` the next step prefills; 0 makes it a decode step."""
         if not running or (not self._budget_left and self._worthwhile(waiting, len(running), free_blocks)):
             self._budget_left = self._prefill_budget
@@ -92,20 +93,22 @@ class PausingPolicy:
         """The new ones alone with their whole prompts, or the next position of all."""
         return [(sequence, sequence.prompt_left or 1) for sequence in new or running]
 
-    def _worthwhile(self, waiting: Collection[Sequence], running: int, free_blocks: int) -> bool:
+    def _worthwhile(self, waiting: Collection[Sequence], running: int, free_blocks: Items[int]) -> bool:
         """The running ones, who had a step since the last prefill, are to pause for another one."""
         minimum = 0 if self.cause == "wait_exceeded" else int(running * self._ratio)
         if not self._decode_steps or len(waiting) < minimum:
             return False
         return sum(1 for _ in self._fitting(waiting, running, free_blocks, self._prefill_budget)) >= minimum
 
-    def _fitting(self, waiting: Collection[Sequence], running: int, free_blocks: int, budget: int) -> Iterator[int]:
+    def _fitting(
+        self, waiting: Collection[Sequence], running: int, free_blocks: Items[int], budget: int
+    ) -> Iterator[int]:
         """The prompt tokens to compute of each from the head of `waiting` that fits together with those before it."""
         places = len(waiting) if self._max_size is None else self._max_size - running
         for need in map(self._need, islice(waiting, places)):
             budget -= need.tokens
-            free_blocks -= need.blocks
-            if budget < 0 or free_blocks < 0:
+            free_blocks = _without(free_blocks, need.blocks)
+            if budget < 0 or min(free_blocks) < 0:
                 return
             yield need.tokens
 
@@ -125,13 +128,13 @@ class ChunkedPolicy:
         self._max_size = max_size
         self._need = need
 
-    def admit(self, waiting: Collection[Sequence], running: Collection[Sequence], free_blocks: int) -> int:
+    def admit(self, waiting: Collection[Sequence], running: Collection[Sequence], free_blocks: Items[int]) -> int:
         """How many from the head of `waiting` get at least a part of the next step's chunk."""
         places = len(waiting) if self._max_size is None else self._max_size - len(running)
         tokens, count = self._chunk - sum(sequence.prompt_left for sequence in running), 0
         for need in map(self._need, waiting):
-            free_blocks -= need.blocks
-            if count >= places or tokens <= 0 or free_blocks < 0:
+            free_blocks = _without(free_blocks, need.blocks)
+            if count >= places or tokens <= 0 or min(free_blocks) < 0:
                 break
             tokens -= need.tokens
             count += 1
@@ -148,3 +151,8 @@ class ChunkedPolicy:
             else:
                 batch.append((sequence, 1))
         return batch
+
+
+def _without(free: Items[int], taken: Items[int]) -> list[int]:
+    """What is left of each group's free blocks; below 0 where too few are."""
+    return [blocks - less for blocks, less in zip(free, taken, strict=True)]

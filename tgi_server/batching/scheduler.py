@@ -1,6 +1,7 @@
 """Decides what each step computes. Arithmetic only: no clock, no device, no waiting.
 
-Plans may be made ahead of their outcomes: how many positions a sequence needs does not depend on which tokens come.
+Plans may be made ahead of their outcomes: a step of a running sequence is one position for sure, whichever tokens come.
+Where shards guess tokens it may bring more of them, which is found out when it is committed (`Plan.draft`).
 The shards run plans strictly in order, so what one plan gives up (`Plan.finished`, and the blocks behind it) may be
 used again by the same plan. Tokens that arrive for a sequence which has ended meanwhile are dropped.
 
@@ -12,15 +13,15 @@ the prompt blocks that it found.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
 
-from tgi_server.batching.blocks import BlockPool
-from tgi_server.batching.policy import Cause, ChunkedPolicy, Need, PausingPolicy, Policy
+from tgi_server.batching.cache import Cache
+from tgi_server.batching.policy import Cause, ChunkedPolicy, PausingPolicy, Policy
 from tgi_server.batching.prefix import block_keys
 from tgi_server.batching.sequence import Progress, Sequence
+from tgi_server.cache.kinds import CacheGroup, unshareable
 from tgi_server.config.schema import BatchingOptions
 from tgi_server.errors import GenerationError, TgiError, ValidationError
-from tgi_server.types import BLOCK_SIZE, FinishReason, Outcome, Plan
+from tgi_server.types import FinishReason, Outcome, Plan, ShardInfo
 
 
 class Scheduler:
@@ -28,26 +29,26 @@ class Scheduler:
 
     Args:
         options: token budgets and the rule for letting waiting sequences in.
-        num_blocks: cache blocks of `BLOCK_SIZE` positions that every shard has.
-        efficient_tokens: new positions that fill a step, see `ShardInfo`.
-        eos_token_ids: tokens that end a sequence which does not ignore them.
+        info: what the shards told about their caches, tokens and steps.
 
     Attributes:
         joined: why the last plan made new sequences join running ones; None when it did not, or went on with that.
         prefilled: prompt tokens that the last plan computes.
+        unshared: why prompts share no blocks although the options say so; None if they do.
+        prefix_caching: whether prompts that begin alike share blocks.
     """
 
-    def __init__(
-        self, options: BatchingOptions, num_blocks: int, efficient_tokens: int, eos_token_ids: Iterable[int] = ()
-    ) -> None:
+    def __init__(self, options: BatchingOptions, info: ShardInfo) -> None:
         self.joined: Cause | None = None
         self.prefilled = 0
-        self._policy: Policy = PausingPolicy(options, efficient_tokens, self._need)
+        self.unshared = _unshared(info) if options.prefix_caching else None
+        self.prefix_caching = options.prefix_caching and self.unshared is None
+        self._draft = info.draft_width
+        self._cache = Cache(info.groups, options.prefill_chunk_tokens, info.draft_width, self.prefix_caching)
+        self._policy: Policy = PausingPolicy(options, info.efficient_tokens, self._cache.need)
         if options.prefill_chunk_tokens is not None:
-            self._policy = ChunkedPolicy(options.prefill_chunk_tokens, options.max_batch_size, self._need)
-        self._prefix_caching = options.prefix_caching
-        self._pool = BlockPool(num_blocks)
-        self._eos = frozenset(eos_token_ids)
+            self._policy = ChunkedPolicy(options.prefill_chunk_tokens, options.max_batch_size, self._cache.need)
+        self._eos = frozenset(info.eos_token_ids)
         self._steps = 0
         self._waiting: deque[Sequence] = deque()
         self._running: dict[int, Sequence] = {}
@@ -67,7 +68,7 @@ class Scheduler:
     @property
     def reserved_tokens(self) -> int:
         """Cache positions that running sequences own."""
-        return self._pool.used * BLOCK_SIZE
+        return self._cache.used_tokens
 
     def add(self, sequence: Sequence) -> None:
         """Queue `sequence`. Raises ValidationError for one that no step and no cache could ever hold."""
@@ -77,13 +78,13 @@ class Scheduler:
                 f"`inputs` must have at most {longest} tokens, the `max_batch_prefill_tokens` of this "
                 f"server. Given: {sequence.input_length}"
             )
-        if sequence.blocks_needed > self._pool.total:
+        if (limit := self._cache.measure(sequence)) is not None:
             raise ValidationError(
-                f"`inputs` tokens + `max_new_tokens` must fit the cache of this server, "
-                f"{self._pool.total * BLOCK_SIZE} tokens (`max_batch_total_tokens`). "
+                f"`inputs` tokens + `max_new_tokens` must fit the cache of this server, {limit} tokens "
+                f"(`max_batch_total_tokens`). "
                 f"Given: {sequence.input_length} `inputs` tokens and {sequence.max_new_tokens} `max_new_tokens`"
             )
-        if self._prefix_caching and not sequence.request.sampling.prompt_logprobs:  # they need every position's logits
+        if self.prefix_caching and not sequence.request.sampling.prompt_logprobs:  # they need every position's logits
             sequence.prefix = block_keys(sequence.request.prompt_ids)
         self._open[sequence.id] = sequence
         self._waiting.append(sequence)
@@ -100,7 +101,7 @@ class Scheduler:
     def plan(self, now: float) -> Plan | None:
         """The next step, or None when there is nothing to compute."""
         running, cause = len(self._running), self._policy.cause
-        count = self._policy.admit(self._waiting, self._running.values(), self._pool.free)
+        count = self._policy.admit(self._waiting, self._running.values(), self._cache.free)
         self.joined = cause if count and running else None
         new = self._start(count, now)
         batch = self._policy.batch(new, self._running.values())
@@ -112,6 +113,7 @@ class Scheduler:
             counts=[count for _, count in batch],
             new=[sequence.announcement() for sequence in new],
             finished=self._finished,
+            draft=self._draft,
         )
         self._steps += 1
         self._finished = []
@@ -126,45 +128,39 @@ class Scheduler:
             sequence = self._open.get(id)
             if sequence is not None and (count or id in outcome.failed or id in outcome.unguided):
                 if count and not sequence.committed:
-                    self._pool.keep(sequence.prefix, sequence.blocks)
+                    self._cache.keep(sequence)
                 progress.append(self._progress(sequence, outcome, start, count))
                 if progress[-1].finish or progress[-1].failure is not None:
                     self._end(sequence, now)
+                elif count > 1 and sequence.fully_planned and id in self._running:  # more tokens than were counted on
+                    self._retire(sequence)
             start += count
         return progress
 
-    def _found(self, sequence: Sequence) -> list[int]:
-        """Blocks that hold the start of its prompt; its last token is always computed, for the logits."""
-        return self._pool.find(sequence.prefix[: (sequence.input_length - 1) // BLOCK_SIZE])
-
-    def _need(self, sequence: Sequence) -> Need:
-        found = self._found(sequence)
-        tokens = sequence.input_length - len(found) * BLOCK_SIZE
-        return Need(tokens, sequence.blocks_needed - len(found) + self._pool.idle(found))
-
     def _start(self, count: int, now: float) -> list[Sequence]:
         new = [self._waiting.popleft() for _ in range(count)]
+        self._cache.start(new)
         for sequence in new:
             sequence.started = now
-            sequence.blocks = self._found(sequence)
-            sequence.cached = len(sequence.blocks) * BLOCK_SIZE
             sequence.prompt_left -= sequence.cached
-            self._pool.share(sequence.blocks)
             self._running[sequence.id] = sequence
-        for sequence in new:  # after all have what they found, which could be evicted for these
-            sequence.blocks += self._pool.allocate(sequence.blocks_needed - len(sequence.blocks))
         return new
 
     def _advance(self, batch: list[tuple[Sequence, int]]) -> None:
         self.prefilled = 0
         for sequence, count in batch:
-            self.prefilled += sequence.advance(count)
+            of_prompt = sequence.advance(count)
+            self.prefilled += of_prompt
+            if of_prompt and not sequence.prompt_left:
+                self._cache.after_prompt(sequence)
             if sequence.fully_planned:
                 self._retire(sequence)
 
     def _progress(self, sequence: Sequence, outcome: Outcome, start: int, count: int) -> Progress:
         tokens = outcome.tokens[start : start + count]
         finish = None
+        if count:
+            sequence.pending -= 1
         for used, token in enumerate(tokens, 1):
             finish = self._finish_reason(sequence, token)
             if finish is not None:
@@ -190,18 +186,14 @@ class Scheduler:
         del self._open[sequence.id]
         if sequence.id in self._running:
             self._retire(sequence)
-        self._release(sequence)
+        self._cache.release(sequence)
 
     def _retire(self, sequence: Sequence) -> None:
         """Give up its place with the next plan: no plan after the ones already made will name it."""
         del self._running[sequence.id]
         self._finished.append(sequence.id)
         if sequence.committed or not sequence.prefix:  # else its blocks may be worth keeping, which is not known yet
-            self._release(sequence)
-
-    def _release(self, sequence: Sequence) -> None:
-        self._pool.release(sequence.blocks)
-        sequence.blocks = []
+            self._cache.release(sequence)
 
 
 def _failure(id: int, outcome: Outcome) -> TgiError | None:
@@ -209,3 +201,10 @@ def _failure(id: int, outcome: Outcome) -> TgiError | None:
     if id in outcome.failed:
         return GenerationError(outcome.failed[id])
     return ValidationError(outcome.unguided[id]) if id in outcome.unguided else None
+
+
+def _unshared(info: ShardInfo) -> str | None:
+    """Why prompts that begin alike cannot share blocks of this model's caches, if they cannot."""
+    if not info.prefix_cacheable:
+        return "keys and values depend on the length of the prompt"
+    return unshareable(CacheGroup(group.kind, group.window) for group in info.groups)

@@ -6,16 +6,20 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 
 from tgi_server.errors import TgiError
-from tgi_server.types import BLOCK_SIZE, FinishReason, GenerationRequest, NewSequence, TopTokens
+from tgi_server.types import FinishReason, GenerationRequest, NewSequence, TopTokens
 
 
 @dataclass(slots=True, eq=False)
 class Sequence:
     """A request from its arrival to its last token. Times are seconds on the caller's clock.
 
-    `prompt_left` counts the prompt tokens that no step is planned for, `planned` the new tokens that steps were planned
-    for, `committed` those whose value is known; `planned` runs ahead while steps are in flight. `prefix` names the
-    blocks that its prompt fills, as far as they may be shared; the first `cached` positions were found in such blocks.
+    `prompt_left` counts the prompt tokens that no step is planned for, `pending` the planned steps of which a new token
+    is yet to come, `committed` the tokens whose value is known. A step brings one token at least: how many more than
+    that is known when they are committed.
+
+    `needed` is the most blocks of each group of layers that it holds at a time, `blocks` its block tables, `own` the
+    blocks that it holds now. `prefix` names the blocks that its prompt fills, as far as they may be shared; the first
+    `cached` positions were found in such blocks.
     """
 
     id: int
@@ -23,11 +27,13 @@ class Sequence:
     arrived: float = 0.0
     started: float | None = None
     ended: float | None = None
-    blocks: list[int] = field(default_factory=list)
+    needed: list[int] = field(default_factory=list)
+    blocks: list[list[int]] = field(default_factory=list)
+    own: list[list[int]] = field(default_factory=list)
     prefix: list[bytes] = field(default_factory=list)
     cached: int = 0
     prompt_left: int = field(init=False)
-    planned: int = 0
+    pending: int = 0
     committed: int = 0
 
     def __post_init__(self) -> None:
@@ -44,26 +50,23 @@ class Sequence:
         return self.request.stopping.max_new_tokens
 
     @property
-    def blocks_needed(self) -> int:
-        """Cache blocks of its whole life. The last token is never fed back, so it takes no position."""
-        return -(-(self.input_length + self.max_new_tokens - 1) // BLOCK_SIZE)
-
-    @property
     def fully_planned(self) -> bool:
-        """No further step is needed, even if no end of sequence comes."""
-        return self.planned >= self.max_new_tokens
+        """No further step is needed, even if no end of sequence comes and the planned ones bring one token each."""
+        return self.committed + self.pending >= self.max_new_tokens
 
     def advance(self, count: int) -> int:
         """Plan its next `count` positions; returns how many of them belong to the prompt."""
         of_prompt = count if self.prompt_left else 0
         self.prompt_left -= of_prompt
         if not self.prompt_left:
-            self.planned += 1
+            self.pending += 1
         return of_prompt
 
     def announcement(self) -> NewSequence:
         """What the shards have to know before its first step."""
-        return NewSequence(self.id, self.request.prompt_ids, self.blocks, self.request.sampling, self.cached)
+        request = self.request
+        length = self.input_length + self.max_new_tokens
+        return NewSequence(self.id, request.prompt_ids, self.blocks, request.sampling, length, self.cached)
 
 
 @dataclass(slots=True)

@@ -19,10 +19,10 @@ import orjson
 from tgi_server.bench.http import BenchError, Target
 from tgi_server.bench.load import find_model, measure
 from tgi_server.bench.machine import facts
+from tgi_server.bench.options import BenchOptions
 from tgi_server.bench.report import check_output, number
 from tgi_server.bench.summary import Summary, summarise
 from tgi_server.bench.workload import Workload
-from tgi_server.config.schema import BenchOptions
 from tgi_server.errors import TgiError, UsageError
 
 

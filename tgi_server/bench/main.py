@@ -8,21 +8,22 @@ import logging
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import ClassVar, Protocol, TypeVar
 
 import tgi_server
 from tgi_server.bench import report
 from tgi_server.bench.completion import Record
 from tgi_server.bench.http import BenchError, Pool, Target
 from tgi_server.bench.load import Run, find_model, measure
+from tgi_server.bench.options import BenchOptions
 from tgi_server.bench.progress import Progress
 from tgi_server.bench.summary import summarise
 from tgi_server.bench.workload import Workload
 from tgi_server.config import describe
-from tgi_server.config.schema import BenchOptions, ModelOptions, ServerConfig, TelemetryOptions
+from tgi_server.config.schema import ModelOptions, ServerConfig, TelemetryOptions
 from tgi_server.errors import TgiError, UsageError
 from tgi_server.telemetry import logging as log
 
@@ -42,8 +43,19 @@ class Stop(Protocol):
     def request(self) -> None: ...  # noqa: D102
 
 
-class Bench:
-    """The job; see `tgi_server.launcher.main.Serve` for how it is run."""
+@dataclass
+class Bench(BenchOptions):
+    """What the load generator asks of a server.
+
+    As a job it is run as `tgi_server.launcher.main.Serve` is.
+    """
+
+    endless: ClassVar[bool] = False
+
+    @property
+    def starts_server(self) -> bool:
+        """Whether the configured server is measured, which is started for it."""
+        return self.target is None
 
     def run(self, config: ServerConfig, origins: Mapping[str, str], serve: Callable[[], None], stop: Stop) -> None:
         """Measure and print the table; logs go to standard error.
@@ -52,18 +64,19 @@ class Bench:
             UsageError: an option cannot be read or has no effect.
             BenchError: nothing could be measured.
         """
-        work = Workload.of(config)
-        if config.output is not None:
-            report.check_output("output", Path(config.output))
+        work = Workload.of(self)
+        output = None if self.output is None else Path(self.output)
+        if output is not None:
+            report.check_output("output", output)
         with contextlib.redirect_stdout(sys.stderr):
-            if config.target is None:
-                bench = _Bench(config, work, _own_address(config), None, stop)
+            if self.target is None:
+                bench = _Bench(work, _own_address(config), None, output, not config.json_output, stop)
                 runs = _beside(bench, serve)
             else:
                 _refuse_unused(config, origins)
                 log.setup(config, "bench")
                 named = config.model_id if config.model_id != ModelOptions.model_id else None
-                bench = _Bench(config, work, Target.parse(config.target), named, stop)
+                bench = _Bench(work, Target.parse(self.target), named, output, not config.json_output, stop)
                 runs = asyncio.run(bench.all())
         bench.tell(runs)
 
@@ -71,11 +84,14 @@ class Bench:
 class _Bench:
     """All measurements of one server."""
 
-    def __init__(self, config: ServerConfig, work: Workload, target: Target, model: str | None, stop: Stop) -> None:
-        self._config = config
+    def __init__(
+        self, work: Workload, target: Target, model: str | None, output: Path | None, bar: bool, stop: Stop
+    ) -> None:
         self._work = work
         self._target = target
         self._model = model
+        self._output = output
+        self._bar = bar
         self.stop = stop
 
     async def all(self) -> list[Run]:
@@ -101,7 +117,7 @@ class _Bench:
         for summary in summaries:
             if summary.first_error:
                 print(f"{summary.clients} clients: {summary.failed} failed; the first: {summary.first_error}")
-        if self._config.output is not None:
+        if self._output is not None:
             facts = {
                 "version": tgi_server.__version__,
                 "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -109,10 +125,10 @@ class _Bench:
                 "model": self._model,
                 "workload": asdict(self._work),
             }
-            report.write(Path(self._config.output), facts, runs, summaries)
+            report.write(self._output, facts, runs, summaries)
 
     async def _one(self, number: int, clients: int) -> Run:
-        progress = Progress(f"{clients} clients", bar=not self._config.json_output)
+        progress = Progress(f"{clients} clients", bar=self._bar)
 
         def watch(part: float, records: list[Record]) -> None:
             self._check_stop()
@@ -178,7 +194,7 @@ def _own_address(config: ServerConfig) -> Target:
 
 
 def _refuse_unused(config: ServerConfig, origins: Mapping[str, str]) -> None:
-    used = {field.name for group in (BenchOptions, TelemetryOptions) for field in fields(group)} | {"model_id", "job"}
+    used = {field.name for field in fields(TelemetryOptions)} | {"model_id", "job"}
     names = [field.name for field in fields(ServerConfig) if field.name not in used]
     if problems := list(describe.given(config, origins, names, "has no effect on a server that runs already (target)")):
         raise UsageError("; ".join(problems))

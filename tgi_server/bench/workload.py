@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 
-from tgi_server.config.schema import BenchOptions
+from tgi_server.bench.options import BenchOptions
 from tgi_server.errors import UsageError
 
 _TEXT = """

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tgi_server.config.describe import TYPES, expectation, inner_type, is_list, refused
+from tgi_server.config import options
+from tgi_server.config.describe import expectation, refused
+from tgi_server.config.options import inner_type, is_list
 from tgi_server.config.schema import ServerConfig
 from tgi_server.errors import UsageError
 
@@ -51,7 +53,7 @@ class Arguments:
 
     def add(self, name: str, text: str, origin: str) -> None:
         """As `set`, but one more value where the option is a list."""
-        if not is_list(TYPES.get(name)):
+        if not is_list(options.hint(name)):
             self.set(name, text, origin)
             return
         values = [*self._lists.get(name, []), _not_empty(name, text, origin)]
@@ -95,13 +97,14 @@ def _not_empty(name: str, text: str, origin: str) -> str:
 
 def _override(name: str, text: str, origin: str) -> str:
     _not_empty(name, text, origin)
-    if name not in TYPES:
+    hint = options.hint(name)
+    if hint is None:
         if text == "null" or not re.fullmatch(r"[\w.-]+", text):
             raise UsageError(refused(name, text, "expected the name of a choice", origin))
         return f"{name}={text}"
-    if is_list(TYPES[name]):
+    if is_list(hint):
         return f"{name}=[{quote(text)}]"
-    if inner_type(TYPES[name]) is not bool:
+    if inner_type(hint) is not bool:
         return f"{name}={quote(text)}"
     if text.lower() not in BOOLEANS:
         raise UsageError(refused(name, text, f"expected {expectation(bool)}", origin))

@@ -2,7 +2,8 @@
 
 `--max-input-length 10`, `MAX_INPUT_LENGTH=10` in the environment and the plain override `max_input_length=10` all set
 the same option; texts arrive unharmed whatever characters they hold. The command line wins over the environment, and
-of two mentions on the command line the later one wins; the flag of a list adds to it.
+of two mentions on the command line the later one wins; the flag of a list adds to it. A name that is no option but a
+field of a job means that field: `clients=8` is short for `job.clients=8`.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import os
 import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from tgi_server.config import environment, files
+from tgi_server.config import environment, files, options, parts
 from tgi_server.config.arguments import BOOLEANS, Arguments
-from tgi_server.config.describe import TYPES, is_list, is_optional, nearest
+from tgi_server.config.describe import nearest
+from tgi_server.config.options import TYPES, is_list, is_optional
 from tgi_server.errors import UsageError
 
 _SHORT = {"-p": "--port", "-e": "--env", "-V": "--version"}
@@ -82,19 +85,25 @@ def _read_flag(arguments: Arguments, token: str, tokens: deque[str]) -> None:
         _SWITCHES[flag](arguments)
     elif flag in _HYDRA:
         _read_hydra_flag(arguments, flag, text if equals else _value_for_hydra(flag, tokens), tokens)
-    elif flag[2:] in _names() and flag.startswith("--"):
+    elif flag.startswith("--") and (flag[2:] in _flags() or flag[2:] in _job_flags()):
+        name = options.canonical(name)
         arguments.add(name, text if equals else _following_value(flag, name, tokens), flag)
     else:
-        known = [*_names(), *(switch.lstrip("-") for switch in (*_SWITCHES, *_HYDRA))]
+        known = [*_flags(), *_job_flags(), *(switch.lstrip("-") for switch in (*_SWITCHES, *_HYDRA))]
         raise UsageError(f"unknown option {flag}" + nearest(flag.lstrip("-").replace("_", "-"), known, "--"))
 
 
-def _names() -> list[str]:
+def _flags() -> list[str]:
     return [name.replace("_", "-") for name in [*TYPES, *files.groups()]]
 
 
+def _job_flags() -> list[str]:
+    """Those of the jobs' fields; only asked for where no other flag is meant, as it loads the jobs."""
+    return [name.replace("_", "-") for name in parts.known("job")]
+
+
 def _following_value(flag: str, name: str, tokens: deque[str]) -> str:
-    if TYPES.get(name) is bool:
+    if options.hint(name) is bool:
         return tokens.popleft() if tokens and tokens[0].lower() in BOOLEANS else "true"
     if not tokens or re.match(r"--?[A-Za-z]", tokens[0]):
         raise UsageError(f"{flag} needs a value")
@@ -127,24 +136,32 @@ def _read_override(arguments: Arguments, token: str) -> None:
     key, equals, text = token.partition("=")
     if not equals and not token.startswith("~"):
         raise UsageError(f"unexpected argument {token}: options are written --name VALUE or name=VALUE")
-    name = key.lstrip("+~")
+    name = options.canonical(key.lstrip("+~"))
     if re.match(r"hydra\b", name):
         raise UsageError(f"{key} sets up Hydra itself, which has no settings here")
+    key = key[: -len(key.lstrip("+~"))] + name
+    text, hint = _full_names(text), options.hint(name)
+    token = f"{key}{equals}{text}"
     if arguments.multirun and _is_sweep(token):
-        arguments.write(key, token, _COMMAND_LINE)
-    elif key in files.groups() or (key in TYPES and _is_literal(key, text)):
+        arguments.write(name, token, _COMMAND_LINE)
+    elif key in files.groups() or (key == name and hint is not None and _is_literal(hint, text)):
         arguments.set(key, text, _COMMAND_LINE)
-    elif is_list(TYPES.get(key)) and not text.startswith("["):
+    elif key == name and is_list(hint) and not text.startswith("["):
         arguments.write(key, f"{key}=[{text}]", _COMMAND_LINE)
     else:
         arguments.write(name, token, _COMMAND_LINE)
 
 
-def _is_literal(name: str, text: str) -> bool:
+def _full_names(text: str) -> str:
+    """The text, what its interpolations name in full: `${clients}` is the job's."""
+    return re.sub(r"(?<!\\)\$\{(\w+)\}", lambda match: f"${{{options.canonical(match[1])}}}", text)
+
+
+def _is_literal(hint: Any, text: str) -> bool:
     """False when the value of an option uses Hydra's grammar: null, quotes, an interpolation, a list for a list."""
     quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
-    hydra = quoted or "${" in text or (text == "null" and is_optional(TYPES[name]))
-    return not (hydra or (is_list(TYPES[name]) and text.startswith("[")))
+    hydra = quoted or "${" in text or (text == "null" and is_optional(hint))
+    return not (hydra or (is_list(hint) and text.startswith("[")))
 
 
 def _is_sweep(token: str) -> bool:

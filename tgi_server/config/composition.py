@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import ClassVar
 
 import hydra
+from hydra._internal.defaults_list import DefaultsList
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
@@ -21,9 +22,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from tgi_server.config import describe, files, provenance, sweep
+from tgi_server.config import describe, files, options, provenance, sweep, typed_parts
 from tgi_server.config.arguments import Arguments, Composition
 from tgi_server.config.schema import ServerConfig, freeze
+from tgi_server.config.typed_parts import SCHEMA
 from tgi_server.errors import UsageError
 
 
@@ -37,7 +39,7 @@ class _UserDirectory(SearchPathPlugin):
             search_path.prepend("config-dir", f"file://{self.path}", anchor="main")
 
 
-ConfigStore.instance().store(name="schema", node=ServerConfig)
+ConfigStore.instance().store(name="schema", node=SCHEMA)
 Plugins.instance().register(_UserDirectory)
 
 
@@ -45,30 +47,36 @@ def compose(arguments: Arguments) -> Composition:
     """See `tgi_server.config.load.composition`."""
     origins = dict(arguments.origins)
     with _loader(arguments, origins) as loader:
-        composed = hydra.compose(arguments.config_name, arguments.overrides)
-        if OmegaConf.get_type(composed) is not ServerConfig:
-            raise UsageError(
-                f"config_name={arguments.config_name}: its defaults list must begin with `- config` or `- schema`"
-            )
+        composed, defaults = _composed(arguments, loader)
         for name in _unknown_keys(composed):
             raise UsageError(_unknown_option(name, None, origins))
-        defaults = loader.compute_defaults_list(arguments.config_name, arguments.overrides, RunMode.RUN)
         if provenance.chosen_by_a_file(defaults, "deployment") == "sagemaker":
             raise UsageError("deployment=sagemaker has to be chosen on the command line: it adds environment variables")
         origins |= provenance.origins_in_files(loader, defaults) | _typed_origins(arguments)
-        config = cast(ServerConfig, OmegaConf.to_object(composed))
+        targets = typed_parts.put_in(composed, origins)
+        config = typed_parts.config(composed, targets, origins)
     problems = list(describe.out_of_bounds(config, origins))
     if problems:
         raise UsageError("; ".join(problems))
     freeze(config)
-    written = cast(dict[str, Any], OmegaConf.to_container(composed, enum_to_str=True))
-    return Composition(config, origins, written)
+    return Composition(config, origins, typed_parts.written(composed, targets))
+
+
+def _composed(arguments: Arguments, loader: ConfigLoader) -> tuple[DictConfig, DefaultsList]:
+    """What Hydra makes of the files and the overrides, and which files those are."""
+    overrides = typed_parts.opened(arguments.overrides)
+    composed = hydra.compose(arguments.config_name, overrides)
+    if OmegaConf.get_type(composed) is not SCHEMA:
+        raise UsageError(
+            f"config_name={arguments.config_name}: its defaults list must begin with `- config` or `- schema`"
+        )
+    return composed, loader.compute_defaults_list(arguments.config_name, overrides, RunMode.RUN)
 
 
 def combinations(arguments: Arguments) -> list[list[str]]:
     """See `tgi_server.config.load.combinations`."""
     with _loader(arguments, arguments.origins) as loader:
-        return sweep.combinations(arguments.overrides, loader)
+        return sweep.combinations(typed_parts.opened(arguments.overrides), loader)
 
 
 @contextmanager
@@ -90,8 +98,8 @@ def use_directory(config_dir: str | None) -> None:
 
 
 def _typed_origins(arguments: Arguments) -> dict[str, str]:
-    """What the command line and the environment set; a key inside a part (`quantize._target_`) sets the part."""
-    return {name.partition(".")[0]: origin for name, origin in arguments.origins.items()} | arguments.origins
+    """What the command line and the environment set; `quantize._target_` sets the part."""
+    return {name.removesuffix("._target_"): origin for name, origin in arguments.origins.items()}
 
 
 def _existing(directory: str) -> Path:
@@ -104,12 +112,7 @@ def _existing(directory: str) -> Path:
 def _unknown_keys(composed: DictConfig) -> Iterator[str]:
     """Keys that `+key=value` added past the schema, which would be ignored."""
     allowed = {field.name for field in fields(ServerConfig)}
-    for name in map(str, composed):
-        if name not in allowed:
-            yield name
-        elif name not in describe.TYPES:
-            part = {field.name for field in fields(OmegaConf.get_type(composed, name) or ServerConfig)}
-            yield from (f"{name}.{key}" for key in composed[name] if key not in part)
+    return (name for name in map(str, composed) if name not in allowed)
 
 
 def _explain(error: Exception, config_name: str, origins: Mapping[str, str]) -> str:
@@ -159,12 +162,15 @@ def _bad_key(error: OmegaConfBaseException, file: str | None, origins: Mapping[s
     if isinstance(error, (ConfigKeyError, ConfigAttributeError)):
         return _unknown_option(name, file, origins)
     where = file or origins.get(name)
-    if isinstance(error, ValidationError) and name in describe.TYPES:
-        return describe.refused(name, error.value, f"expected {describe.expectation(describe.TYPES[name])}", where)
+    hint = options.hint(name)
+    if isinstance(error, ValidationError) and hint is not None:
+        return describe.refused(name, error.value, f"expected {describe.expectation(hint)}", where)
     return f"{name}: {_first_line(error)}" + (f" ({where})" if where else "")
 
 
 def _unknown_option(name: str, file: str | None, origins: Mapping[str, str]) -> str:
     where = file or origins.get(name)
-    known = [] if "." in name else [*describe.TYPES, *files.groups()]
-    return f"unknown option {name}" + describe.nearest(name, known) + (f" ({where})" if where else "")
+    full = options.canonical(name)
+    known = [] if "." in name else [*options.TYPES, *files.groups()]
+    meant = f" (did you mean {full}?)" if full != name else describe.nearest(name, known)
+    return f"unknown option {name}{meant}" + (f" ({where})" if where else "")

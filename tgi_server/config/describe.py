@@ -7,23 +7,11 @@ import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
-from tgi_server.config.schema import Options, Part, ServerConfig, documented_options
-
-TYPES: Mapping[str, Any] = {
-    name: hint
-    for name, hint in get_type_hints(ServerConfig).items()
-    if name in {field.name for field in documented_options()}
-}
-"""The type of each option, `Optional` included."""
-
-NAMES = [field.name for field in documented_options()]
-NAMES += [name for name in ServerConfig.__dataclass_fields__ if name not in NAMES]
-"""All options in the order of their groups, then the parts."""
-
-SECRETS = frozenset(field.name for field in documented_options() if field.metadata["secret"])
-"""Options whose value is never shown."""
+from tgi_server.config import options, parts
+from tgi_server.config.options import inner_type, is_list, is_optional
+from tgi_server.config.schema import Part, ServerConfig
 
 MASK = "***"
 """What is shown instead."""
@@ -32,21 +20,6 @@ QUANTIZE_NOT_SERVED = ("awq", "gptq", "bitsandbytes", "bitsandbytes-nf4", "bitsa
 """Documented methods that are still to be built."""
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-
-
-def is_optional(hint: Any) -> bool:
-    """Whether the option may be left unset (null)."""
-    return type(None) in get_args(hint)
-
-
-def is_list(hint: Any) -> bool:
-    """Whether the option holds several texts."""
-    return get_origin(hint) is list
-
-
-def inner_type(hint: Any) -> Any:
-    """The type without `Optional`, or of one value of a list."""
-    return next((part for part in get_args(hint) if part is not type(None)), hint)
 
 
 def expectation(hint: Any) -> str:
@@ -77,8 +50,8 @@ def masked_url(text: str) -> str:
 
 
 def assigned(name: str, value: Any) -> str:
-    """`NAME=VALUE`, a secret left out."""
-    return f"{name}={MASK if name in SECRETS and value else shown(value)}"
+    """`NAME=VALUE`, a secret left out; the field of a job under its short name."""
+    return f"{options.short(name)}={MASK if value and options.is_secret(name) else shown(value)}"
 
 
 def nearest(name: str, names: Iterable[str], prefix: str = "") -> str:
@@ -93,45 +66,45 @@ def refused(name: str, value: Any, reason: str, origin: str | None) -> str:
 
 
 def differing(config: ServerConfig) -> list[str]:
-    """The options and parts whose value is not the schema's default."""
-    defaults = ServerConfig()
-    return [name for name in NAMES if getattr(config, name) != getattr(defaults, name)]
+    """The options, parts and fields of parts whose value is not the default."""
+    defaults = options.values(ServerConfig())
+    return [name for name, value in options.values(config).items() if name not in defaults or value != defaults[name]]
 
 
 def changed(config: ServerConfig, origins: Mapping[str, str]) -> list[str]:
-    """`NAME=VALUE (ORIGIN)` for everything that differs from the schema's default."""
-    return [f"{assigned(name, getattr(config, name))} ({origins[name]})" for name in differing(config)]
+    """`NAME=VALUE (ORIGIN)` for everything that differs from the default."""
+    values = options.values(config)
+    return [f"{assigned(name, values[name])} ({origins[name]})" for name in differing(config)]
 
 
 def varied(configs: Sequence[ServerConfig]) -> list[list[str]]:
     """For each configuration `NAME=VALUE` of everything that is not the same in all."""
-    names = [name for name in NAMES if any(getattr(c, name) != getattr(configs[0], name) for c in configs)]
-    return [[assigned(name, getattr(config, name)) for name in names] for config in configs]
+    runs = [options.values(config, whole=True) for config in configs]
+    names = dict.fromkeys(name for run in runs for name in run)
+    different = [name for name in names if any(run.get(name) != runs[0].get(name) for run in runs)]
+    return [[assigned(name, run[name]) for name in different if name in run] for run in runs]
 
 
 def given(config: ServerConfig, origins: Mapping[str, str], names: Collection[str], reason: str) -> Iterator[str]:
     """A line that ends with `reason` for each option of `names` that the operator set, the environment left aside.
 
-    A YAML file that repeats a default sets nothing.
+    Of a part its fields count too. A YAML file that repeats a default sets nothing.
     """
     different = differing(config)
-    for name in names:
+    for name, value in options.values(config, whole=True).items():
         origin = origins.get(name, "")
         typed = origin == "command line" or origin.startswith("-")
-        if typed or (name in different and not origin.startswith("environment")):
-            yield refused(name, getattr(config, name), reason, origin)
+        meant = typed or (name in different and not origin.startswith("environment"))
+        if meant and name.partition(".")[0] in names:
+            yield refused(name, value, reason, origin)
 
 
 def out_of_bounds(config: ServerConfig, origins: Mapping[str, str]) -> Iterator[str]:
     """A line for each value that has the right type but lies outside of what its option allows."""
-    for field in documented_options():
-        value = getattr(config, field.name)
-        reason = _broken_bound(value, field.metadata)
+    for name, value in options.values(config).items():
+        reason = None if name in parts.PARTS else _broken_bound(value, options.metadata(name, config))
         if reason:
-            yield refused(field.name, value, reason, origins.get(field.name))
-    for name, part in _parts(config):
-        if not part._target_.startswith("tgi_server."):
-            yield refused(f"{name}._target_", part._target_, "only parts of tgi_server can be named", origins.get(name))
+            yield refused(name, value, reason, origins.get(name))
 
 
 def _broken_bound(value: Any, bounds: Mapping[str, Any]) -> str | None:
@@ -141,12 +114,7 @@ def _broken_bound(value: Any, bounds: Mapping[str, Any]) -> str | None:
         return None
     if not math.isfinite(value):
         return "must be finite"
-    if bounds["minimum"] is not None and value < bounds["minimum"]:
-        return f"must be at least {bounds['minimum']}"
-    if bounds["maximum"] is not None and value > bounds["maximum"]:
-        return f"must be at most {bounds['maximum']}"
-    return None
-
-
-def _parts(config: Options) -> Iterator[tuple[str, Part]]:
-    return ((name, value) for name, value in vars(config).items() if isinstance(value, Part))
+    low, high = bounds.get("minimum"), bounds.get("maximum")
+    if low is not None and value < low:
+        return f"must be at least {low}"
+    return f"must be at most {high}" if high is not None and value > high else None

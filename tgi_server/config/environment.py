@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from tgi_server.config import files
 from tgi_server.config.arguments import Arguments
-from tgi_server.config.describe import TYPES, inner_type
+from tgi_server.config.options import TYPES, inner_type
 from tgi_server.config.schema import ServerConfig, without_variable
 
 _SAGEMAKER = {

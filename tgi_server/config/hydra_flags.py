@@ -9,9 +9,9 @@ from contextlib import contextmanager
 import hydra
 from omegaconf import DictConfig
 
-from tgi_server.config import composition, files
+from tgi_server.config import composition, files, options, typed_parts
 from tgi_server.config.arguments import Arguments
-from tgi_server.config.describe import MASK, SECRETS
+from tgi_server.config.describe import MASK
 
 _COMMAND = "text-generation-launcher"
 """What a shell completes; `python -m tgi_server` is no command of its own."""
@@ -50,8 +50,11 @@ def _task(config: DictConfig) -> None:
 def _checked(arguments: Arguments) -> list[str]:
     """The overrides of a configuration that was checked as before a start, the secrets in it masked."""
     config = composition.compose(arguments).config
-    harmless = [override for override in arguments.overrides if override.lstrip("+").partition("=")[0] not in SECRETS]
-    return harmless + [f"{name}='{MASK}'" for name in sorted(SECRETS) if getattr(config, name) is not None]
+    secrets = {name: value for name, value in options.values(config).items() if options.is_secret(name)}
+    overrides = arguments.overrides
+    harmless = [override for override in overrides if override.lstrip("+").partition("=")[0] not in secrets]
+    masked = [f"{name}='{MASK}'" for name, value in secrets.items() if value is not None]
+    return typed_parts.opened([*harmless, *masked])
 
 
 @contextmanager

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
 from typing import IO, Any, TypeVar, get_type_hints
 
 import yaml
 
+from tgi_server.config import options, parts
 from tgi_server.config.arguments import Arguments, Composition
-from tgi_server.config.describe import MASK, NAMES, SECRETS, differing, inner_type, masked_url
-from tgi_server.config.schema import Launch, Options, Part, ServerConfig, freeze
-from tgi_server.errors import UsageError
+from tgi_server.config.describe import MASK, differing, masked_url
+from tgi_server.config.options import inner_type
+from tgi_server.config.parts import instantiate as instantiate
+from tgi_server.config.schema import Launch, Options, ServerConfig, freeze
 
 _OptionsT = TypeVar("_OptionsT", bound=Options)
 
@@ -68,13 +69,34 @@ def as_yaml(composed: Composition, resolve: bool = False) -> str:
         composed: secrets in it are left out.
         resolve: whether interpolations are replaced by what they stand for.
     """
-    values = dataclasses.asdict(composed.config, dict_factory=_plain) if resolve else composed.written
-    different = differing(composed.config)
-    return "".join(_line(name, values[name], composed.origins[name] if name in different else None) for name in NAMES)
+    values = _resolved(composed.config) if resolve else composed.written
+    commented = {name: composed.origins[name] for name in differing(composed.config)}
+    lines: list[str] = []
+    for name in options.NAMES:
+        if name in parts.PARTS and len(values[name]) > 1:
+            lines += _part_lines(name, values[name], commented)
+        else:
+            lines.append(_line(name, values[name], commented.get(name), options.is_secret(name)))
+    return "".join(lines)
 
 
-def _line(name: str, value: Any, origin: str | None) -> str:
-    if name in SECRETS and value:
+def _resolved(config: ServerConfig) -> dict[str, Any]:
+    values = dataclasses.asdict(config, dict_factory=_plain)
+    for name in parts.PARTS:
+        part = getattr(config, name)
+        values[name] = {"_target_": part._target_, **parts.values(name, part)}
+    return values
+
+
+def _part_lines(name: str, values: dict[str, Any], commented: Mapping[str, str]) -> Iterator[str]:
+    yield f"{name}:" + (f"  # {commented[name]}\n" if name in commented else "\n")
+    for field, value in values.items():
+        full = f"{name}.{field}"
+        yield "  " + _line(field, value, commented.get(full), options.is_secret(full))
+
+
+def _line(name: str, value: Any, origin: str | None, secret: bool) -> str:
+    if secret and value:
         value = MASK
     flow = None if isinstance(value, (list, dict)) else False  # a comment fits after one line only
     text = yaml.dump({name: value}, Dumper=_Dumper, allow_unicode=True, default_flow_style=flow, width=math.inf)
@@ -98,23 +120,6 @@ def read(stream: IO[str]) -> Launch:
     launch = _build(Launch, yaml.safe_load(stream))
     freeze(launch)
     return launch
-
-
-def instantiate(part: Part, **kwargs: Any) -> Any:
-    """What the part's `_target_` makes of the part's own fields and `kwargs`.
-
-    Raises:
-        UsageError: the target does not exist or lies outside of tgi_server.
-    """
-    module, _, name = part._target_.rpartition(".")
-    if not module.startswith("tgi_server."):
-        raise UsageError(f"_target_={part._target_}: only parts of tgi_server can be named")
-    own = {field.name: getattr(part, field.name) for field in dataclasses.fields(part) if field.name != "_target_"}
-    try:
-        target = getattr(importlib.import_module(module), name)
-    except (ModuleNotFoundError, AttributeError) as error:
-        raise UsageError(f"_target_={part._target_}: {error}") from error
-    return target(**own, **kwargs)
 
 
 def _plain(items: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -11,13 +11,14 @@ from hydra.core.default_element import ResultDefault
 from hydra.plugins.config_source import ConfigSource
 from omegaconf import DictConfig, OmegaConf
 
-from tgi_server.config import files
-from tgi_server.config.describe import TYPES, inner_type, refused
+from tgi_server.config import files, parts
+from tgi_server.config.describe import refused
+from tgi_server.config.options import TYPES, inner_type
 from tgi_server.errors import UsageError
 
 
 def origins_in_files(loader: ConfigLoader, defaults: DefaultsList) -> dict[str, str]:
-    """For each option and part that a file sets, the file that has the last word: `group file conf/batching/x.yaml`.
+    """For each option, part and part's field that a file sets, the last file: `group file conf/batching/x.yaml`.
 
     A part is set by who chose it: the file whose defaults list overrides the choice, where there is one.
 
@@ -28,7 +29,7 @@ def origins_in_files(loader: ConfigLoader, defaults: DefaultsList) -> dict[str, 
     origins: dict[str, str] = {}
     for default in defaults.defaults:
         for name, value in _content(loader, default):
-            chooser = choosers.get(name) if name not in TYPES else None
+            chooser = choosers.get(name)  # of a part; options are not chosen
             origins[name] = _label(loader, chooser or str(default.config_path))
             if inner_type(TYPES.get(name)) is str and isinstance(value, float):  # a commit like 5e1234 would be lost
                 raise UsageError(refused(name, value, "YAML reads it as a number; put it in quotes", origins[name]))
@@ -44,17 +45,20 @@ def chosen_by_a_file(defaults: DefaultsList, group: str) -> str | None:
 
 
 def _content(loader: ConfigLoader, default: ResultDefault) -> Iterator[tuple[str, Any]]:
-    """The top-level keys that a file sets, with what stands there."""
+    """What a file sets: the top-level keys, a part where the file names its target, and a part's fields."""
     path = str(default.config_path)
     source = None if path.startswith("hydra/") else _source(loader, path)  # Hydra's own settings are no options
     if source is None or source.scheme() == "structured":  # the schema, not a file
         return
     content = source.load_config(path).config
-    if default.package:
-        yield default.package.partition(".")[0], content
-    elif isinstance(content, DictConfig):
-        values = cast(dict[str, Any], OmegaConf.to_container(content))  # as written, without interpolation
-        yield from ((name, value) for name, value in values.items() if name != "defaults")
+    if not isinstance(content, DictConfig):
+        return
+    values = cast(dict[str, Any], OmegaConf.to_container(content))  # as written, without interpolation
+    for name, value in ({default.package: values} if default.package else values).items():
+        if name in parts.PARTS and isinstance(value, dict):
+            yield from ((name if key == "_target_" else f"{name}.{key}", inner) for key, inner in value.items())
+        elif name != "defaults":
+            yield name.partition(".")[0], value
 
 
 def _source(loader: ConfigLoader, path: str) -> ConfigSource | None:

@@ -9,10 +9,18 @@ from tgi_server.config import usage
 _HEAD = """\
 # Options
 
-Written by `scripts/write-options`; change `tgi_server/config/schema.py` or `conf/` instead.
+Written by `scripts/write-options`; change `tgi_server/config/schema.py`, the classes of parts or `conf/` instead.
 
 Each option has one name and three spellings: the flag, the override `name=value`, where the name has underscores, and
 the environment variable. Strongest first: command line, environment, deployment file, group file, default.
+
+The last groups are the fields of parts: they exist where one of the choices beside the title is chosen. In YAML files
+they stand below their part (`attention: {library: torch}`), as an override they are written `attention.library=torch`.
+Those of a job have short names too (`clients=8` and `--clients 8` for `job.clients=8`). No environment variable sets
+them.
+
+The last column says who has to be started anew when an option changes: the launcher (and all with it), the shards, the
+router, or only the job that is done with the server.
 """
 
 
@@ -25,10 +33,10 @@ def _options() -> Iterator[str]:
     for title, entries in usage.groups():
         rows = (
             f"| `{_escaped(entry.flag)}` | {entry.allowed} | {_code(entry.default)} | {_code(entry.variable)} "
-            f"| {_escaped(entry.help)} |\n"
+            f"| {_escaped(entry.help)} | {', '.join(entry.concerns)} |\n"
             for entry in entries
         )
-        head = "| flag | values | default | environment | |\n|---|---|---|---|---|\n"
+        head = "| flag | values | default | environment | | concerns |\n|---|---|---|---|---|---|\n"
         yield f"## {title}\n\n{head}{''.join(rows)}"
 
 

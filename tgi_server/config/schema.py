@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import Field, dataclass, field, fields
 from enum import Enum
-from typing import Any, Optional
+from typing import Any, ClassVar, Optional
 
 
 class DType(Enum):
@@ -39,26 +39,51 @@ class RopeScaling(Enum):
 
 def option_list(help: str) -> Any:
     """A documented field that holds several texts; empty by default."""
-    return field(default_factory=list, metadata={"help": help, "minimum": None, "maximum": None, "secret": False})
+    return field(default_factory=list, metadata=_metadata(help))
 
 
 def option(
-    default: Any, help: str, minimum: float | None = None, maximum: float | None = None, secret: bool = False
+    default: Any,
+    help: str,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    secret: bool = False,
+    concerns: tuple[str, ...] = (),
 ) -> Any:
-    """A documented field.
+    """A documented field, of a group or of a part.
 
     Args:
         help: what it does and in which unit.
         minimum: the least number allowed.
         maximum: the greatest number allowed.
         secret: whether its value is never shown.
+        concerns: which of `CONCERNED` have to be started anew when it changes; as its group says when not given.
     """
-    metadata = {"help": help, "minimum": minimum, "maximum": maximum, "secret": secret}
-    return field(default=default, metadata=metadata)
+    return field(default=default, metadata=_metadata(help, minimum, maximum, secret, concerns))
+
+
+def _metadata(
+    help: str,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    secret: bool = False,
+    concerns: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    return {"help": help, "minimum": minimum, "maximum": maximum, "secret": secret, "concerns": concerns}
+
+
+CONCERNED = ("launcher", "shard", "router", "job")
+"""Whom an option can concern: a sweep over options that only concern the job keeps the server running."""
 
 
 class Options:
-    """Base of all groups: assignable until `freeze`, read-only afterwards."""
+    """Base of all groups: assignable until `freeze`, read-only afterwards.
+
+    Attributes:
+        concerns: which of `CONCERNED` read the options of a group, where an option does not say so itself.
+    """
+
+    concerns: ClassVar[tuple[str, ...]] = ()
 
     def __setattr__(self, name: str, value: Any) -> None:
         if self.__dict__.get("_frozen", False):
@@ -76,19 +101,36 @@ def freeze(options: Options) -> None:
 
 @dataclass
 class Part(Options):
-    """A replaceable part: the dotted path of a class or function inside `tgi_server`."""
+    """A replaceable part: the dotted path of a class or function inside `tgi_server`, and what its fields are set to.
+
+    The fields of a part are those of the dataclass it names; `tgi_server.config.parts` knows them.
+
+    Attributes:
+        fields: as YAML holds them (enums by name), and only those that differ from the class's own defaults.
+    """
 
     _target_: str = ""
+    fields: dict[str, Any] = field(default_factory=dict)
 
 
-def part(target: str, help: str) -> Any:
-    """A field that names what runs by default; `help` says what it decides."""
-    return field(default_factory=lambda: Part(target), metadata={"help": help})
+def part(target: str, help: str, concerns: tuple[str, ...], typed: bool = True) -> Any:
+    """A field that names what runs.
+
+    Args:
+        target: the default.
+        help: what it decides.
+        concerns: which of `CONCERNED` it is put into.
+        typed: whether the target's fields can be set; it is imported by the launcher then, so that it must be light.
+    """
+    metadata = {"help": help, "target": target, "concerns": concerns, "typed": typed}
+    return field(default_factory=lambda: Part(target), metadata=metadata)
 
 
 @dataclass
 class ModelOptions(Options):
     """Which model, and how its numbers are stored."""
+
+    concerns: ClassVar[tuple[str, ...]] = ("launcher", "shard", "router")
 
     model_id: str = option(
         "bigscience/bloom-560m",
@@ -108,9 +150,12 @@ class ModelOptions(Options):
         None,
         "Number format of weights and activations. Unset: float16 on GPUs; on CPUs bfloat16 where the processor "
         "computes it natively, else float32.",
+        concerns=("shard",),
     )
     tokenizer_config_path: Optional[str] = option(
-        None, "A tokenizer configuration (JSON) whose chat_template is used instead of the model's own."
+        None,
+        "A tokenizer configuration (JSON) whose chat_template is used instead of the model's own.",
+        concerns=("router",),
     )
     huggingface_hub_cache: Optional[str] = option(
         None, "Directory of the hub cache; the hub library's own default when unset."
@@ -132,6 +177,8 @@ class ModelOptions(Options):
 class ShardOptions(Options):
     """How the model is spread over processes."""
 
+    concerns: ClassVar[tuple[str, ...]] = ("launcher", "shard", "router")
+
     sharded: Optional[bool] = option(
         None,
         "true: spread the model over all visible accelerators, of which there have to be at least two (or over "
@@ -146,29 +193,44 @@ class ShardOptions(Options):
         "/tmp/text-generation-server", "Prefix of the unix sockets between router and shards; -RANK is appended."
     )
     speculate: Optional[int] = option(
-        None, "Tokens to guess ahead in each step; 0 or unset: none. Guessing ahead is not served yet.", minimum=0
+        None,
+        "Tokens to guess ahead in each step; 0 or unset: none. Guessing ahead is not served yet.",
+        minimum=0,
+        concerns=("shard", "router"),
     )
     enable_cuda_graphs: Optional[bool] = option(
         None,
         "Record decode steps as CUDA graphs, which spares the time to launch each kernel. Unset: where they work; "
         "true insists, false forbids.",
+        concerns=("shard",),
     )
     disable_custom_kernels: bool = option(
-        False, "Compute with plain torch only: none of the compiled or Triton kernels, no flash-attn."
+        False,
+        "Compute with plain torch only: none of the compiled or Triton kernels, no flash-attn.",
+        concerns=("shard",),
     )
     cuda_memory_fraction: float = option(
         1.0,
         "Part of each GPU's memory that this server may use; refused where there is no GPU.",
         minimum=0.01,
         maximum=1.0,
+        concerns=("shard",),
     )
-    master_addr: str = option("localhost", "Address where the shards meet (torch.distributed).")
-    master_port: int = option(29500, "Port where the shards meet (torch.distributed).", minimum=1, maximum=65535)
+    master_addr: str = option("localhost", "Address where the shards meet (torch.distributed).", concerns=("shard",))
+    master_port: int = option(
+        29500,
+        "Port where the shards meet (torch.distributed).",
+        minimum=1,
+        maximum=65535,
+        concerns=("launcher", "shard"),
+    )
 
 
 @dataclass
 class BatchingOptions(Options):
     """What one request, one step and all running requests together may use, in tokens."""
+
+    concerns: ClassVar[tuple[str, ...]] = ("shard", "router")
 
     max_concurrent_requests: int = option(
         128, "Requests being validated, waiting or running at a time; further ones are refused (429).", minimum=1
@@ -180,6 +242,7 @@ class BatchingOptions(Options):
         "Running requests are paused for a prefill once this many times their number is waiting "
         "(or after max_waiting_tokens).",
         minimum=0,
+        concerns=("router",),
     )
     max_batch_prefill_tokens: int = option(4096, "Prompt tokens one prefill may take.", minimum=1)
     max_batch_total_tokens: Optional[int] = option(
@@ -189,9 +252,14 @@ class BatchingOptions(Options):
         minimum=1,
     )
     max_waiting_tokens: int = option(
-        20, "Decode steps after which waiting requests are let in regardless of waiting_served_ratio.", minimum=0
+        20,
+        "Decode steps after which waiting requests are let in regardless of waiting_served_ratio.",
+        minimum=0,
+        concerns=("router",),
     )
-    max_batch_size: Optional[int] = option(None, "Most requests running at a time; no limit when unset.", minimum=1)
+    max_batch_size: Optional[int] = option(
+        None, "Most requests running at a time; no limit when unset.", minimum=1, concerns=("router",)
+    )
     prefill_chunk_tokens: Optional[int] = option(
         None,
         "Prompt tokens that a step computes beside one token of every running request, which then never pauses: "
@@ -209,6 +277,8 @@ class BatchingOptions(Options):
 @dataclass
 class ValidationOptions(Options):
     """What a request may ask for."""
+
+    concerns: ClassVar[tuple[str, ...]] = ("router",)
 
     validation_workers: int = option(2, "Threads that tokenise and check requests, at least one.", minimum=0)
     max_best_of: int = option(
@@ -228,6 +298,8 @@ class ValidationOptions(Options):
 class WatermarkOptions(Options):
     """How requests with `watermark` are marked (arXiv:2301.10226)."""
 
+    concerns: ClassVar[tuple[str, ...]] = ("shard",)
+
     watermark_gamma: Optional[float] = option(
         None, "Part of the vocabulary that is favoured at each position; 0.5 when unset.", minimum=0.01, maximum=0.99
     )
@@ -239,6 +311,8 @@ class WatermarkOptions(Options):
 @dataclass
 class RopeOptions(Options):
     """Rotary positions stretched beyond the length that the model was trained on."""
+
+    concerns: ClassVar[tuple[str, ...]] = ("shard",)
 
     rope_scaling: Optional[RopeScaling] = option(
         None, "How positions are scaled. Unset: as the model's own configuration says, linear with rope_factor."
@@ -252,8 +326,16 @@ class RopeOptions(Options):
 class NetworkOptions(Options):
     """Where the server listens and how it stops."""
 
-    hostname: str = option("0.0.0.0", "IP address to listen on (IPv4 or IPv6).")
-    port: int = option(3000, "Port to listen on; 0 lets the system choose one.", minimum=0, maximum=65535)
+    concerns: ClassVar[tuple[str, ...]] = ("router",)
+
+    hostname: str = option("0.0.0.0", "IP address to listen on (IPv4 or IPv6).", concerns=("launcher", "router"))
+    port: int = option(
+        3000,
+        "Port to listen on; 0 lets the system choose one.",
+        minimum=0,
+        maximum=65535,
+        concerns=("launcher", "router"),
+    )
     cors_allow_origin: list[str] = option_list(
         "Origin of web pages that may call this server from browsers (repeatable); * for any. Any unless given."
     )
@@ -261,7 +343,10 @@ class NetworkOptions(Options):
     ngrok_authtoken: Optional[str] = option(None, "Authtoken of the ngrok account; required with ngrok.", secret=True)
     ngrok_edge: Optional[str] = option(None, "Edge of the ngrok account that leads here; required with ngrok.")
     shutdown_timeout: float = option(
-        90.0, "Seconds that running requests have to finish after SIGTERM or SIGINT.", minimum=0
+        90.0,
+        "Seconds that running requests have to finish after SIGTERM or SIGINT.",
+        minimum=0,
+        concerns=("launcher", "router"),
     )
     receive_timeout: float = option(
         60.0,
@@ -282,55 +367,21 @@ class NetworkOptions(Options):
 class TelemetryOptions(Options):
     """What the server says about itself."""
 
+    concerns: ClassVar[tuple[str, ...]] = ("launcher", "shard", "router", "job")
+
     json_output: bool = option(False, "Write logs as one JSON object a line instead of text.")
     otlp_endpoint: Optional[str] = option(
-        None, "URL of an OpenTelemetry collector (OTLP over gRPC) that gets a trace of every request."
+        None,
+        "URL of an OpenTelemetry collector (OTLP over gRPC) that gets a trace of every request.",
+        concerns=("router",),
     )
     log_level: LogLevel = option(LogLevel.info, "Least severe log lines to write.")
     compute_type: Optional[str] = option(
         None,
         "Kind of machine that the x-compute-type header of answers names. Unset: number of shards and name of the "
         "first GPU (2-nvidia-a10g), or cpu.",
+        concerns=("router",),
     )
-
-
-@dataclass
-class BenchOptions(Options):
-    """What the load generator asks of a server (only with job=bench)."""
-
-    target: Optional[str] = option(
-        None,
-        "URL of the running server to measure, any with the OpenAI interface (http://127.0.0.1:8000). Unset: the "
-        "configured server is started, measured and stopped.",
-    )
-    clients: Optional[str] = option(
-        None,
-        "Requests under way at a time: one number, or several measured one after the other (1,8,32). With "
-        "request_rate: the most at a time. Unset: 1, and 256 with request_rate.",
-    )
-    request_rate: Optional[float] = option(
-        None, "Requests a second that arrive at random (Poisson), whether or not earlier ones are done.", minimum=1e-3
-    )
-    requests: Optional[int] = option(None, "Requests to measure.", minimum=1)
-    duration: Optional[float] = option(
-        None,
-        "Seconds during which new requests are sent; with requests, whichever ends first. Unset: 10, or no limit "
-        "where requests is given.",
-        minimum=0.1,
-    )
-    warmup: Optional[int] = option(
-        None, "Requests before each measurement that do not count. Unset: one a client, 32 at most.", minimum=0
-    )
-    time_limit: float = option(
-        600.0, "Seconds after which a measurement ends; requests still running count as failed.", minimum=1
-    )
-    prompts: Optional[str] = option(None, "A text file with one prompt a line, used in turn.")
-    prompt_tokens: Optional[str] = option(
-        None, "Length of prompts made of random words, in tokens and roughly: 80, or 64-256. Unset: 80."
-    )
-    new_tokens: int = option(128, "Tokens to generate a request.", minimum=1)
-    seed: int = option(0, "Seed of random prompts and arrivals.", minimum=0)
-    output: Optional[str] = option(None, "JSON file for the results and the record of every request.")
 
 
 @dataclass
@@ -343,17 +394,21 @@ class ServerConfig(
     RopeOptions,
     NetworkOptions,
     TelemetryOptions,
-    BenchOptions,
 ):
     """The whole configuration, one flat list of options and the parts that are put in from YAML groups."""
 
-    quantize: Part = part("tgi_server.quantize.none.NoQuantize", "How linear layers store and multiply their weights.")
-    attention: Part = part("tgi_server.attention.auto.AutoAttention", "Which attention kernels the shards use.")
-    runner: Part = part("tgi_server.shard.runner.ModelRunner", "What a shard process runs.")
-    router: Part = part("tgi_server.router.app.create_app", "What the router process serves.")
+    quantize: Part = part(
+        "tgi_server.quantize.none.NoQuantize", "How linear layers store and multiply their weights.", ("shard",)
+    )
+    attention: Part = part(
+        "tgi_server.kernels.choice.AttentionChoice", "Which attention kernels the shards use.", ("shard",)
+    )
+    runner: Part = part("tgi_server.shard.runner.ModelRunner", "What a shard process runs.", ("shard",), typed=False)
+    router: Part = part("tgi_server.router.app.create_app", "What the router process serves.", ("router",), typed=False)
     job: Part = part(
         "tgi_server.launcher.main.Serve",
         "What to do with the configured server: serve it, or measure it (or another) under load.",
+        ("job",),
     )
 
 
@@ -363,8 +418,8 @@ def documented_options() -> list[Field[Any]]:
 
 
 def without_variable() -> set[str]:
-    """Names that no environment variable sets: TARGET, OUTPUT or JOB are there for many other purposes."""
-    return {"job", *(f.name for f in fields(BenchOptions))}
+    """Names that no environment variable sets: JOB is there for many other purposes."""
+    return {"job"}
 
 
 @dataclass

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
-from dataclasses import Field, dataclass, fields
+from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Any
 
-from tgi_server.config import files
-from tgi_server.config.describe import TYPES, inner_type, is_list, shown
+from tgi_server.config import files, options, parts
+from tgi_server.config.describe import shown
+from tgi_server.config.options import inner_type, is_list
 from tgi_server.config.schema import ServerConfig, without_variable
 
 _WIDTH = 100
@@ -21,8 +22,9 @@ _HEAD = """\
 Usage: text-generation-launcher [--name VALUE | name=VALUE]...   (or python -m tgi_server ...)
 
 Serves a text generation model over HTTP, or measures a server under load (--job bench). Every option has
-three spellings: --max-input-length 10, max_input_length=10, and MAX_INPUT_LENGTH=10 in the environment (the
-load generator's have the first two). The command line wins over the environment, that over the YAML files.
+three spellings: --max-input-length 10, max_input_length=10, and MAX_INPUT_LENGTH=10 in the environment. The
+command line wins over the environment, that over the YAML files. The fields of a job have the first two, those
+of other parts only name=value, and both belong to the choices named beside their title.
 """
 OTHER = [
     ("    --config-dir DIR, -cd DIR", "A directory of your own YAML files, searched before the server's."),
@@ -54,6 +56,7 @@ class Entry:
         allowed: what may be written.
         default: as it would be written; empty when the option is unset.
         variable: its environment variable, or empty.
+        concerns: who has to be started anew when it changes.
     """
 
     flag: str
@@ -61,6 +64,7 @@ class Entry:
     allowed: str
     default: str
     variable: str
+    concerns: tuple[str, ...]
 
 
 def text(long: bool) -> str:
@@ -71,46 +75,66 @@ def text(long: bool) -> str:
 
 
 def groups() -> Iterator[tuple[str, list[Entry]]]:
-    """The title of each group of options, and its options."""
-    for group in ServerConfig.__bases__:
-        yield (group.__doc__ or "").strip().splitlines()[0].rstrip("."), [_entry(field) for field in fields(group)]
+    """The title of each group of options, and its options; then those of the parts that have fields."""
+    for group in options.groups():
+        yield _title(group), [_entry(field.name, getattr(ServerConfig(), field.name)) for field in fields(group)]
+    for name in parts.TYPED:
+        users: dict[str, list[str]] = {}
+        for choice, path in parts.choices(name).items():
+            users.setdefault(path, []).append(choice)
+        for path, choices in users.items():
+            entries = [_entry(f"{name}.{field}", known.default) for field, known in parts.fields_of(path).items()]
+            if entries:
+                yield f"{_title(parts.target(path))} ({name}={', '.join(choices)})", entries
+
+
+def _title(kind: type) -> str:
+    return (kind.__doc__ or "").strip().splitlines()[0].rstrip(".")
 
 
 def choices() -> Iterator[tuple[str, list[str], str, str]]:
     """Each group of YAML files: its name, its choices, what it decides where it puts in a part, and its variable."""
-    parts = {field.name: field.metadata["help"] for field in fields(ServerConfig) if field.name not in TYPES}
     for group, names in files.groups().items():
-        yield group, names, parts.get(group, ""), _variable(group) if group in parts else ""
+        part = parts.PARTS.get(group)
+        yield group, names, part["help"] if part else "", _variable(group) if part else ""
 
 
-def _entry(field: Field[Any]) -> Entry:
-    default = getattr(ServerConfig(), field.name)
+def _entry(name: str, default: Any) -> Entry:
+    hint, metadata = options.hint(name), options.metadata(name)
     return Entry(
-        flag=f"{'-p, ' if field.name == 'port' else ''}--{field.name.replace('_', '-')}{_metavar(field.name)}",
-        help=field.metadata["help"],
-        allowed=_allowed(field),
+        flag=_flag(name, hint),
+        help=metadata["help"],
+        allowed=_allowed(hint, metadata["minimum"], metadata["maximum"]),
         default=shown(default) if default not in (None, []) else "",
-        variable=_variable(field.name),
+        variable=_variable(name),
+        concerns=options.concerns(name),
     )
 
 
+def _flag(name: str, hint: Any) -> str:
+    """The spelling as a flag where there is one, else as an override."""
+    short = options.short(name)
+    if "." in short:
+        return f"{short}={_metavar(hint).strip() or 'true|false'}"
+    return f"{'-p, ' if name == 'port' else ''}--{short.replace('_', '-')}{_metavar(hint)}"
+
+
 def _variable(name: str) -> str:
-    return "" if name in without_variable() else name.upper()
+    return "" if name in without_variable() or "." in name else name.upper()
 
 
-def _metavar(name: str) -> str:
-    kind = inner_type(TYPES[name])
+def _metavar(hint: Any) -> str:
+    kind = inner_type(hint)
     if kind is bool:
-        return "" if TYPES[name] is bool else " true|false"
+        return "" if hint is bool else " true|false"
     return " " + ("|".join(kind.__members__) if issubclass(kind, Enum) else _METAVARS[kind])
 
 
-def _allowed(field: Field[Any]) -> str:
-    kind = inner_type(TYPES[field.name])
-    low, high = field.metadata["minimum"], field.metadata["maximum"]
+def _allowed(hint: Any, low: float | None, high: float | None) -> str:
+    kind = inner_type(hint)
     if kind is bool or issubclass(kind, Enum):
         return "true, false" if kind is bool else ", ".join(kind.__members__)
-    words = _TYPES[kind] + ("s" if is_list(TYPES[field.name]) else "")
+    words = _TYPES[kind] + ("s" if is_list(hint) else "")
     if low is not None:
         words += f", {low} to {high}" if high is not None else f", at least {low}"
     return words

@@ -53,7 +53,7 @@ class Engine:
         self._shards = shards
         self._options = options
         self._vocabulary = Vocabulary(tokenizer)
-        self._observer = BatchObserver(metrics, options.prefix_caching)
+        self._metrics = metrics
         self._health_timeout = health_timeout
         self._permits = Permits(options.max_concurrent_requests)
         self._ids = itertools.count()
@@ -65,6 +65,7 @@ class Engine:
         self._probing = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
         self._scheduler: Scheduler
+        self._observer: BatchObserver
 
     @property
     def running(self) -> int:
@@ -79,8 +80,10 @@ class Engine:
     async def start(self) -> None:
         """Connect to the shards and begin to work. Raises UnhealthyError when they do not answer."""
         self.info = await self._shards.connect()
-        info = self.info
-        self._scheduler = Scheduler(self._options, info.num_blocks, info.efficient_tokens, info.eos_token_ids)
+        self._scheduler = Scheduler(self._options, self.info)
+        if self._scheduler.unshared is not None:
+            log.warning("prefix_caching has no effect with this model: %s", self._scheduler.unshared)
+        self._observer = BatchObserver(self._metrics, self._scheduler.prefix_caching)
         self._tasks = [asyncio.create_task(self._guard(loop)) for loop in (self._send_plans, self._take_outcomes)]
 
     async def stop(self) -> None:

@@ -8,20 +8,23 @@ from pathlib import Path
 from tgi_server.errors import ModelError
 from tgi_server.launcher import checkpoint, conversions, job
 from tgi_server.launcher.job import Report
+from tgi_server.models.files import SAFETENSORS, are_pickles, weight_names
 
 
-def unpickled(directory: Path, conversion_cache: str | None, report: Report) -> Path:
+def unpickled(directory: Path, conversion_cache: str | None, report: Report, look: Callable[[Path], object]) -> Path:
     """`directory` itself, or where its weights are .bin files one with safetensors instead, converted once.
+
+    `look` is called before anything is converted.
 
     Raises:
         ModelError: the model is not served, or a file is damaged or wants to run code.
     """
-    names = checkpoint.weight_names(directory)
-    if not checkpoint.are_pickles(names):
+    names = weight_names(directory)
+    if not are_pickles(names):
         return directory
     target = conversions.of_pickles(directory, names, conversion_cache)
     if not target.is_dir():
-        job.run("tgi_server.launcher.served", str(directory), report=report)
+        look(directory)
         job.run("tgi_server.launcher.unpickle", str(directory), str(target), *names, report=report)
     return _joined(directory, target, conversion_cache, report)
 
@@ -41,7 +44,7 @@ def overridden(override: str, described: Callable[[], Path], conversion_cache: s
     weights = conversions.expanded(override).absolute()
     if not weights.is_dir():
         raise ModelError(f"weights_cache_override={override}: there is no such directory")
-    if checkpoint.are_pickles(checkpoint.weight_names(weights)):
+    if are_pickles(weight_names(weights)):
         raise ModelError(f"weights_cache_override={override}: it holds .bin files only, and nothing is converted there")
     if {"config.json", "tokenizer.json"} <= set(checkpoint.description_names(weights)):
         return weights
@@ -51,9 +54,9 @@ def overridden(override: str, described: Callable[[], Path], conversion_cache: s
 def _joined(description: Path, weights: Path, conversion_cache: str | None, report: Report) -> Path:
     """A directory of links to the files beside the weights in the one and to the weights in the other."""
     links = {name: description.absolute() / name for name in checkpoint.description_names(description)}
-    links |= {name: weights / name for name in checkpoint.weight_names(weights)}
-    if (weights / checkpoint.SAFETENSORS.index_file).is_file():
-        links[checkpoint.SAFETENSORS.index_file] = weights / checkpoint.SAFETENSORS.index_file
+    links |= {name: weights / name for name in weight_names(weights)}
+    if (weights / SAFETENSORS.index_file).is_file():
+        links[SAFETENSORS.index_file] = weights / SAFETENSORS.index_file
     identity = "\n".join(f"{name} {place}" for name, place in links.items())
     target = conversions.place("joined", description.name, identity, conversion_cache)
 

@@ -8,14 +8,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from tgi_server.config import describe
-from tgi_server.config.schema import RopeScaling, ServerConfig
+from tgi_server.config.options import values
+from tgi_server.config.schema import ServerConfig
 from tgi_server.errors import ConfigError
 from tgi_server.telemetry import tracing
 
 Problem = tuple[str, str]
 """The option at fault, and what is wrong with its value and which one works."""
-
-_PLAIN_ATTENTION = ("tgi_server.attention.auto.AutoAttention", "tgi_server.attention.sdpa.SdpaAttention")
 
 
 def options(config: ServerConfig, origins: Mapping[str, str], accelerators: int) -> None:
@@ -48,7 +47,7 @@ def number_of_shards(config: ServerConfig, accelerators: int) -> int:
 
 
 def _line(config: ServerConfig, origins: Mapping[str, str], name: str, reason: str) -> str:
-    return describe.refused(name, getattr(config, name), reason, origins.get(name))
+    return describe.refused(name, values(config, whole=True)[name], reason, origins.get(name))
 
 
 def _budgets(config: ServerConfig) -> Iterator[Problem]:
@@ -88,8 +87,6 @@ def _model(config: ServerConfig) -> Iterator[Problem]:
         yield "tokenizer_config_path", "there is no such file; leave it out to use the model's own"
     if config.speculate:
         yield "speculate", "guessing ahead is not served yet; speculate=0 works"
-    if config.rope_scaling is RopeScaling.dynamic:
-        yield "rope_scaling", "only linear scaling is served; rope_scaling=linear works"
 
 
 def _shards(config: ServerConfig, accelerators: int) -> Iterator[Problem]:
@@ -108,8 +105,8 @@ def _shards(config: ServerConfig, accelerators: int) -> Iterator[Problem]:
 
 def _devices(config: ServerConfig, accelerators: int) -> Iterator[Problem]:
     """What the kernels and the device are asked for."""
-    if config.disable_custom_kernels and config.attention._target_ not in _PLAIN_ATTENTION:
-        yield "attention", "disable_custom_kernels=true leaves plain torch; attention=sdpa works"
+    if config.disable_custom_kernels and config.attention.fields.get("library") not in (None, "torch"):
+        yield "attention.library", "disable_custom_kernels=true leaves plain torch; attention=sdpa works"
     if config.disable_custom_kernels and config.enable_cuda_graphs:
         yield "enable_cuda_graphs", "disable_custom_kernels=true leaves nothing to record; leave one of the two out"
     if not accelerators and config.enable_cuda_graphs:

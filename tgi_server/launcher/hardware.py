@@ -1,9 +1,8 @@
-"""What this machine offers, found without torch."""
+"""The accelerators of this machine and what its processor computes, found without torch."""
 
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import subprocess
 from collections.abc import Mapping
@@ -72,26 +71,3 @@ def preferred_dtype(gpu: bool, cpuinfo: Path = Path("/proc/cpuinfo")) -> DType:
         return DType.float16
     native = cpuinfo.exists() and re.search(r"\b(avx512_bf16|amx_bf16)\b", cpuinfo.read_text())
     return DType.bfloat16 if native else DType.float32
-
-
-def usable_cores(root: Path = Path("/"), affinity: int | None = None) -> int:
-    """Processor cores this process may use: by its affinity, and by the quota of its control groups."""
-    return max(1, min([affinity or _affinity(), *_quotas(root)]))
-
-
-def _affinity() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _quotas(root: Path) -> list[int]:
-    """Whole cores that control groups (version 2 of every level, version 1 at the root) grant."""
-    groups = root / "sys/fs/cgroup"
-    membership = root / "proc/self/cgroup"
-    own = re.search(r"^0::/(.*)$", membership.read_text(), re.MULTILINE) if membership.exists() else None
-    levels = [Path(own[1] if own else ""), *Path(own[1] if own else "").parents]
-    limits = [(groups / level / "cpu.max") for level in levels]
-    grants = [path.read_text().split() for path in limits if path.exists()]
-    old = [groups / "cpu" / f"cpu.cfs_{name}_us" for name in ("quota", "period")]
-    if all(path.exists() for path in old):
-        grants.append([path.read_text().strip() for path in old])
-    return [int(quota) // int(period) for quota, period in grants if quota not in ("max", "-1")]

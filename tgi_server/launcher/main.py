@@ -8,22 +8,30 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import fields
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import ClassVar, Protocol
 
 import tgi_server
+from tgi_server import host
 from tgi_server.config import cli, describe, load, usage
 from tgi_server.config.arguments import Arguments, Composition
-from tgi_server.config.schema import BenchOptions, DType, ModelOptions, Resolved, ServerConfig
+from tgi_server.config.schema import DType, Resolved, ServerConfig
 from tgi_server.errors import TgiError, UsageError
 from tgi_server.launcher import check, hardware, origin, report, sockets
 from tgi_server.launcher.origin import Model
 from tgi_server.launcher.process import environment
 from tgi_server.launcher.progress import Progress
 from tgi_server.launcher.supervise import Programs, Server, StoppedError, StopSignals
+from tgi_server.models.check import check_memory, described
+from tgi_server.models.files import headers
+from tgi_server.models.spec import ModelSpec
 from tgi_server.telemetry import logging as log
 
-Fetch = Callable[[ModelOptions, DType, Callable[[str, float], None]], Model]
+Look = Callable[[Path], ModelSpec]
+"""Describes the model in a directory; raises ModelError or ConfigError for one that cannot be served."""
+Fetch = Callable[[ServerConfig, DType, Callable[[str, float], None], Look], Model]
 """Brings a model to this machine; see `tgi_server.launcher.weights.fetch`."""
 
 logger = logging.getLogger(__name__)
@@ -73,24 +81,25 @@ def _run_jobs(
     runs: Sequence[Composition], arguments: Arguments, programs: Programs, fetch: Fetch, stop: StopSignals
 ) -> None:
     """One after the other; the first that fails is the last."""
-    _check_jobs(runs, arguments)
+    jobs: list[Job] = [load.instantiate(run.config.job) for run in runs]
+    _check_jobs(jobs, arguments)
     varied = describe.varied([run.config for run in runs])
-    for number, run in enumerate(runs, 1):
+    for number, (run, job) in enumerate(zip(runs, jobs, strict=True), 1):
         if len(runs) > 1:
             print(f"run {number} of {len(runs)}: {', '.join(varied[number - 1])}", flush=True)
         serve = partial(_start, run, arguments, programs, fetch, stop)
-        load.instantiate(run.config.job).run(run.config, run.origins, serve, stop)
+        job.run(run.config, run.origins, serve, stop)
         if stop.hurried:  # a signal, beside the job's own wish to end
             break
         stop = StopSignals()
         stop.install()
 
 
-def _check_jobs(runs: Sequence[Composition], arguments: Arguments) -> None:
+def _check_jobs(jobs: Sequence[Job], arguments: Arguments) -> None:
     """Flags that would have no effect are refused."""
-    if len(runs) > 1 and any(run.config.job == ServerConfig().job for run in runs):
+    if len(jobs) > 1 and any(job.endless for job in jobs):
         raise UsageError("--multirun: job=serve runs until it is told to stop; use job=bench, or --cfg job to look")
-    if arguments.report and any(run.config.target is not None for run in runs):
+    if arguments.report and not all(job.starts_server for job in jobs):
         raise UsageError("--env: tells about a server that is started here; leave it or target out")
 
 
@@ -100,11 +109,18 @@ def _start(run: Composition, arguments: Arguments, programs: Programs, fetch: Fe
     _serve(run.config, run.origins, programs, fetch, stop)
 
 
-class Serve:
-    """`job=serve`: the configured server, until it is told to stop.
+class Job(Protocol):
+    """What can be done with a configuration; the jobs are those of `conf/job`, their options the fields of the class.
 
-    Every job has this `run`; what else can be done with a configuration is in `conf/job`.
+    Attributes:
+        endless: whether it only ends when it is told to.
     """
+
+    endless: ClassVar[bool]
+
+    @property
+    def starts_server(self) -> bool:
+        """Whether it runs the configured server."""
 
     def run(
         self, config: ServerConfig, origins: Mapping[str, str], serve: Callable[[], None], stop: StopSignals
@@ -114,13 +130,20 @@ class Serve:
         Args:
             origins: where the value of an option was written.
             serve: runs the configured server until `stop`.
-
-        Raises:
-            UsageError: an option is given that only another job uses.
         """
-        names = [field.name for field in fields(BenchOptions)]
-        if problems := list(describe.given(config, origins, names, "only job=bench uses this")):
-            raise UsageError("; ".join(problems))
+
+
+@dataclass
+class Serve:
+    """`job=serve`: the configured server, until it is told to stop."""
+
+    endless: ClassVar[bool] = True
+    starts_server: ClassVar[bool] = True
+
+    def run(
+        self, config: ServerConfig, origins: Mapping[str, str], serve: Callable[[], None], stop: StopSignals
+    ) -> None:
+        """Nothing but serve; see `Job`."""
         serve()
 
 
@@ -150,7 +173,7 @@ def _serve(
         if num_shard > 1:
             sockets.check_master_port(config)
         logger.info("%d shard(s), %s, port %d", num_shard, dtype.name, listener.getsockname()[1])
-        model = _prepare(config, dtype, fetch, stop)
+        model = _prepare(config, dtype, fetch, partial(described, config=config, num_shard=num_shard), stop)
         resolved = _resolved(model, num_shard, dtype, gpu=accelerators > 0)
         Server(programs, config, resolved, listener, stop).run()
 
@@ -168,7 +191,7 @@ def _resolved(model: Model, num_shard: int, dtype: DType, gpu: bool) -> Resolved
     )
 
 
-def _prepare(config: ServerConfig, dtype: DType, fetch: Fetch, stop: StopSignals) -> Model:
+def _prepare(config: ServerConfig, dtype: DType, fetch: Fetch, look: Look, stop: StopSignals) -> Model:
     """The model on this machine; StoppedError when a signal comes meanwhile."""
     progress = Progress(bar=not config.json_output)
 
@@ -177,7 +200,7 @@ def _prepare(config: ServerConfig, dtype: DType, fetch: Fetch, stop: StopSignals
         progress.report(stage, fraction)
 
     try:
-        model = fetch(config, dtype, report)
+        model = fetch(config, dtype, report, look)
     finally:
         progress.finish()
     stop.check()
@@ -190,7 +213,12 @@ def _prepare(config: ServerConfig, dtype: DType, fetch: Fetch, stop: StopSignals
     return model
 
 
-def _fetch(options: ModelOptions, dtype: DType, report: Callable[[str, float], None]) -> Model:
+def _fetch(config: ServerConfig, dtype: DType, report: Callable[[str, float], None], look: Look) -> Model:
     from tgi_server.launcher import weights  # only those who serve need it
 
-    return weights.fetch(options, dtype, report)
+    model = weights.fetch(config, dtype, report, look)
+    spec = look(model.directory)
+    if not (hardware.torch_knows_cuda() and hardware.accelerators(environment())):
+        quantized = config.quantize != ServerConfig().quantize
+        check_memory(spec, config, headers(model.directory), dtype, quantized, host.free_memory())
+    return model

@@ -14,7 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import tgi_server
-from tgi_server.config import describe, load
+from tgi_server import host
+from tgi_server.config import describe, load, options
 from tgi_server.config.arguments import Composition
 from tgi_server.config.schema import Launch, Resolved
 from tgi_server.launcher import hardware, origin
@@ -49,8 +50,8 @@ def lines(run: Composition) -> Iterator[str]:
     yield from (f"GPU: {gpu}" for gpu in _gpus() or ["none found"])
     yield from (f"kernels: {line}" for line in _kernels(run))
     yield f"environment: {', '.join(_variables(environ)) or 'nothing set'}"
-    for name in describe.NAMES:
-        yield f"option {describe.assigned(name, getattr(run.config, name))} ({run.origins.get(name, 'default')})"
+    for name, value in options.values(run.config, whole=True).items():
+        yield f"option {describe.assigned(name, value)} ({run.origins.get(name, 'default')})"
 
 
 def _versions() -> Iterator[str]:
@@ -69,15 +70,15 @@ def _processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> Iterator[str]:
     flags = re.search(r"^(?:flags|Features)\s*: (.+)$", text, re.MULTILINE)
     found = [name for name in _CAPABILITIES if flags and name in flags[1].split()]
     name = model[1] if model else platform.machine()
-    yield f"processor: {name}, {hardware.usable_cores()} of {os.cpu_count()} cores usable"
+    yield f"processor: {name}, {host.usable_cores()} of {os.cpu_count()} cores usable"
     yield f"processor can: {', '.join(found) or 'nothing known'}"
 
 
-def _memory(meminfo: Path = Path("/proc/meminfo")) -> Iterator[str]:
-    sizes = dict(re.findall(r"^(\w+):\s+(\d+) kB", meminfo.read_text(), re.MULTILINE)) if meminfo.exists() else {}
-    if {"MemTotal", "MemAvailable"} <= sizes.keys():
-        free, total = (int(sizes[name]) * 1024 / _GIB for name in ("MemAvailable", "MemTotal"))
-        yield f"memory: {free:.1f} GiB of {total:.1f} GiB available"
+def _memory(root: Path = Path("/")) -> Iterator[str]:
+    """What this process may still take, within its control groups too."""
+    total = host.memory_sizes(root).get("MemTotal")
+    if total is not None:
+        yield f"memory: {host.free_memory(root) / _GIB:.1f} GiB of {total / _GIB:.1f} GiB available"
 
 
 def _cuda() -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from tgi_server.launcher.checkpoint import ITEM_BITS
+from tgi_server.models.files import ITEM_BITS
 
 _ALIGNMENT = 8
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from tgi_server.config import load
 from tgi_server.config.schema import Launch, Resolved, ServerConfig
 from tgi_server.errors import TgiError
+from tgi_server.host import usable_cores
 from tgi_server.launcher import sockets
-from tgi_server.launcher.hardware import usable_cores
 from tgi_server.launcher.process import Child, Children, environment
 from tgi_server.launcher.progress import Progress
 

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tgi_server.errors import ModelError
-from tgi_server.launcher import checkpoint, conversions, job, safetensors_writer
+from tgi_server.launcher import conversions, job, safetensors_writer
+from tgi_server.models.files import SAFETENSORS
 
 _FORMATS = {
     torch.bool: "BOOL", torch.uint8: "U8", torch.int8: "I8", torch.int16: "I16", torch.int32: "I32",
@@ -51,7 +52,7 @@ def convert(source: Path, names: list[str], directory: Path, report: job.Report)
         owner |= dict.fromkeys(tensors, target)
         header = {key: (_format(source / name, key, tensor), tuple(tensor.shape)) for key, tensor in tensors.items()}
         safetensors_writer.write(directory / target, header, _pieces(tensors, stage, report))
-    (directory / checkpoint.SAFETENSORS.index_file).write_text(json.dumps({"weight_map": owner}), encoding="utf-8")
+    (directory / SAFETENSORS.index_file).write_text(json.dumps({"weight_map": owner}), encoding="utf-8")
 
 
 def _load(path: Path) -> Mapping[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from tgi_server.config.schema import DType, ModelOptions
@@ -13,6 +14,7 @@ from tgi_server.launcher import assemble, checkpoint, conversions, job, origin
 from tgi_server.launcher.job import Report
 from tgi_server.launcher.origin import Model
 from tgi_server.launcher.process import environment
+from tgi_server.models.families import read_spec
 
 _PACKAGE = "package:"
 _TRUE = ("1", "ON", "YES", "TRUE")
@@ -21,13 +23,18 @@ _TRUE = ("1", "ON", "YES", "TRUE")
 logger = logging.getLogger(__name__)
 
 
-def fetch(options: ModelOptions, dtype: DType, report: Report) -> Model:
+Look = Callable[[Path], object]
+"""Raises ModelError or ConfigError for a model that cannot be served, of which config.json is in the directory."""
+
+
+def fetch(options: ModelOptions, dtype: DType, report: Report, look: Look = read_spec) -> Model:
     """The model, downloaded or converted first where needed.
 
     Args:
         options: what to serve and where caches are.
         dtype: number format that converted weights are stored in.
         report: told the stage and its progress (0 to 1) while something slow runs; may raise to cancel.
+        look: called before anything slow is done for a model.
 
     Raises:
         ModelError: there is no such model, it cannot be had, or its files are missing or damaged.
@@ -35,7 +42,7 @@ def fetch(options: ModelOptions, dtype: DType, report: Report) -> Model:
     if options.trust_remote_code:
         _warn(options)
     try:
-        model = _model(options, dtype, report)
+        model = _model(options, dtype, report, look)
         checkpoint.check(model.directory)
     except OSError as error:
         raise ModelError(f"model_id={options.model_id}: {error.strerror}: {error.filename}") from None
@@ -50,7 +57,7 @@ def _warn(options: ModelOptions) -> None:
     )
 
 
-def _model(options: ModelOptions, dtype: DType, report: Report) -> Model:
+def _model(options: ModelOptions, dtype: DType, report: Report, look: Look) -> Model:
     local = _locate(options.model_id)
     if local is not None and options.revision is not None:
         raise ModelError(f"revision={options.revision}: model_id={options.model_id} is not on the hub, it has none")
@@ -62,12 +69,12 @@ def _model(options: ModelOptions, dtype: DType, report: Report) -> Model:
             )
         )
     if local is None:
-        snapshot = _download(options, report)
-        return origin.from_hub(assemble.unpickled(snapshot, cache, report), snapshot)
+        snapshot = _download(options, report, look)
+        return origin.from_hub(assemble.unpickled(snapshot, cache, report, look), snapshot)
     if not local.is_dir():
         return Model(_convert(local, options, dtype, report))
     checkpoint.check_description(local)
-    return Model(assemble.unpickled(local, cache, report))
+    return Model(assemble.unpickled(local, cache, report, look))
 
 
 def _locate(model_id: str) -> Path | None:
@@ -114,12 +121,12 @@ def _described(options: ModelOptions, local: Path | None, report: Report) -> Pat
     return local
 
 
-def _download(options: ModelOptions, report: Report) -> Path:
+def _download(options: ModelOptions, report: Report, look: Look) -> Path:
     """The model in the hub cache. What is small comes first: it tells whether the rest is worth the wait."""
     directory = _ask_hub("description", options, options.revision, report)
     if not checkpoint.is_complete(directory):
         checkpoint.check_description(directory)
-        job.run("tgi_server.launcher.served", str(directory), report=report)
+        look(directory)
         directory = _ask_hub("weights", options, directory.name, report)
     return directory
 

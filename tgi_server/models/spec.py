@@ -1,145 +1,244 @@
-"""What a decoder looks like, read from a model directory's config.json. Stdlib only, so it costs no torch import."""
+"""A decoder described by values: what its blocks compute, and where each weight is in the checkpoint. Stdlib only.
+
+A family (`families/NAME.py`) makes such a description of a config.json; `decoder.py` builds a model from it; the
+launcher reads it too, without torch, to refuse what cannot be served before anything is loaded.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from functools import cached_property
+from math import gcd
 
-from tgi_server.config.schema import RopeOptions
-from tgi_server.errors import ConfigError, ModelError
-from tgi_server.rope.spec import RopeSpec, read_rope
-
-
-@dataclass(frozen=True, slots=True)
-class Names:
-    """The checkpoint names of a family; `{layer}` stands for the layer's number, `.weight`/`.bias` are appended."""
-
-    embedding: str = "model.embed_tokens"
-    norm: str = "model.norm"
-    head: str = "lm_head"
-    attention_norm: str = "model.layers.{layer}.input_layernorm"
-    query: str = "model.layers.{layer}.self_attn.q_proj"
-    key: str = "model.layers.{layer}.self_attn.k_proj"
-    value: str = "model.layers.{layer}.self_attn.v_proj"
-    output: str = "model.layers.{layer}.self_attn.o_proj"
-    mlp_norm: str = "model.layers.{layer}.post_attention_layernorm"
-    gate: str = "model.layers.{layer}.mlp.gate_proj"
-    up: str = "model.layers.{layer}.mlp.up_proj"
-    down: str = "model.layers.{layer}.mlp.down_proj"
-
-
-FAMILIES: dict[str, Names] = {"llama": Names()}
-"""`model_type` of config.json -> checkpoint names; a family that differs only in names is one more row."""
+from tgi_server.cache.kinds import CacheGroup, CacheKind
+from tgi_server.rope.base import Rope
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """Where the outputs (or inputs) of a linear layer are in the checkpoint, unit by unit: a unit is a head, or one
+    feature of an MLP.
+
+    Attributes:
+        name: of the tensor, without `.weight` and `.bias`.
+        units: how many the layer has.
+        width: outputs (or inputs) of one unit.
+        bias: whether it has one.
+        transposed: whether the matrix is stored `[in, out]`.
+        start: row of the tensor where the first unit begins, in a tensor that holds other layers too.
+        run: units that lie side by side; 0 for all of them.
+        stride: rows from the start of one run to the next.
+    """
+
+    name: str
+    units: int
+    width: int = 1
+    bias: bool = False
+    transposed: bool = False
+    start: int = 0
+    run: int = 0
+    stride: int = 0
+
+    @property
+    def size(self) -> int:
+        """Outputs (or inputs) of the whole layer."""
+        return self.units * self.width
+
+    def pieces(self, first: int, last: int) -> list[tuple[int, int]]:
+        """The rows [begin, end) of the tensor that hold the units [first, last), in their order."""
+        run = self.run or self.units
+        pieces: list[tuple[int, int]] = []
+        unit = first
+        while unit < last:
+            number, within = divmod(unit, run)
+            count = min(run - within, last - unit)
+            begin = self.start + number * self.stride + within * self.width
+            pieces.append((begin, begin + count * self.width))
+            unit += count
+        return pieces
+
+
+@dataclass(frozen=True, slots=True)
+class NormSpec:
+    """`kind` is `rms`, `layer` or `identity`; `offset` is added to the stored weight (Gemma stores weight - 1)."""
+
+    name: str = ""
+    kind: str = "rms"
+    eps: float = 1e-5
+    offset: float = 0.0
+    bias: bool = False
+
+
+NO_NORM = NormSpec(kind="identity")
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionSpec:
+    """One layer's attention. See `kernels.attention.Features` for scale, window, softcap, slopes and sinks.
+
+    Attributes:
+        query, key, value: what computes them; the units of key and value are the key/value heads.
+        output: what reads the attended heads; its units are the query heads.
+        rope: None where positions do not turn heads.
+        slopes: one a query head.
+        sinks: name of the tensor `[heads]`.
+        query_norm, key_norm: of each head.
+    """
+
+    query: Source
+    key: Source
+    value: Source
+    output: Source
+    scale: float
+    rope: Rope | None = None
+    window: int | None = None
+    softcap: float | None = None
+    slopes: tuple[float, ...] | None = None
+    sinks: str | None = None
+    query_norm: NormSpec | None = None
+    key_norm: NormSpec | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MlpSpec:
+    """`up` alone, or `gate` and `up` (arXiv:2002.05202), then `down`; `activation` is a name of `operations`."""
+
+    up: Source
+    down: Source
+    activation: str
+    gate: Source | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BlockSpec:
+    """A layer: attention and MLP, each added to the residual stream.
+
+    Attributes:
+        attention_norm, mlp_norm: of what each reads.
+        attention_post, mlp_post: of what each adds; None for none.
+        parallel: whether the MLP reads the stream before attention was added to it.
+        scale: of what each adds.
+    """
+
+    attention: AttentionSpec
+    mlp: MlpSpec
+    attention_norm: NormSpec
+    mlp_norm: NormSpec
+    attention_post: NormSpec | None = None
+    mlp_post: NormSpec | None = None
+    parallel: bool = False
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingSpec:
+    """Token vectors times `scale`, plus those of learned positions (of which the first is row `first_position`)."""
+
+    name: str
+    scale: float = 1.0
+    positions: str | None = None
+    first_position: int = 0
+    norm: NormSpec | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HeadSpec:
+    """Scores over the vocabulary. `name` None: the token vectors. Scores are scaled, then softcapped."""
+
+    name: str | None = None
+    bias: bool = False
+    scale: float = 1.0
+    softcap: float | None = None
+
+
+@dataclass(frozen=True)
 class ModelSpec:
-    """Sizes are counts of elements; `head_dim` is the width of one attention head."""
+    """A whole decoder.
 
-    names: Names
+    Attributes:
+        prefixes: what may stand before every name, in the order in which they are tried.
+        max_positions: longest text; None where nothing limits it.
+        eos_token_ids: tokens that end a text.
+    """
+
     vocab_size: int
     hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    max_positions: int
-    norm_eps: float
-    tied_embeddings: bool
-    attention_bias: bool
-    mlp_bias: bool
-    rope: RopeSpec
-    eos_token_ids: tuple[int, ...]
+    blocks: tuple[BlockSpec, ...]
+    embedding: EmbeddingSpec
+    norm: NormSpec
+    head: HeadSpec
+    max_positions: int | None
+    eos_token_ids: tuple[int, ...] = ()
+    prefixes: tuple[str, ...] = ("",)
 
-    def check_shards(self, num_shard: int) -> None:
-        """Raise ConfigError unless the attention heads can be spread over `num_shard` ranks."""
-        if self._divides(num_shard):
-            return
-        works = ", ".join(str(n) for n in range(1, self.num_heads + 1) if self._divides(n))
-        raise ConfigError(
-            f"num_shard={num_shard}: the model's {self.num_heads} attention heads and {self.num_kv_heads} key/value "
-            f"heads cannot be split over {num_shard} shards; these numbers work: {works}"
-        )
+    @cached_property
+    def groups(self) -> tuple[CacheGroup, ...]:
+        """The groups of layers whose past is held alike, in the order of their first layers."""
+        return tuple(dict.fromkeys(_group(block) for block in self.blocks))
 
-    def _divides(self, n: int) -> bool:
-        return self.num_heads % n == 0 and (self.num_kv_heads % n == 0 or n % self.num_kv_heads == 0)
+    @cached_property
+    def group_of(self) -> tuple[int, ...]:
+        """Of each block, the number of its group."""
+        return tuple(self.groups.index(_group(block)) for block in self.blocks)
+
+    @property
+    def by_length(self) -> bool:
+        """Whether what is cached for a token depends on how long its text is or may get."""
+        return any(block.attention.rope is not None and block.attention.rope.by_length for block in self.blocks)
+
+    def block_elements(self, group: int, world: int) -> int:
+        """Numbers that one rank keeps for one position in all layers of a group."""
+        own = [b.attention for b, number in zip(self.blocks, self.group_of, strict=True) if number == group]
+        return sum(kv_heads_of_rank(a.key.units, world) * (a.key.width + a.value.width) for a in own)
+
+    def shards_that_work(self) -> list[int]:
+        """The numbers of ranks over which all heads can be spread."""
+        pairs = {(block.attention.query.units, block.attention.key.units) for block in self.blocks}
+        most = gcd(*(heads for heads, _ in pairs))
+        return [n for n in range(1, most + 1) if all(_divides(n, *pair) for pair in pairs)]
 
 
-def read_spec(directory: Path, rope: RopeOptions | None = None) -> ModelSpec:
-    """Read config.json (and the end-of-sequence ids of generation_config.json) of `directory`; `rope` overrules it.
+def kv_heads_of_rank(heads: int, world: int) -> int:
+    """Key/value heads of one of `world` ranks; they are repeated where there are fewer of them than ranks."""
+    return max(1, heads // world)
 
-    Raises ModelError when a file is unreadable or describes something that is not served.
+
+def alibi_slopes(heads: int, most: float = 8.0) -> tuple[float, ...]:
+    """Of each head the factor of a key's distance (arXiv:2108.12409): 2^-most/n, 2^-2most/n, ... for n heads.
+
+    Where the heads are no power of two, those of the next smaller one, then every other one of the next larger.
     """
-    config = _read_json(directory / "config.json")
-    kind = config.get("model_type")
-    if not isinstance(kind, str) or kind not in FAMILIES:
-        raise ModelError(f"{directory / 'config.json'}: {_unserved(kind, config)}")
-    try:
-        return _build(FAMILIES[kind], config, _end_of_sequence(directory, config), _linear_factor(rope))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{directory / 'config.json'}: missing or bad entry {error}") from error
+    whole = 1 << (heads.bit_length() - 1)
+
+    def powers(count: int) -> list[float]:
+        return [2.0 ** (-most * (i + 1) / count) for i in range(count)]
+
+    return tuple(powers(whole) + powers(2 * whole)[::2][: heads - whole])
 
 
-def _unserved(kind: object, config: Mapping[str, Any]) -> str:
-    """Why such a model cannot be served; code that comes with it would be the only way."""
-    served = f"model_type {kind!r} is not served; these are: {', '.join(sorted(FAMILIES))}"
-    if not config.get("auto_map"):
-        return served
-    return (
-        f"{served}. It brings code of its own (auto_map), which this server never runs, with trust_remote_code neither"
-    )
+def side_by_side(name: str, sizes: Sequence[tuple[int, int]], bias: bool, transposed: bool = False) -> list[Source]:
+    """Layers of so many (units, width) whose outputs lie one after the other in one tensor."""
+    sources, start = [], 0
+    for units, width in sizes:
+        sources.append(Source(name, units, width, bias, transposed, start))
+        start += units * width
+    return sources
 
 
-def _linear_factor(rope: RopeOptions | None) -> float | None:
-    """By how much positions are stretched; None to leave that to config.json."""
-    if rope is None or (rope.rope_scaling is None and rope.rope_factor is None):
-        return None
-    return 1.0 if rope.rope_factor is None else rope.rope_factor
+def interleaved(name: str, groups: int, sizes: Sequence[tuple[int, int]], bias: bool) -> list[Source]:
+    """Layers of so many (units a group, width) whose outputs lie group by group in one tensor, as in BLOOM."""
+    stride, start, sources = sum(units * width for units, width in sizes), 0, []
+    for units, width in sizes:
+        sources.append(Source(name, groups * units, width, bias, False, start, units, stride))
+        start += units * width
+    return sources
 
 
-def _build(names: Names, config: Mapping[str, Any], eos: tuple[int, ...], linear_factor: float | None) -> ModelSpec:
-    if config.get("hidden_act", "silu") != "silu":
-        raise ValueError(f"hidden_act={config['hidden_act']!r} (only silu is served)")
-    heads = int(config["num_attention_heads"])
-    return ModelSpec(
-        names=names,
-        vocab_size=int(config["vocab_size"]),
-        hidden_size=int(config["hidden_size"]),
-        intermediate_size=int(config["intermediate_size"]),
-        num_layers=int(config["num_hidden_layers"]),
-        num_heads=heads,
-        num_kv_heads=int(config.get("num_key_value_heads") or heads),
-        head_dim=int(config.get("head_dim") or config["hidden_size"] // heads),
-        max_positions=int(config["max_position_embeddings"] * (linear_factor or 1.0)),
-        norm_eps=float(config["rms_norm_eps"]),
-        tied_embeddings=bool(config.get("tie_word_embeddings", False)),
-        attention_bias=bool(config.get("attention_bias", False)),
-        mlp_bias=bool(config.get("mlp_bias", False)),
-        rope=read_rope(config, linear_factor),
-        eos_token_ids=eos,
-    )
+def _group(block: BlockSpec) -> CacheGroup:
+    window = block.attention.window
+    return CacheGroup(CacheKind.FULL) if window is None else CacheGroup(CacheKind.WINDOW, window)
 
 
-def _end_of_sequence(directory: Path, config: Mapping[str, Any]) -> tuple[int, ...]:
-    """All end-of-sequence ids: those of generation_config.json when it has any, else those of config.json (D11)."""
-    path = directory / "generation_config.json"
-    entry = _read_json(path).get("eos_token_id") if path.exists() else None
-    if entry is None:
-        entry = config.get("eos_token_id")
-    if entry is None:
-        return ()
-    return tuple(int(i) for i in (entry if isinstance(entry, list) else [entry]))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot read {path}: {error}") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"cannot read {path}: it holds no JSON object")
-    return content
+def _divides(n: int, heads: int, kv_heads: int) -> bool:
+    return heads % n == 0 and (kv_heads % n == 0 or n % kv_heads == 0)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,19 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tgi_server.errors import ModelError
+from tgi_server.kernels.formats import Format
+from tgi_server.kernels.operations import Norm, NormKind
+from tgi_server.kernels.plain import LinearOp
+from tgi_server.kernels.row import Needs
+from tgi_server.kernels.table import Choice, best
 from tgi_server.layers.parallel import Group
-from tgi_server.quantize.base import LinearOp, QuantizeMethod
+from tgi_server.models.files import weight_files
+from tgi_server.models.spec import NormSpec, Source
+from tgi_server.quantize.base import QuantizeMethod, Stored
 
 Span = tuple[int, int]
+MOST_PIECES = 64
+"""Pieces of a tensor that are read one by one; of more, the whole tensor is read and cut."""
 
 
 class Checkpoint:
@@ -25,8 +34,8 @@ class Checkpoint:
         self._directory = directory
         self._files: dict[str, Any] = {}
         self._report = report
-        self._reads = 0
-        for path in _weight_files(directory):
+        self._seen: set[str] = set()
+        for path in weight_files(directory):
             try:
                 file: Any = safe_open(str(path), framework="pt")
             except (OSError, SafetensorError) as error:
@@ -36,67 +45,146 @@ class Checkpoint:
                     raise ModelError(f"{directory}: tensor {name} is in more than one file")
                 self._files[name] = file
 
-    def read(self, name: str, axis: int = 0, part: Span | None = None) -> Tensor:
-        """Tensor `name`, or only `part` of its `axis`, in the dtype and on the device of the file (CPU)."""
+    def __contains__(self, name: str) -> bool:
+        return name in self._files
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of tensor `name`; raises ModelError when there is none."""
+        return tuple(self._view(name).get_shape())
+
+    def read(self, name: str, axis: int = 0, pieces: Sequence[Span] | None = None) -> Tensor:
+        """Tensor `name`, or only `pieces` of its `axis` one after the other, in the dtype of the file, on the CPU."""
+        view = self._view(name)
+        size = view.get_shape()[axis]
+        if pieces is None:
+            pieces = [(0, size)]
+        if any(not 0 <= start <= stop <= size for start, stop in pieces):
+            raise ModelError(f"{self._directory}: tensor {name} has the shape {view.get_shape()}, more was expected")
+        before = (slice(None),) * axis
+        if len(pieces) > MOST_PIECES:
+            whole: Tensor = view[(slice(None),) * len(view.get_shape())]
+            rows = torch.cat([torch.arange(start, stop) for start, stop in pieces])
+            parts = [whole.index_select(axis, rows)]
+        else:
+            parts = [view[(*before, slice(start, stop))] for start, stop in pieces]
+        self._seen.add(name)
+        self._report(len(self._seen) / len(self._files))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=axis)
+
+    def _view(self, name: str) -> Any:
         if name not in self._files:
             raise ModelError(f"{self._directory}: tensor {name} is missing")
-        view = self._files[name].get_slice(name)
-        start, stop = part if part is not None else (0, view.get_shape()[axis])
-        result: Tensor = view[(slice(None),) * axis + (slice(start, stop),)]
-        self._reads += 1
-        self._report(min(1.0, self._reads / len(self._files)))
-        return result
-
-
-def _weight_files(directory: Path) -> list[Path]:
-    """The files the launcher has checked: those an index names, else model.safetensors, else all *.safetensors."""
-    index = directory / "model.safetensors.index.json"
-    if index.exists():
-        return sorted({directory / name for name in json.loads(index.read_text())["weight_map"].values()})
-    single = directory / "model.safetensors"
-    return [single] if single.exists() else sorted(directory.glob("*.safetensors"))
+        return self._files[name].get_slice(name)
 
 
 class WeightLoader:
-    """Builds layers from a checkpoint for one rank, with one quantisation method for every linear layer."""
+    """Builds layers from a checkpoint for one rank, with one quantisation method for every linear layer.
+
+    Attributes:
+        choices: what the table chose for each kind of layer, by the name of its format.
+    """
 
     def __init__(
-        self, checkpoint: Checkpoint, quantize: QuantizeMethod, group: Group, dtype: torch.dtype, device: torch.device
+        self, checkpoint: Checkpoint, prefixes: Sequence[str], quantize: QuantizeMethod, group: Group, needs: Needs
     ) -> None:
         self.group = group
-        self.dtype = dtype
-        self.device = device
+        self.needs = needs
+        self.choices: dict[str, Choice] = {}
         self._checkpoint = checkpoint
+        self._prefixes = prefixes
         self._quantize = quantize
 
-    def tensor(self, name: str, part: Span | None = None, dtype: torch.dtype | None = None) -> Tensor:
-        """Tensor `name` (or rows `part` of it) on the device in the serving dtype, or in `dtype`."""
-        return self._placed(self._checkpoint.read(name, 0, part), dtype)
+    def vector(self, name: str, pieces: Sequence[Span] | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Tensor `name` (or pieces of its first axis) on the device, in `dtype`."""
+        return self._placed(self._checkpoint.read(self._found(name), 0, pieces), dtype)
 
-    def column(self, names: Sequence[str], parts: Sequence[Span], bias: bool) -> LinearOp:
-        """One layer from several that share their input; of `names[i]` this rank takes outputs `parts[i]`."""
-        tensors = {
-            suffix: torch.cat([self._slice(f"{n}.{suffix}", axes, "out", p) for n, p in zip(names, parts, strict=True)])
-            for suffix, axes in self._quantize.layout().items()
-        }
-        biases = [self.tensor(f"{n}.bias", p) for n, p in zip(names, parts, strict=True)] if bias else None
-        return self._quantize.build(tensors, torch.cat(biases) if biases else None)
+    def matrix(self, name: str, part: Span | None = None) -> Tensor:
+        """The same in the serving dtype, and only one piece of it."""
+        return self.vector(name, None if part is None else [part], self.needs.dtype)
 
-    def row(self, name: str, part: Span, bias: bool) -> LinearOp:
-        """A layer of whose inputs this rank takes `part`; the ranks' outputs are to be summed (bias on rank 0)."""
-        tensors = {
-            suffix: self._slice(f"{name}.{suffix}", axes, "in", part)
-            for suffix, axes in self._quantize.layout().items()
-        }
-        add = self.tensor(f"{name}.bias") if bias and self.group.rank == 0 else None
-        return self._quantize.build(tensors, add)
+    def norm(self, spec: NormSpec) -> Norm:
+        """The weights of a norm, float32."""
+        kind = NormKind[spec.kind.upper()]
+        if kind is NormKind.IDENTITY:
+            return Norm(kind)
+        weight = self.vector(f"{spec.name}.weight")
+        if spec.offset:
+            weight += spec.offset
+        return Norm(kind, spec.eps, weight, self.vector(f"{spec.name}.bias") if spec.bias else None)
 
-    def _slice(self, name: str, axes: tuple[str, ...], along: str, part: Span) -> Tensor:
+    def column(self, sources: Sequence[Source], parts: Sequence[Span]) -> LinearOp:
+        """One layer from several that share their input; of `sources[i]` this rank takes the units `parts[i]`."""
+        pieces = [source.pieces(*part) for source, part in zip(sources, parts, strict=True)]
+        tensors = {}
+        for suffix, stored in self._quantize.stored().items():
+            cuts = [self._cut(s, suffix, stored, "out", p) for s, p in zip(sources, pieces, strict=True)]
+            tensors[suffix] = self._joined(cuts, stored)
+        biases = None
+        if any(source.bias for source in sources):
+            biases = torch.cat([self._bias(source, piece) for source, piece in zip(sources, pieces, strict=True)])
+        return self._built(self._quantize.read(tensors), biases)
+
+    def row(self, source: Source, part: Span) -> LinearOp:
+        """A layer of whose inputs this rank takes the units `part`; the ranks' outputs are to be summed."""
+        pieces = source.pieces(*part)
+        stored = self._quantize.stored()
+        tensors = {suffix: self._cut(source, suffix, how, "in", pieces) for suffix, how in stored.items()}
+        first = self.group.rank == 0  # the sum of all ranks has the bias once
+        bias = self.vector(f"{source.name}.bias", None, self.needs.dtype) if source.bias and first else None
+        return self._built(self._quantize.read(tensors), bias)
+
+    def _bias(self, source: Source, pieces: Sequence[Span]) -> Tensor:
+        if source.bias:
+            return self.vector(f"{source.name}.bias", pieces, self.needs.dtype)
+        size = sum(stop - start for start, stop in pieces)
+        return torch.zeros(size, dtype=self.needs.dtype, device=self.needs.device)
+
+    def _built(self, weight: Format, bias: Tensor | None) -> LinearOp:
+        choice = best("linear", replace(self.needs, format=type(weight), inputs=weight.inputs))
+        self.choices[type(weight).__name__] = choice
+        layer: LinearOp = choice.run(weight, bias, self.needs.dtype)
+        return layer
+
+    def _cut(self, source: Source, suffix: str, stored: Stored, along: str, pieces: Sequence[Span]) -> Tensor:
+        """This rank's part of one tensor of a layer, its axes as `stored` says."""
+        name = self._found(f"{source.name}.{suffix}")
+        axes = stored.axes[::-1] if source.transposed and suffix == "weight" else stored.axes
         if along not in axes:
-            return self._placed(self._checkpoint.read(name))
-        return self._placed(self._checkpoint.read(name, axes.index(along), part))
+            tensor = self._checkpoint.read(name)
+        else:
+            axis = axes.index(along)
+            numbers = stored.numbers[stored.axes.index(along)]
+            tensor = self._checkpoint.read(name, axis, [self._elements(name, piece, numbers) for piece in pieces])
+        if axes != stored.axes:
+            tensor = tensor.transpose(0, 1).contiguous()
+        return self._placed(tensor, self.needs.dtype if tensor.is_floating_point() else tensor.dtype)
 
-    def _placed(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    @staticmethod
+    def _elements(name: str, piece: Span, numbers: int) -> Span:
+        """The elements that hold outputs or inputs [start, stop), `numbers` each."""
+        start, stop = piece
+        if start % numbers or stop % numbers:
+            raise ModelError(
+                f"tensor {name} keeps {numbers} numbers together; it cannot be cut at {start} and {stop}, "
+                "as this number of shards would"
+            )
+        return start // numbers, stop // numbers
+
+    @staticmethod
+    def _joined(parts: Sequence[Tensor], stored: Stored) -> Tensor:
+        """Layers side by side; what has no outputs is the same for all of them."""
+        if "out" in stored.axes:
+            return torch.cat(list(parts), dim=stored.axes.index("out")) if len(parts) > 1 else parts[0]
+        if any(not torch.equal(parts[0], part) for part in parts[1:]):
+            raise ModelError("layers that share their input were quantised in different orders; they cannot be joined")
+        return parts[0]
+
+    def _found(self, name: str) -> str:
+        """The name under which the checkpoint has it."""
+        names = [*(prefix + name for prefix in self._prefixes), name]
+        return next((found for found in names if found in self._checkpoint), names[0])
+
+    def _placed(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         # .clone() where nothing changes: otherwise the whole file would stay mapped behind a small slice
-        moved = x.to(self.device, dtype or self.dtype)
+        moved = x.to(self.needs.device, dtype)
         return moved.clone() if moved.data_ptr() == x.data_ptr() else moved

@@ -1,39 +1,45 @@
-"""What a quantisation method owes the loader: which tensors a linear layer stores, and how to build the layer."""
+"""What a quantisation method owes the loader: which tensors a linear layer stores, and how to read them.
+
+A method is a small dataclass whose fields are its YAML; it imports torch inside its methods.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tgi_server.kernels.formats import Format
 
 
-class LinearOp(Protocol):
-    """A linear layer ready to run.
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One tensor of a linear layer in a checkpoint. Those of whole numbers keep their dtype.
 
     Attributes:
-        recordable: True when it may be recorded and run again with other data at the same addresses (shard/graphs.py).
+        axes: what each axis runs over: `out`, `in`, or anything else that is never cut (a table that all share).
+        numbers: how many outputs or inputs one element of each axis stands for: 8 where eight 4-bit codes share an
+            int32, the size of a group where an element belongs to one. The loader cuts at whole elements only.
     """
 
-    recordable: bool
+    axes: tuple[str, ...] = ("out", "in")
+    numbers: tuple[int, ...] = (1, 1)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Map `[rows, in]` to `[rows, out]`."""
-        ...
+
+PLAIN: Mapping[str, Stored] = {"weight": Stored()}
+"""Of a checkpoint that is not quantised. The loader gives such a matrix as `[out, in]` however it is stored."""
 
 
 class QuantizeMethod(Protocol):
-    """A way to store and multiply the weights of a linear layer."""
+    """A way to store the weights of the linear layers."""
 
-    def layout(self) -> Mapping[str, tuple[str, ...]]:
-        """Tensor suffix -> what each axis runs over, `out` or `in`. The loader slices and joins along these."""
+    def stored(self) -> Mapping[str, Stored]:
+        """The tensors of a layer by the suffix of their names. The loader cuts and joins along their axes."""
         ...
 
-    def build(self, tensors: Mapping[str, Tensor], bias: Tensor | None) -> LinearOp:
-        """The layer of this rank's `tensors` (keys of `layout`), already sliced and joined."""
-        ...
-
-    def unsupported(self, device: torch.device, dtype: torch.dtype) -> list[str]:
-        """Reasons why the method cannot run with activations of `dtype` on `device`; empty when it can."""
+    def read(self, tensors: Mapping[str, Tensor]) -> Format:
+        """The format that kernels take, of this rank's part of these tensors."""
         ...

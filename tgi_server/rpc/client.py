@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -11,7 +12,7 @@ import grpc.aio
 
 from tgi_server.errors import GenerationError, UnhealthyError
 from tgi_server.rpc.codec import INFO, OUTCOME, PLAN, SERVICE, UNLIMITED
-from tgi_server.types import Outcome, Plan, ShardInfo
+from tgi_server.types import GroupInfo, Outcome, Plan, ShardInfo
 
 CHANNEL_OPTIONS = [
     *UNLIMITED,
@@ -128,7 +129,7 @@ class GrpcShards:
         for rank in self._ranks:
             rank.open()
             self._listeners.append(asyncio.create_task(self._listen(rank)))
-        return replace(infos[0], num_blocks=min(info.num_blocks for info in infos))
+        return replace(infos[0], groups=[_smallest(ranks) for ranks in zip(*(i.groups for i in infos), strict=True)])
 
     async def send(self, plan: Plan) -> None:
         """Write `plan` to every rank. Raises GenerationError, naming the rank, when one is gone."""
@@ -163,3 +164,8 @@ class GrpcShards:
                 self._outcomes.put_nowait(OUTCOME.decode(await rank.read()))
         except GenerationError as error:
             self._outcomes.put_nowait(error)
+
+
+def _smallest(ranks: Sequence[GroupInfo]) -> GroupInfo:
+    """What every rank has of a group."""
+    return min(ranks, key=lambda group: group.num_blocks)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from tgi_server.errors import GenerationError, UnhealthyError
-from tgi_server.types import BLOCK_SIZE, NewSequence, Outcome, Plan, ShardInfo, TopTokens
+from tgi_server.rpc.fake_cache import FakeCache
+from tgi_server.types import BLOCK_SIZE, CacheKind, GroupInfo, NewSequence, Outcome, Plan, ShardInfo, TopTokens
 
 FAKE_INFO = ShardInfo(
-    dtype="float32", device_type="cpu", num_blocks=4096, efficient_tokens=4096, vocab_size=256, eos_token_ids=[]
-)
+    dtype="float32", device_type="cpu", groups=[GroupInfo(CacheKind.FULL, None, 4096)], efficient_tokens=4096,
+    vocab_size=256, eos_token_ids=[],
+)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -22,14 +23,30 @@ class _Known:
     computed: int = 0
     tokens: int = 0
 
+    @property
+    def length(self) -> int:
+        """Tokens of the prompt and generated ones."""
+        return len(self.new.prompt_ids) + self.tokens
+
+    @property
+    def full(self) -> bool:
+        """It has all the tokens that it may have."""
+        return self.length >= self.new.max_length
+
+    def drafts(self, most: int) -> int:
+        """How many tokens are guessed."""
+        decodes = self.tokens and self.computed == self.length - 1
+        return max(0, min(most, self.new.max_length - self.length - 1)) if decodes else 0
+
 
 class FakeModel:
     """Answers plans as a shard would, and checks that they are consistent (AssertionError when not).
 
-    It remembers which prompt tokens are in the cache's blocks, so that sharing them is checked too.
+    It remembers what is in the cache's blocks, so that sharing them and using them again is checked too. Where it may
+    guess d tokens, a sequence of n tokens gets 1 + n mod (d + 1) of them.
 
     Args:
-        vocab_size: token ids are below it.
+        info: of the shard that it stands for.
         choose: the token of a sequence at a position (prompt positions count); by default a mix of its seed, the
             prompt's sum and the position.
 
@@ -39,23 +56,23 @@ class FakeModel:
         logprob: of each token of a sequence.
     """
 
-    def __init__(self, vocab_size: int, choose: Callable[[NewSequence, int], int] | None = None) -> None:
+    def __init__(self, info: ShardInfo = FAKE_INFO, choose: Callable[[NewSequence, int], int] | None = None) -> None:
         self.failures: dict[int, str] = {}
         self.unguided: dict[int, str] = {}
         self.logprob: Callable[[NewSequence], float] = lambda new: -0.5
-        self._vocab_size = vocab_size
+        self._info = info
         self._choose = choose or self._mix
         self._known: dict[int, _Known] = {}
         self._ever: set[int] = set()
         self._failed: set[int] = set()
-        self._owners: dict[int, set[int]] = defaultdict(set)
-        self._contents: dict[int, tuple[Sequence[int], int]] = {}  # block → a prompt, and where in it the block ends
+        self._caches = [FakeCache(group, number) for number, group in enumerate(info.groups)]
         self._next_step = 0
 
     def step(self, plan: Plan) -> Outcome:
         """The outcome of `plan`."""
         assert plan.step == self._next_step, f"step {plan.step} came instead of {self._next_step}"
         assert plan.ids and len(plan.ids) == len(plan.counts) == len(set(plan.ids)), "ids and counts do not match"
+        assert plan.draft <= self._info.draft_width, f"{plan.draft} tokens cannot be guessed"
         self._next_step += 1
         for id in plan.finished:
             self._forget(id)
@@ -63,85 +80,73 @@ class FakeModel:
             self._add(new)
         outcome = Outcome(plan.step, plan.ids, [], [], [])
         for id, count in zip(plan.ids, plan.counts, strict=True):
-            self._advance(id, count, outcome)
+            outcome.counts.append(self._advance(id, count, plan.draft, outcome))
         return outcome
 
     def _add(self, new: NewSequence) -> None:
         assert new.id not in self._ever, f"sequence {new.id} is announced twice"
         self._ever.add(new.id)
-        assert len(set(new.blocks)) == len(new.blocks), f"sequence {new.id} has a block twice"
+        assert len(new.blocks) == len(self._caches), f"sequence {new.id} has blocks of {len(new.blocks)} groups"
         assert new.cached % BLOCK_SIZE == 0 and new.cached < len(new.prompt_ids), f"{new.cached} positions are cached"
-        shared = new.cached // BLOCK_SIZE
-        for index, block in enumerate(new.blocks):
-            owners = self._owners[block]
-            if index < shared:
-                prompt, end = self._contents.get(block, ([], 0))
-                assert end == (index + 1) * BLOCK_SIZE, f"block {block} does not end at {(index + 1) * BLOCK_SIZE}"
-                assert prompt[:end] == new.prompt_ids[:end], f"block {block} does not hold the start of {new.id}"
-            else:
-                assert not owners, f"block {block} of sequence {new.id} belongs to sequence {min(owners)}"
-            owners.add(new.id)
+        assert not new.cached or self._info.prefix_cacheable, "prefixes of this model are not worth keeping"
+        for cache in self._caches:
+            cache.add(new)
         self._known[new.id] = _Known(new, new.cached)
 
     def _forget(self, id: int) -> None:
         assert id in self._ever, f"sequence {id} is finished before it came"
         if known := self._known.pop(id, None):
-            for block in known.new.blocks:
-                self._owners[block].remove(id)
+            for cache in self._caches:
+                cache.forget(known.new)
         self._failed.discard(id)
 
-    def _advance(self, id: int, count: int, outcome: Outcome) -> None:
+    def _advance(self, id: int, count: int, draft: int, outcome: Outcome) -> int:
+        """Compute the positions of a sequence; returns how many tokens it gets."""
         if id in self._failed:
-            outcome.counts.append(0)
-            return
+            return 0
         assert id in self._known, f"sequence {id} is not known"
         known = self._known[id]
-        known.computed += count
-        prompt = len(known.new.prompt_ids)
-        assert 0 < count <= prompt + known.tokens - (known.computed - count), f"sequence {id} has no {count} positions"
-        assert known.computed <= len(known.new.blocks) * BLOCK_SIZE, f"sequence {id} runs out of its blocks"
+        assert 0 < count <= known.length - known.computed, f"sequence {id} has no {count} positions"
+        start, stop = known.computed, known.computed + count
         if id in self.failures:
             outcome.failed[id] = self.failures.pop(id)
             self._failed.add(id)
-        yields = id not in self._failed and known.computed == prompt + known.tokens
-        outcome.counts.append(int(yields))
-        self._write(known, known.computed - count)
-        if yields:
-            self._yield(known, outcome)
+        guessed = known.drafts(draft)
+        whole = 0 if id in self._failed else min(stop, len(known.new.prompt_ids))
+        for cache in self._caches:
+            cache.write(known.new, start, stop + guessed, whole)
+            if start < len(known.new.prompt_ids) <= stop:
+                cache.prompt_done(known.new)
+        if known.full:
+            return 0
+        tokens = 1 + known.length % (guessed + 1) if id not in self._failed and stop == known.length else 0
+        known.computed = stop + max(0, tokens - 1)
+        if tokens:
+            self._yield(known, tokens, outcome)
+        return tokens
 
-    def _write(self, known: _Known, start: int) -> None:
-        """Positions from `start` get into the cache; what a failed step leaves there is as good as nothing."""
+    def _yield(self, known: _Known, count: int, outcome: Outcome) -> None:
         new = known.new
-        whole = 0 if new.id in self._failed else min(known.computed, len(new.prompt_ids))
-        for index in range(start // BLOCK_SIZE, -(-known.computed // BLOCK_SIZE)):
-            block, end = new.blocks[index], (index + 1) * BLOCK_SIZE
-            assert self._owners[block] == {new.id}, f"sequence {new.id} writes into block {block}, which others read"
-            if end <= whole:
-                self._contents[block] = new.prompt_ids, end
-            else:
-                self._contents.pop(block, None)
-
-    def _yield(self, known: _Known, outcome: Outcome) -> None:
-        new = known.new
-        outcome.tokens.append(self._choose(new, known.computed))
-        outcome.logprobs.append(self.logprob(new))
+        tokens = [self._choose(new, known.length + offset) for offset in range(count)]
+        outcome.tokens.extend(tokens)
+        outcome.logprobs.extend([self.logprob(new)] * count)
         if new.id in self.unguided:
             outcome.unguided[new.id] = self.unguided.pop(new.id)
         if new.sampling.top_n_tokens:
-            outcome.top_tokens[new.id] = [self._others(outcome.tokens[-1], new.sampling.top_n_tokens)]
+            outcome.top_tokens[new.id] = [self._others(token, new.sampling.top_n_tokens) for token in tokens]
         if new.sampling.prompt_logprobs and not known.tokens:
             following = new.prompt_ids[1:]
             outcome.prompt_logprobs[new.id] = [-1.0] * len(following)
-            if count := new.sampling.prompt_top_tokens:
-                outcome.prompt_top_tokens[new.id] = [self._others(id, count) for id in following]
-        known.tokens += 1
+            if alternatives := new.sampling.prompt_top_tokens:
+                outcome.prompt_top_tokens[new.id] = [self._others(id, alternatives) for id in following]
+        known.tokens += count
 
     def _others(self, id: int, count: int) -> TopTokens:
-        others = range(count)
-        return TopTokens([(id + other) % self._vocab_size for other in others], [-0.5 - other for other in others])
+        ids = [(id + other) % self._info.vocab_size for other in range(count)]
+        return TopTokens(ids, [-0.5 - other for other in range(count)])
 
     def _mix(self, new: NewSequence, position: int) -> int:
-        return (new.sampling.seed * 31 + sum(new.prompt_ids) * 7 + position * 13) % self._vocab_size
+        return (new.sampling.seed * 31 + sum(new.prompt_ids) * 7 + position * 13) % self._info.vocab_size
 
 
 class FakeShards:
@@ -163,7 +168,7 @@ class FakeShards:
         step_seconds: float = 0.0,
         choose: Callable[[NewSequence, int], int] | None = None,
     ) -> None:
-        self.model = FakeModel(info.vocab_size, choose)
+        self.model = FakeModel(info, choose)
         self.plans: list[Plan] = []
         self._info = info
         self._step_seconds = step_seconds

@@ -2,49 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tgi_server.attention.base import AttentionBatch
-from tgi_server.types import BLOCK_SIZE, NewSequence, Plan, SamplingParams
+from tgi_server.cache.kinds import CacheGroup, blocks_of
+from tgi_server.kernels.attention import AttentionBatch
+from tgi_server.shard.rows import Rows, last_of, slots_of
+from tgi_server.speculate.base import IntArray
+from tgi_server.types import CacheKind, NewSequence, Plan, SamplingParams
 
-IntArray = npt.NDArray[np.int64]
+Drafts = Mapping[int, Sequence[int]]
+"""The guessed tokens of sequences, by id; none of them empty."""
+FULL = CacheGroup(CacheKind.FULL)
 
 
 @dataclass(frozen=True, slots=True)
 class StepInputs:
-    """One step, flattened: `tokens` is the sum of the plan's counts.
+    """One step, flattened: `tokens` is the sum of the plan's counts and of the guessed tokens.
+
+    The rows of a sequence follow each other, its guessed tokens last.
 
     Attributes:
         ids, positions: int64 `[tokens]`.
-        attention: where they stand in the cache.
-        yielding: indices into the plan's ids of the sequences that get a new token.
-        last_rows: int64 `[len(yielding)]`, the row whose hidden state decides that token.
+        batches: where they stand in the cache, one for each group of layers. A group of states has its slot for a
+            table, and in `slots`; one of encoder outputs has the prompts' lengths for contexts, and slots that mean
+            nothing behind a prompt.
+        lengths: int64 `[tokens]`, on the host: that of the prompt for its positions, position + 1 for later ones.
+        limits: int64 `[tokens]`, on the host: most positions that the sequence will ever have.
+        yielding: indices into the plan's ids of the sequences that get new tokens.
+        scored: for each of these, how many rows decide: one, and one for each guessed token.
+        score_rows: int64 `[sum of scored]`, the rows whose hidden states decide.
     """
 
     ids: Tensor
     positions: Tensor
-    attention: AttentionBatch
+    batches: list[AttentionBatch]
+    lengths: IntArray
+    limits: IntArray
     yielding: list[int]
-    last_rows: Tensor
+    scored: list[int]
+    score_rows: Tensor
 
 
 class BatchState:
     """Tokens, lengths and block tables of all known sequences, as rows of a few matrices.
 
-    A row holds `max_tokens` token ids; rows are reused, and more are made when all are taken.
+    A row holds `max_tokens` token ids, guessed ones included; rows are reused, and more are made when all are taken.
+
+    Args:
+        groups: of layers whose caches are addressed alike.
     """
 
-    def __init__(self, max_tokens: int, device: torch.device, rows: int = 32) -> None:
-        blocks = -(-max_tokens // BLOCK_SIZE)
+    def __init__(
+        self, max_tokens: int, device: torch.device, groups: Sequence[CacheGroup] = (FULL,), rows: int = 32
+    ) -> None:
         self._device = device
+        self._kinds = [group.kind for group in groups]
         self._tokens = np.zeros((rows, max_tokens + 1), np.int64)
-        self._tables = np.zeros((rows, blocks), np.int64)
+        widths = [1 if kind is CacheKind.STATE else blocks_of(max_tokens) for kind in self._kinds]
+        self._tables = [np.zeros((rows, width), np.int64) for width in widths]
+        self._lengths = np.zeros((rows, 2), np.int64)  # of the prompt, and at most
         self._known = np.zeros(rows, np.int64)  # ids in _tokens
         self._computed = np.zeros(rows, np.int64)  # of those, in the cache
         self._free = list(range(rows))[::-1]
@@ -74,15 +96,17 @@ class BatchState:
         row = self._free.pop()
         n = len(new.prompt_ids)
         self._tokens[row, :n] = new.prompt_ids
-        self._tables[row, : len(new.blocks)] = new.blocks
+        for table, blocks in zip(self._tables, new.blocks, strict=True):
+            table[row, : len(blocks)] = blocks
+        self._lengths[row] = n, new.max_length
         self._known[row], self._computed[row] = n, new.cached
         self._rows[new.id], self._announced[new.id] = row, new
 
     def _grow(self) -> None:
         rows = len(self._known)
-        for name in ("_tokens", "_tables", "_known", "_computed"):
-            array = getattr(self, name)
-            setattr(self, name, np.concatenate([array, np.zeros_like(array)]))
+        for name in ("_tokens", "_lengths", "_known", "_computed"):
+            setattr(self, name, _doubled(getattr(self, name)))
+        self._tables = [_doubled(table) for table in self._tables]
         self._free = list(range(rows, 2 * rows))[::-1]
 
     def sampling(self, id: int) -> SamplingParams:
@@ -93,55 +117,111 @@ class BatchState:
         """How many ids sequence `id` came with."""
         return len(self._announced[id].prompt_ids)
 
-    def known(self, id: int) -> IntArray:
-        """The ids of sequence `id` so far, prompt and generated."""
+    def known(self, id: int, drafts: int = 0) -> IntArray:
+        """The ids of sequence `id` so far, prompt and generated, and the first `drafts` that the step guesses."""
         row = self._rows[id]
-        tokens: IntArray = self._tokens[row, : self._known[row]]
+        tokens: IntArray = self._tokens[row, : self._known[row] + drafts]
         return tokens
 
     def computed(self, id: int) -> int:
         """How many positions of sequence `id` are in the cache."""
         return int(self._computed[self._rows[id]])
 
-    def inputs(self, plan: Plan) -> StepInputs:
+    def room(self, id: int) -> int:
+        """How many tokens may be guessed of sequence `id`; 0 unless its last generated token is all that is left.
+
+        There is one certain token in every step, so the last one that it may have is never guessed.
+        """
+        row = self._rows[id]
+        prompt, limit = self._lengths[row].tolist()
+        known, computed = int(self._known[row]), int(self._computed[row])
+        return max(0, limit - known - 1) if prompt <= computed == known - 1 else 0
+
+    def inputs(self, plan: Plan, drafts: Drafts | None = None) -> StepInputs:
         """The arrays of `plan`'s step. Raises KeyError for an id that was never announced."""
         rows = np.array([self._rows[id] for id in plan.ids], np.int64)
+        computed, known, lengths = self._computed[rows], self._known[rows], self._lengths[rows]
         counts = np.array(plan.counts, np.int64)
-        computed = self._computed[rows]
-        starts = np.concatenate([[0], np.cumsum(counts)])
-        row_of = np.repeat(rows, counts)
-        positions = np.arange(starts[-1]) + np.repeat(computed - starts[:-1], counts)
-        slots = self._tables[row_of, positions // BLOCK_SIZE] * BLOCK_SIZE + positions % BLOCK_SIZE
-        context = computed + counts
-        yielding = np.flatnonzero(context == self._known[rows])
-        blocks = -(-int(context.max()) // BLOCK_SIZE)
+        # one that has all its tokens is computed again: the plan was made before that was known
+        yielding = np.flatnonzero((computed + counts == known) & (known < lengths[:, 1]))
+        scored = None
+        if drafts:
+            guessed = self._write(plan, rows, drafts)
+            counts += guessed
+            scored = 1 + guessed[yielding]
+        step = Rows.of(rows, computed, counts)
+        of_rows = lengths if step.row_of is rows else self._lengths[step.row_of]
         return StepInputs(
-            ids=self._tensor(self._tokens[row_of, positions]),
-            positions=self._tensor(positions),
-            attention=AttentionBatch(
-                query_starts=starts.tolist(),
-                query_lengths=plan.counts,
-                context_lengths=context.tolist(),
-                starts=self._tensor(starts),
-                contexts=self._tensor(context),
-                block_tables=self._tensor(self._tables[rows, :blocks]),
-                slots=self._tensor(slots),
-            ),
+            ids=self._tensor(self._tokens[step.row_of, step.positions]),
+            positions=self._tensor(step.positions),
+            batches=self._batches(step),
+            lengths=np.maximum(of_rows[:, 0], step.positions + 1),
+            limits=of_rows[:, 1],
             yielding=yielding.tolist(),
-            last_rows=self._tensor(starts[1:][yielding] - 1),
+            scored=[1] * len(yielding) if scored is None else scored.tolist(),
+            score_rows=self._tensor(last_of(step.starts[1:][yielding], scored)),
         )
 
-    def advance(self, plan: Plan, yielding: Sequence[int], tokens: Sequence[int]) -> None:
-        """Note that the plan's positions are in the cache and that the yielding sequences got `tokens`."""
-        for id, count in zip(plan.ids, plan.counts, strict=True):
-            self._computed[self._rows[id]] += count
-        for index, token in zip(yielding, tokens, strict=True):
-            row = self._rows[plan.ids[index]]
-            self._tokens[row, self._known[row]] = token
-            self._known[row] += 1
+    def _write(self, plan: Plan, rows: IntArray, drafts: Drafts) -> IntArray:
+        """Put guessed tokens behind the known ones; how many each of the plan's sequences has."""
+        guessed = np.zeros_like(rows)
+        for index, (id, row) in enumerate(zip(plan.ids, rows.tolist(), strict=True)):
+            if tokens := drafts.get(id):
+                known = self._known[row]
+                self._tokens[row, known : known + len(tokens)] = tokens
+                guessed[index] = len(tokens)
+        return guessed
+
+    def _batches(self, step: Rows) -> list[AttentionBatch]:
+        """One for each group; what is the same for all of them is made once."""
+        starts, lengths, contexts = step.starts.tolist(), step.counts.tolist(), step.contexts.tolist()
+        on_device = self._tensor(step.starts), self._tensor(step.contexts)
+        batches = []
+        for kind, tables in zip(self._kinds, self._tables, strict=True):
+            if kind is CacheKind.ENCODER:
+                batches.append(self._encoder_batch(step, starts, lengths, on_device[0], tables))
+                continue
+            if kind is CacheKind.STATE:
+                table, slots = tables[step.rows], tables[step.row_of, 0]
+            else:
+                table = tables[step.rows, : blocks_of(max(contexts))]
+                slots = slots_of(tables, step.row_of, step.positions)
+            placed = self._tensor(table), self._tensor(slots)
+            batches.append(AttentionBatch(starts, lengths, contexts, *on_device, *placed))
+        return batches
+
+    def _encoder_batch(
+        self, step: Rows, starts: list[int], lengths: list[int], on_device: Tensor, tables: IntArray
+    ) -> AttentionBatch:
+        prompts = self._lengths[step.rows, 0]
+        slots = slots_of(tables, step.row_of, np.minimum(step.positions, self._lengths[step.row_of, 0] - 1))
+        table = tables[step.rows, : blocks_of(int(prompts.max()))]
+        placed = self._tensor(prompts), self._tensor(table), self._tensor(slots)
+        return AttentionBatch(starts, lengths, prompts.tolist(), on_device, *placed)
+
+    def advance(self, plan: Plan, yielding: Sequence[int], tokens: Sequence[Sequence[int]]) -> None:
+        """Note that the plan's positions are in the cache and that the yielding sequences got `tokens`.
+
+        Those of them that were guessed are in the cache as well.
+        """
+        rows = np.array([self._rows[id] for id in plan.ids], np.int64)
+        self._computed[rows] = np.minimum(self._computed[rows] + plan.counts, self._lengths[rows, 1] - 1)
+        rows, flat = rows[yielding], [*chain.from_iterable(tokens)]
+        if len(flat) == len(rows):  # one each
+            self._tokens[rows, self._known[rows]] = flat
+            self._known[rows] += 1
+            return
+        counts = np.array([*map(len, tokens)], np.int64)
+        self._tokens[np.repeat(rows, counts), last_of(self._known[rows] + counts, counts)] = flat
+        self._known[rows] += counts
+        self._computed[rows] += counts - 1
 
     def _tensor(self, array: IntArray) -> Tensor:
         host = torch.from_numpy(np.ascontiguousarray(array))
         if self._device.type != "cuda":
             return host
         return host.pin_memory().to(self._device, non_blocking=True)  # without pinned memory the copy waits for the GPU
+
+
+def _doubled(array: IntArray) -> IntArray:
+    return np.concatenate([array, np.zeros_like(array)])

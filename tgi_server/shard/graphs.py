@@ -14,11 +14,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from tgi_server.attention.base import AttentionBatch, LayerCache
 from tgi_server.config.schema import BatchingOptions
 from tgi_server.errors import ConfigError
-from tgi_server.models.decoder import Decoder
-from tgi_server.native import calls
+from tgi_server.kernels.attention import AttentionBatch, LayerCache
+from tgi_server.kernels.native import calls
+from tgi_server.kernels.operations import Angles
+from tgi_server.models.model import Inputs, Model
 from tgi_server.shard.batch import StepInputs
 from tgi_server.types import BLOCK_SIZE
 
@@ -29,28 +30,32 @@ MOST_RECORDED = 128
 GRAPH_SIZES = (1, 2, 4, 8, *range(16, 129, 16), 160, 192, 224, 256)
 """Batch sizes that have a CUDA graph, made at the start; a step between two sizes is padded to the larger."""
 
+Run = Callable[[StepInputs], Tensor]
+"""Computes a step: hidden states `[tokens, hidden]`, one row for each new position."""
+
 
 def best_forward(
-    model: Decoder, caches: Sequence[LayerCache], options: BatchingOptions, cuda_graphs: bool | None = None
-) -> Callable[[StepInputs], Tensor]:
+    model: Model, caches: Sequence[LayerCache], group_of: Sequence[int], options: BatchingOptions,
+    cuda_graphs: bool | None = None,
+) -> Run:  # fmt: skip
     """The fastest way to run `model` that works; the log says which.
 
-    `cuda_graphs` None leaves the choice; graphs need a last block in the caches that no sequence has. Raises
-    ConfigError when graphs are demanded where they cannot work.
+    `group_of` has the cache group of each layer. `cuda_graphs` None leaves the choice; graphs need a last block in the
+    caches that no sequence has. Raises ConfigError when graphs are demanded where they cannot work.
     """
-    device = caches[0].keys.device
-    if device.type == "cpu" and cuda_graphs:
+    if cuda_graphs and caches[0].keys.device.type != "cuda":
         raise ConfigError("enable_cuda_graphs=true: there is no CUDA device")
-    if not model.recordable and cuda_graphs:
+    if cuda_graphs and model.recorder != "graphs":
         raise ConfigError("enable_cuda_graphs=true: some of the model's operations cannot be recorded")
-    if not model.recordable or (device.type == "cuda" and cuda_graphs is False):
+    if model.recorder is None or (model.recorder == "graphs" and cuda_graphs is False):
         log.info("steps are not recorded")
         return Forward(model, caches)
-    if device.type == "cpu":
+    if model.recorder == "calls":
         log.info("decode steps are recorded")
-        return NativeForward(model, caches, Buffers(MOST_RECORDED, options.max_total_tokens, model.hidden_size, device))
+        return NativeForward(model, caches, Buffers(MOST_RECORDED, options.max_total_tokens, model, caches, group_of))
     try:
-        return GraphForward(model, caches, options, _capture_on(torch.cuda.Stream()))  # type: ignore[no-untyped-call]
+        capture = _capture_on(torch.cuda.Stream())  # type: ignore[no-untyped-call]
+        return GraphForward(model, caches, group_of, options, capture)
     except RuntimeError as error:  # a driver, a library or too little memory: there is another way
         if cuda_graphs:
             raise ConfigError(f"enable_cuda_graphs=true: recording failed: {error}") from error
@@ -58,61 +63,93 @@ def best_forward(
         return Forward(model, caches)
 
 
-class Forward:
-    """Hidden states of a step, computed the plain way."""
+def begin(model: Model, inputs: StepInputs) -> Inputs:
+    """What enters the model's blocks."""
+    return model.begin(inputs.ids, inputs.positions, inputs.lengths, inputs.limits)
 
-    def __init__(self, model: Decoder, caches: Sequence[LayerCache]) -> None:
+
+class Forward:
+    """A step computed the plain way."""
+
+    def __init__(self, model: Model, caches: Sequence[LayerCache]) -> None:
         self._model = model
         self._caches = caches
 
     def __call__(self, inputs: StepInputs) -> Tensor:
-        """`[tokens, hidden]`, one row for each new position."""
-        residual = self._model.embed(inputs.ids)
-        return self._model.forward(residual, inputs.positions, self._caches, inputs.attention)
+        """See `Run`."""
+        return self._model.forward(begin(self._model, inputs), self._caches, inputs.batches)
 
 
 class Buffers:
     """Inputs of steps with one new position for each of up to `most` sequences of up to `longest` positions."""
 
-    def __init__(self, most: int, longest: int, hidden: int, device: torch.device) -> None:
+    def __init__(
+        self, most: int, longest: int, model: Model, caches: Sequence[LayerCache], group_of: Sequence[int]
+    ) -> None:
+        device = caches[0].keys.device
         self.most = most
-        self.residual = torch.zeros(most, hidden, device=device)
-        self._positions, self._slots, self._contexts = (
-            torch.zeros(most, dtype=torch.int64, device=device) for _ in range(3)
-        )
+        self.inputs = _zeros_like(_sample(model, device), most)
+        self._contexts = torch.zeros(most, dtype=torch.int64, device=device)
         self._starts = torch.arange(most + 1, device=device)
         self._blocks = -(-longest // BLOCK_SIZE)
-        self._tables = torch.zeros(most, self._blocks, dtype=torch.int64, device=device)
+        shapes = [(most,), (most, self._blocks)]
+        self._groups = [
+            [torch.zeros(shape, dtype=torch.int64, device=device) for shape in shapes] for _ in range(max(group_of) + 1)
+        ]
+        """Slots and block table of each group."""
+        self._spare = [0] * len(self._groups)
+        for cache, group in zip(caches, group_of, strict=True):
+            self._spare[group] = len(cache.keys) - 1
 
-    def fill(self, residual: Tensor, inputs: StepInputs) -> None:
+    def fill(self, inputs: Inputs, batches: Sequence[AttentionBatch]) -> None:
         """Put a decode step in."""
-        count, batch = len(residual), inputs.attention
-        self.residual[:count] = residual
-        self._positions[:count] = inputs.positions
-        self._slots[:count] = batch.slots
-        self._contexts[:count] = batch.contexts
-        self._tables[:count, : batch.block_tables.shape[1]] = batch.block_tables
+        count = len(inputs.residual)
+        self.inputs.residual[:count] = inputs.residual
+        for own, given in zip(self.inputs.angles, inputs.angles, strict=True):
+            own.cos[:count] = given.cos
+            own.sin[:count] = given.sin
+        self._contexts[:count] = batches[0].contexts
+        for (slots, table), batch in zip(self._groups, batches, strict=True):
+            slots[:count] = batch.slots
+            table[:count, : batch.block_tables.shape[1]] = batch.block_tables
 
-    def clear(self, start: int, stop: int, slot: int) -> None:
-        """Let rows [start, stop) stand for sequences of one position, which lives in `slot`."""
-        self.residual[start:stop] = 0
-        self._positions[start:stop] = 0
-        self._slots[start:stop] = slot
+    def clear(self, start: int, stop: int) -> None:
+        """Let rows [start, stop) stand for sequences of one position, in the last block of the caches."""
+        self.inputs.residual[start:stop] = 0
         self._contexts[start:stop] = 1
-        self._tables[start:stop, 0] = slot // BLOCK_SIZE
+        for (slots, table), block in zip(self._groups, self._spare, strict=True):
+            slots[start:stop] = block * BLOCK_SIZE
+            table[start:stop, 0] = block
 
-    def forward(self, model: Decoder, caches: Sequence[LayerCache], size: int) -> Tensor:
+    def forward(self, model: Model, caches: Sequence[LayerCache], size: int) -> Tensor:
         """The model on the first `size` rows of the buffers, whatever they will hold."""
-        batch = AttentionBatch(
-            query_starts=list(range(size + 1)),
-            query_lengths=[1] * size,
-            context_lengths=[self._blocks * BLOCK_SIZE] * size,
-            starts=self._starts[: size + 1],
-            contexts=self._contexts[:size],
-            block_tables=self._tables[:size],
-            slots=self._slots[:size],
-        )
-        return model.forward(self.residual[:size], self._positions[:size], caches, batch)
+        batches = [
+            AttentionBatch(
+                query_starts=list(range(size + 1)),
+                query_lengths=[1] * size,
+                context_lengths=[self._blocks * BLOCK_SIZE] * size,
+                starts=self._starts[: size + 1],
+                contexts=self._contexts[:size],
+                block_tables=table[:size],
+                slots=slots[:size],
+            )
+            for slots, table in self._groups
+        ]
+        angles = tuple(Angles(own.cos[:size], own.sin[:size]) for own in self.inputs.angles)
+        return model.forward(Inputs(self.inputs.residual[:size], angles), caches, batches)
+
+
+def _sample(model: Model, device: torch.device) -> Inputs:
+    """Inputs of one token, which have the widths of all others."""
+    zero = torch.zeros(1, dtype=torch.int64)
+    return model.begin(zero.to(device), zero.to(device), zero.numpy(), zero.numpy())
+
+
+def _zeros_like(sample: Inputs, rows: int) -> Inputs:
+    def zeros(x: Tensor) -> Tensor:
+        return x.new_zeros(rows, x.shape[1])
+
+    return Inputs(zeros(sample.residual), tuple(Angles(zeros(a.cos), zeros(a.sin)) for a in sample.angles))
 
 
 class NativeForward:
@@ -122,21 +159,21 @@ class NativeForward:
     wakes the threads once instead of at each call.
     """
 
-    def __init__(self, model: Decoder, caches: Sequence[LayerCache], buffers: Buffers) -> None:
+    def __init__(self, model: Model, caches: Sequence[LayerCache], buffers: Buffers) -> None:
         self._model = model
         self._caches = caches
         self._buffers = buffers
         self._recorded: dict[int, tuple[calls.Recording, Tensor]] = {}
 
     def __call__(self, inputs: StepInputs) -> Tensor:
-        """See `Forward`. The result of a decode step is overwritten by the next step."""
-        residual = self._model.embed(inputs.ids)
-        if _is_decode(inputs) and len(residual) <= self._buffers.most:
-            self._buffers.fill(residual, inputs)
-            recording, hidden = self._decode(len(residual))
+        """See `Run`. The result of a decode step is overwritten by the next step."""
+        entering = begin(self._model, inputs)
+        if _is_decode(inputs) and len(inputs.ids) <= self._buffers.most:
+            self._buffers.fill(entering, inputs.batches)
+            recording, hidden = self._decode(len(inputs.ids))
         else:
             with calls.record() as recording:
-                hidden = self._model.forward(residual, inputs.positions, self._caches, inputs.attention)
+                hidden = self._model.forward(entering, self._caches, inputs.batches)
         recording.run()
         return hidden
 
@@ -166,15 +203,15 @@ class GraphForward:
     """
 
     def __init__(
-        self, model: Decoder, caches: Sequence[LayerCache], options: BatchingOptions, capture: Capture
-    ) -> None:
+        self, model: Model, caches: Sequence[LayerCache], group_of: Sequence[int], options: BatchingOptions,
+        capture: Capture,
+    ) -> None:  # fmt: skip
         self._plain = Forward(model, caches)
         self._model = model
-        self._spare_slot = (len(caches[0].keys) - 1) * BLOCK_SIZE
         most = next((size for size in GRAPH_SIZES if size >= options.max_concurrent_requests), GRAPH_SIZES[-1])
         self._sizes = [size for size in GRAPH_SIZES if size <= most]
-        self._buffers = Buffers(most, options.max_total_tokens, model.hidden_size, caches[0].keys.device)
-        self._buffers.clear(0, most, self._spare_slot)
+        self._buffers = Buffers(most, options.max_total_tokens, model, caches, group_of)
+        self._buffers.clear(0, most)
         self._graphs = {
             size: capture(partial(self._buffers.forward, model, caches, size))
             for size in reversed(self._sizes)  # the largest first: the smaller ones fit into its memory
@@ -182,14 +219,14 @@ class GraphForward:
         log.info("CUDA graphs for batches of %s", ", ".join(map(str, self._sizes)))
 
     def __call__(self, inputs: StepInputs) -> Tensor:
-        """See `Forward`. The result of a decode step is overwritten by the next step."""
+        """See `Run`. The result of a decode step is overwritten by the next step."""
         count = len(inputs.ids)
         if not _is_decode(inputs) or count > self._sizes[-1]:
             return self._plain(inputs)
         size = next(size for size in self._sizes if size >= count)
-        self._buffers.fill(self._model.embed(inputs.ids), inputs)
+        self._buffers.fill(begin(self._model, inputs), inputs.batches)
         if count < size:
-            self._buffers.clear(count, size, self._spare_slot)
+            self._buffers.clear(count, size)
         graph, hidden = self._graphs[size]
         graph.replay()
         return hidden[:count]
@@ -213,4 +250,4 @@ def _capture_on(stream: torch.cuda.Stream) -> Capture:
 
 
 def _is_decode(inputs: StepInputs) -> bool:
-    return len(inputs.ids) == len(inputs.attention.query_lengths)
+    return len(inputs.ids) == len(inputs.batches[0].query_lengths)

@@ -2,11 +2,15 @@
 
 The automaton is llguidance's. What is added is the end of the budget: a text that has to match is worth nothing cut
 off, so a token after which it could no longer be ended in time is replaced by the first one of an ending.
+
+Where tokens are guessed, the masks behind them come from a copy of the automaton that takes them as long as the
+grammar does. What is picked there is no different from what it would have been in a step of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +20,7 @@ import torch
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from torch import Tensor
 
+from tgi_server.shard.batch import Drafts
 from tgi_server.shard.ending import LONGEST, Bits, Ending, unpacked
 from tgi_server.types import GUIDE_LIMITS, Guide, Plan
 
@@ -60,6 +65,9 @@ class GuidedSequence:
         self._ending: list[int] | None = None
         self._look_at = LONGEST + 1  # tokens left at which to look for the ending next, while there is none
         self._over = False
+        self._consumed: list[int] = []
+        self._masked = math.inf  # how many tokens of the step under way may be taken
+        self._looks_ahead = True
         self.failure: str | None = None
         self._note_failure()
 
@@ -67,17 +75,68 @@ class GuidedSequence:
         """Which tokens may come next; None when any may, because nothing counts any more."""
         if self._over or self.failure is not None:
             return None
-        if self._ending is None and self._left <= self._look_at:
-            self._look_at = self._left // 2
-            self._keep(self._found())
+        self._look()
         mask = self._matcher.compute_bitmask()
         self._note_failure()
         return unpacked(mask, self._vocabulary.size)
+
+    def masks(self, drafts: Sequence[int]) -> list[Bits]:
+        """Which tokens may come next, after the first draft, after the first two, and so on.
+
+        The last mask is the one that forbids the draft after it, or allows the end. None at all where any token may
+        come, because nothing counts any more.
+        """
+        self._masked = math.inf
+        mask = self.allowed()
+        if mask is None:
+            return []
+        masks = [mask]
+        if drafts and self._looks_ahead and self.failure is None:
+            masks += self._ahead(mask, drafts)
+        self._masked = len(masks)
+        return masks
+
+    def _ahead(self, mask: Bits, drafts: Sequence[int]) -> Iterator[Bits]:
+        """The masks after drafts that may come."""
+        matcher = self._matcher.deep_copy()
+        for draft in drafts:
+            if not mask[draft] or draft in self._vocabulary.eos:
+                return
+            matcher.consume_token(draft)
+            mask = unpacked(matcher.compute_bitmask(), self._vocabulary.size)
+            if matcher.is_error():
+                self._recover()
+                return
+            yield mask
+
+    def _recover(self) -> None:
+        """Begin again and get to where the text is: an automaton that failed takes its copies and its origin with it.
+
+        What was too much ahead is a failure once the text really goes there, which it may not do.
+        """
+        self._looks_ahead = False
+        self._matcher = self._vocabulary.matcher(self._guide.grammar)
+        for token in self._consumed:  # with the masks, which leave traces in the automaton
+            self._matcher.compute_bitmask()
+            self._matcher.consume_token(token)
+        self._matcher.compute_bitmask()
+        self._note_failure()
+
+    def follow(self, tokens: Sequence[int], drafts: Sequence[int]) -> list[int]:
+        """Go on with as many of `tokens` as follow each other: token i + 1 was picked in the belief that draft i is
+        token i. The last one may be another than was picked, see `take`."""
+        taken: list[int] = []
+        for token, draft in zip(tokens, [*drafts, None], strict=True):
+            taken.append(self.take(token))
+            if not taken[-1] == token == draft or len(taken) >= self._masked:
+                break
+        return taken
 
     def take(self, token: int) -> int:
         """Go on with `token`, or with the one that is returned where `token` would leave no time to end."""
         if self._over or self.failure is not None:
             return token
+        self._look()
         if self._ending is not None and token not in self._vocabulary.eos:
             token = self._tried(token, self._ending)
         self._left -= 1
@@ -85,8 +144,15 @@ class GuidedSequence:
             self._over = True
         else:
             self._matcher.consume_token(token)
+            self._consumed.append(token)
             self._note_failure()
         return token
+
+    def _look(self) -> None:
+        """Look for an ending when it is time; a second time in the same place does nothing."""
+        if self._ending is None and self._left <= self._look_at:
+            self._look_at = self._left // 2
+            self._keep(self._found())
 
     def _found(self) -> list[int] | None:
         """An ending of the text so far."""
@@ -142,23 +208,26 @@ class Guides:
             if guide := new.sampling.guide:
                 self._sequences[new.id] = self._thread.submit(self._start, guide)
 
-    def allowed(self, ids: Sequence[int], device: torch.device) -> Future[dict[int, Tensor]] | None:
-        """Begin to find out which tokens the sequences `ids` may have: bool `[vocabulary]` by index in `ids`.
+    def allowed(
+        self, ids: Sequence[int], device: torch.device, drafts: Drafts | None = None
+    ) -> Future[dict[int, Tensor]] | None:
+        """Begin to find out which tokens the sequences `ids` may have, and which after each of their drafts.
 
-        None when all may have any.
+        bool `[vocabulary]` by row: every sequence has one, and one more for each draft; rows that may have any token,
+        or that follow a draft which may not come, are left out. None when there is nothing to find out.
         """
-        guided = {index: self._sequences[id] for index, id in enumerate(ids) if id in self._sequences}
+        guided, row = dict[int, tuple[Future[GuidedSequence], Sequence[int]]](), 0
+        for id in ids:
+            guesses = drafts.get(id, ()) if drafts else ()
+            if id in self._sequences:
+                guided[row] = self._sequences[id], guesses
+            row += 1 + len(guesses)
         return self._thread.submit(_masks, guided, device) if guided else None
 
-    def take(self, ids: Sequence[int], tokens: Sequence[int]) -> dict[int, int]:
-        """Go on with the tokens that were picked; the indices in `ids` that get another one, and which."""
-        replaced = {}
-        for index, (id, picked) in enumerate(zip(ids, tokens, strict=True)):
-            if id in self._sequences:
-                token = self._sequences[id].result().take(picked)
-                if token != picked:
-                    replaced[index] = token
-        return replaced
+    def follow(self, id: int, tokens: Sequence[int], drafts: Sequence[int]) -> list[int] | None:
+        """Go on with the tokens that were picked, see `GuidedSequence.follow`; None for a sequence without a guide."""
+        sequence = self._sequences.get(id)
+        return sequence.result().follow(tokens, drafts) if sequence else None
 
     def failures(self, ids: Sequence[int]) -> dict[int, str]:
         """Which of the sequences `ids` cannot go on, and why."""
@@ -169,9 +238,15 @@ class Guides:
         return GuidedSequence(self._vocabulary.result(), guide)
 
 
-def _masks(guided: Mapping[int, Future[GuidedSequence]], device: torch.device) -> dict[int, Tensor]:
+def _masks(
+    guided: Mapping[int, tuple[Future[GuidedSequence], Sequence[int]]], device: torch.device
+) -> dict[int, Tensor]:
     """All masks first, then one transfer: a GPU would make each wait for the step that it works on."""
-    masks = {index: mask for index, future in guided.items() if (mask := future.result().allowed()) is not None}
+    masks = {
+        row + offset: mask
+        for row, (sequence, drafts) in guided.items()
+        for offset, mask in enumerate(sequence.result().masks(drafts))
+    }
     if not masks:
         return {}
     stacked = torch.from_numpy(np.stack(list(masks.values())))

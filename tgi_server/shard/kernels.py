@@ -5,43 +5,38 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Iterator
 
 import torch
 
-from tgi_server import custom_kernels
-from tgi_server.attention.auto import AutoAttention
 from tgi_server.config import load
 from tgi_server.config.schema import Launch
+from tgi_server.kernels.formats import Dense
+from tgi_server.kernels.row import Needs
+from tgi_server.kernels.table import UnavailableError, every
 
-_HEAD_DIM = 64
-"""The width of most models' attention heads; the model's own is not known yet."""
 
-
-def problems(launch: Launch, device: torch.device) -> Iterator[str]:
-    """`NAME: works`, or why not, for the configured parts. An automatic choice logs why it passes others over."""
-    dtype = getattr(torch, launch.resolved.dtype.name)
-    attention = load.instantiate(launch.config.attention)
-    if isinstance(attention, AutoAttention):
-        attention = attention.choose(device, dtype, _HEAD_DIM)
-    quantize = load.instantiate(launch.config.quantize)
-    for part, reasons in (
-        (attention, attention.unsupported(device, dtype, _HEAD_DIM)),
-        (quantize, quantize.unsupported(device, dtype)),
-    ):
-        yield f"{type(part).__name__} for {dtype} on {device}: {'; '.join(reasons) or 'works'}"
+def lines(launch: Launch, device: torch.device) -> Iterator[str]:
+    """Who computes each operation, and why not others; for heads of usual width, as the model is not known yet."""
+    needs = Needs(
+        device=device,
+        dtype=getattr(torch, launch.resolved.dtype.name),
+        plain=launch.config.disable_custom_kernels,
+        library=load.instantiate(launch.config.attention).wanted,
+        format=Dense,
+    )
+    try:
+        yield from map(str, every(needs))
+    except UnavailableError as error:
+        yield f"attention: none: {error}"
 
 
 def main() -> None:
-    """Print a line for each thing that is known."""
+    """Print a line for each operation."""
     launch = load.read(sys.stdin)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    if launch.config.disable_custom_kernels:
-        custom_kernels.disable()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    for line in problems(launch, device):
+    for line in lines(launch, device):
         print(line)
 
 

@@ -8,26 +8,14 @@ from pathlib import Path
 
 from tgi_server.config import load
 from tgi_server.config.schema import Launch
-from tgi_server.errors import ConfigError, TgiError
-from tgi_server.models.spec import ModelSpec, read_spec
+from tgi_server.errors import TgiError
+from tgi_server.models.check import described
 from tgi_server.telemetry import logging
-
-
-def check(launch: Launch) -> ModelSpec:
-    """Everything that can be refused before torch is loaded; raises ConfigError or ModelError."""
-    spec = read_spec(Path(launch.resolved.model_dir), launch.config)
-    spec.check_shards(launch.resolved.num_shard)
-    if launch.config.max_total_tokens > spec.max_positions:
-        raise ConfigError(
-            f"max_total_tokens={launch.config.max_total_tokens} is more than the {spec.max_positions} positions the "
-            f"model was made for; max_total_tokens={spec.max_positions} works"
-        )
-    return spec
 
 
 def serve(launch: Launch, rank: int) -> None:
     """Load the model and run plans until told to stop."""
-    spec = check(launch)
+    spec = described(Path(launch.resolved.model_dir), launch.config, launch.resolved.num_shard)
     from tgi_server.rpc import server  # with the model's libraries, only once the options are known to work
 
     runner = load.instantiate(launch.config.runner, launch=launch, spec=spec, rank=rank)

@@ -45,11 +45,10 @@ class PromptScores:
         """Take in a step, before the state has advanced; the scores of the prompts that it completes."""
         done = {}
         for index, id in enumerate(plan.ids):
-            in_prompt = self._state.computed(id) < self._state.prompt_length(id)
             sampling = self._state.sampling(id)
-            if not (in_prompt and sampling.prompt_logprobs):
+            if not sampling.prompt_logprobs or self._state.computed(id) >= self._state.prompt_length(id):
                 continue
-            start = inputs.attention.query_starts[index]
+            start = inputs.batches[0].query_starts[index]
             rows = hidden[start : start + plan.counts[index]]
             scores = self._collected.setdefault(id, Scores())
             self._score(rows, self._following(plan, index), sampling.prompt_top_tokens, scores)

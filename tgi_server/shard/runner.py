@@ -1,94 +1,110 @@
-"""Runs a model on one rank: loads it, warms it up, and turns each plan into an outcome."""
+"""A model on one rank: loads it, sizes and makes its caches, warms it up."""
 
 from __future__ import annotations
 
 import logging
 import sys
 import time
-from concurrent.futures import Future
-from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from tgi_server import custom_kernels
-from tgi_server.attention.auto import AutoAttention
+from tgi_server.cache import memory
 from tgi_server.config.load import instantiate
 from tgi_server.config.schema import Launch, ServerConfig
 from tgi_server.errors import ConfigError, ModelError
-from tgi_server.layers.ops import best_ops
+from tgi_server.kernels.row import Needs
+from tgi_server.kernels.table import UnavailableError, best, efficient_tokens
 from tgi_server.layers.parallel import Group
-from tgi_server.models.decoder import Decoder, attention_shape
+from tgi_server.models.decoder import Decoder
+from tgi_server.models.load import load_model
 from tgi_server.models.spec import ModelSpec
-from tgi_server.models.weights import Checkpoint, WeightLoader
-from tgi_server.quantize.base import QuantizeMethod
-from tgi_server.shard import kv_cache
 from tgi_server.shard.batch import BatchState
 from tgi_server.shard.graphs import best_forward
 from tgi_server.shard.guides import Guides
-from tgi_server.shard.prompts import PromptScores
-from tgi_server.shard.sampler import Choice, Row, Watermark, choose
-from tgi_server.types import BLOCK_SIZE, PROGRESS, NewSequence, Outcome, Plan, SamplingParams, ShardInfo, TopTokens
+from tgi_server.shard.sampler import Watermark
+from tgi_server.shard.step import Stepper
+from tgi_server.speculate.base import Drafter
+from tgi_server.types import PROGRESS, GroupInfo, NewSequence, Outcome, Plan, SamplingParams, ShardInfo
 
 log = logging.getLogger(__name__)
 
 WARM_UP_TOKENS = 24
 """Length of the first prompt: enough for the kernels of many rows."""
-EFFICIENT_TOKENS = {"cpu": 256, "cuda": 4096}
-"""New positions that fill a step, see ShardInfo."""
 
 
 class ModelRunner:
     """One rank of a model.
 
+    Args:
+        launch: the configuration, and what the launcher found out.
+        spec: the model's description.
+        rank: of this process.
+        drafter: guesses tokens ahead, up to `draft_width` of a sequence in a step.
+
     Raises ConfigError or ModelError when the model cannot be served with these options on this machine.
     """
 
-    def __init__(self, launch: Launch, spec: ModelSpec, rank: int) -> None:
+    def __init__(
+        self, launch: Launch, spec: ModelSpec, rank: int, drafter: Drafter | None = None, draft_width: int = 0
+    ) -> None:
         config, world = launch.config, launch.resolved.num_shard
-        if config.disable_custom_kernels:
-            custom_kernels.disable()
         self._spec = spec
+        self._width = draft_width
         self._device = _device(rank, config.cuda_memory_fraction)
         self._dtype: torch.dtype = getattr(torch, launch.resolved.dtype.value)
         self._group = Group.join(rank, world, config.master_addr, config.master_port, self._device)
         self._told = 0.0
-        self._watermark = Watermark.of(config)
-        self._guides = self._read_vocabulary(launch) if rank == 0 else None  # which decides for all
-        self._model = self._load(launch)
-        self._state = BatchState(config.max_total_tokens, self._device)
-        self._prompts = PromptScores(self._state, self._model.logits)
+        self._free = memory.free_memory(self._device, config.cuda_memory_fraction)
+        guides = self._read_vocabulary(launch) if rank == 0 else None  # which decides for all
+        needs = Needs(
+            device=self._device, dtype=self._dtype, plain=config.disable_custom_kernels,
+            library=instantiate(config.attention).wanted,
+        )  # fmt: skip
+        model = self._load(launch, needs)
+        state = BatchState(config.max_total_tokens + draft_width, self._device, spec.groups)
         blocks = self._allocate(config)
-        self._run = best_forward(self._model, self._caches, config, config.enable_cuda_graphs)
+        run = best_forward(model, self._caches, spec.group_of, config, config.enable_cuda_graphs)
+        watermark = Watermark.of(config)
+        self._stepper = Stepper(state, run, model.logits, guides, watermark, self._group, needs, drafter)
         self._warm_up(config)
-        self.info = ShardInfo(
+        self.info = self._info(blocks, guides)
+
+    def _info(self, blocks: list[int], guides: Guides | None) -> ShardInfo:
+        unguided = guides.unsupported() if guides else None
+        if unguided:
+            log.warning("requests with grammars, JSON schemas or tools are refused: %s", unguided)
+        return ShardInfo(
             dtype=str(self._dtype),
             device_type=self._device.type,
-            num_blocks=blocks,
-            efficient_tokens=EFFICIENT_TOKENS[self._device.type],
-            vocab_size=spec.vocab_size,
-            eos_token_ids=list(spec.eos_token_ids),
-            unguided=self._guides.unsupported() if self._guides else None,
+            groups=[
+                GroupInfo(group.kind, group.window, count)
+                for group, count in zip(self._spec.groups, blocks, strict=True)
+            ],
+            efficient_tokens=efficient_tokens(self._device),
+            vocab_size=self._spec.vocab_size,
+            eos_token_ids=list(self._spec.eos_token_ids),
+            unguided=unguided,
+            draft_width=self._width,
+            prefix_cacheable=not self._spec.by_length,
         )
-        if self.info.unguided:
-            log.warning("requests with grammars, JSON schemas or tools are refused: %s", self.info.unguided)
 
     def _read_vocabulary(self, launch: Launch) -> Guides:
         path = Path(launch.resolved.model_dir) / "tokenizer.json"
         return Guides(path, self._spec.vocab_size, self._spec.eos_token_ids)
 
-    def _load(self, launch: Launch) -> Decoder:
-        quantize: QuantizeMethod = instantiate(launch.config.quantize)
-        _require("quantize", quantize, quantize.unsupported(self._device, self._dtype))
-        attention = instantiate(launch.config.attention)
-        if isinstance(attention, AutoAttention):
-            attention = attention.choose(self._device, self._dtype, self._spec.head_dim)
-        _require("attention", attention, attention.unsupported(self._device, self._dtype, self._spec.head_dim))
-        checkpoint = Checkpoint(Path(launch.resolved.model_dir), self._tell)
-        loader = WeightLoader(checkpoint, quantize, self._group, self._dtype, self._device)
-        ops = best_ops(self._device, self._dtype)
-        return Decoder(self._spec, loader, attention, ops, launch.config.max_total_tokens)
+    def _load(self, launch: Launch, needs: Needs) -> Decoder:
+        config = launch.config
+        directory, longest = Path(launch.resolved.model_dir), config.max_total_tokens + self._width
+        quantize = instantiate(config.quantize)
+        try:
+            model = load_model(directory, self._spec, needs, longest, quantize, self._group, self._tell)
+        except UnavailableError as error:
+            raise ConfigError(f"attention={config.attention._target_}: {error}") from error
+        for choice in (*model.choices, best("choose", needs)):
+            slow = choice.library == "torch"
+            log.log(logging.WARNING if slow else logging.INFO, "%s%s", choice, ", which is slow" if slow else "")
+        return model
 
     def _tell(self, fraction: float) -> None:
         """A line for the launcher, which shows it; not more often than a person can read."""
@@ -97,20 +113,22 @@ class ModelRunner:
             self._told = now
             print(f"{PROGRESS}{fraction:.3f}", file=sys.stderr, flush=True)
 
-    def _allocate(self, config: ServerConfig) -> int:
-        """Make the KV cache; every rank gets as many blocks as the poorest can hold."""
-        shape = attention_shape(self._spec, self._group.world)
-        size = kv_cache.block_bytes(shape, self._spec.num_layers, self._dtype)
-        free = kv_cache.free_memory(self._device, config.cuda_memory_fraction)
+    def _allocate(self, config: ServerConfig) -> list[int]:
+        """Make the caches; every rank gets as many blocks as the poorest can hold."""
+        world = self._group.world
+        free = memory.free_memory(self._device, config.cuda_memory_fraction)
+        weights = max(0, self._free - free)
         if self._device.type == "cpu":
-            free //= self._group.world  # the ranks share the host's memory
-        blocks = kv_cache.plan_blocks(config, self._group.minimum(free, self._device), size)
+            free //= world  # the ranks share the host's memory
+        sizes = memory.group_sizes(self._spec, world, self._dtype)
+        plan = memory.CachePlan(config, sizes, 1 + self._width)
+        blocks = plan.blocks(memory.plan_tokens(config, plan, self._group.minimum(free, self._device)))
         spare = 1 if self._device.type == "cuda" else 0  # for the padded rows of CUDA graphs
-        self._caches = kv_cache.allocate(blocks + spare, shape, self._spec.num_layers, self._dtype, self._device)
-        log.info(
-            "KV cache: %d tokens in %d blocks of %.1f KiB a shard (%.2f of %.2f GiB free)",
-            blocks * BLOCK_SIZE, blocks, size / 1024, blocks * size / 2**30, free / 2**30,
-        )  # fmt: skip
+        self._caches = memory.allocate(
+            self._spec, [count + spare for count in blocks], world, self._dtype, self._device
+        )
+        for line in memory.arithmetic(sizes, blocks, weights, free):
+            log.info("memory: %s", line)
         return blocks
 
     def _warm_up(self, config: ServerConfig) -> None:
@@ -119,88 +137,26 @@ class ModelRunner:
         One of the two draws its token: on GPUs that takes a kernel of its own. Raises ModelError when they fail.
         """
         prompt = [0] * min(WARM_UP_TOKENS, config.max_input_length)
-        blocks = list(range(-(-(len(prompt) + 1) // BLOCK_SIZE)))
-        drawn = NewSequence(id=-1, prompt_ids=prompt, blocks=blocks, sampling=SamplingParams(do_sample=True))
-        greedy = NewSequence(id=-2, prompt_ids=prompt, blocks=blocks, sampling=SamplingParams())
+        total = len(prompt) + 2 + self._width
+        blocks = [list(range(group.blocks(len(prompt), total, total, 1 + self._width))) for group in self._spec.groups]
+
+        def sequence(id: int, sampling: SamplingParams) -> NewSequence:
+            return NewSequence(
+                id=id, prompt_ids=prompt, blocks=blocks, sampling=sampling, max_length=len(prompt) + 2
+            )  # fmt: skip
+
         for plan in (
-            Plan(step=-3, ids=[-1], counts=[len(prompt)], new=[drawn]),
-            Plan(step=-2, ids=[-2], counts=[len(prompt)], new=[greedy], finished=[-1]),
+            Plan(step=-3, ids=[-1], counts=[len(prompt)], new=[sequence(-1, SamplingParams(do_sample=True))]),
+            Plan(step=-2, ids=[-2], counts=[len(prompt)], new=[sequence(-2, SamplingParams())], finished=[-1]),
             Plan(step=-1, ids=[-2], counts=[1]),
         ):
             if failed := self.step(plan).failed:
                 raise ModelError(f"the model does not run: {next(iter(failed.values()))}")
-        self._state.forget(-2)
+        self._stepper.forget(-2)
 
-    @torch.inference_mode()
     def step(self, plan: Plan) -> Outcome:
-        """Run one step. A failure is told as the failure of the plan's sequences as long as no other rank waits."""
-        start = time.perf_counter_ns()
-        self._state.update(plan)
-        for id in plan.finished:
-            self._prompts.forget(id)
-        if self._guides:
-            self._guides.update(plan)
-        if not plan.ids:
-            return Outcome(plan.step, [], [], [], [])
-        try:
-            outcome = self._forward(plan)
-        except Exception as error:
-            if self._group.world > 1:
-                raise
-            return self._failed(plan, error)
-        return _timed(outcome, time.perf_counter_ns() - start)
-
-    def _forward(self, plan: Plan) -> Outcome:
-        inputs = self._state.inputs(plan)
-        ids = [plan.ids[index] for index in inputs.yielding]
-        allowed = self._guides.allowed(ids, self._device) if self._guides else None  # found out while the device works
-        hidden = self._run(inputs)
-        scores = self._prompts.collect(plan, inputs, hidden)
-        tokens, logprobs, top = self._choose(ids, hidden[inputs.last_rows], allowed)
-        self._state.advance(plan, inputs.yielding, tokens)
-        counts = [0] * len(plan.ids)
-        for index in inputs.yielding:
-            counts[index] = 1
-        return Outcome(
-            plan.step, plan.ids, counts, tokens, logprobs, top,
-            prompt_logprobs={id: prompt.logprobs for id, prompt in scores.items()},
-            prompt_top_tokens={id: prompt.top for id, prompt in scores.items() if prompt.top},
-            unguided=self._guides.failures(ids) if self._guides else {},
-        )  # fmt: skip
-
-    def _choose(
-        self, ids: list[int], hidden: Tensor, allowed: Future[dict[int, Tensor]] | None
-    ) -> tuple[list[int], list[float], dict[int, list[TopTokens]]]:
-        """The next token of each of the sequences `ids`: rank 0 decides, all learn it."""
-        if not ids:
-            return [], [], {}
-        logits = self._model.logits(hidden)
-        if logits is None:
-            tokens = torch.empty(len(ids), dtype=torch.int64, device=self._device)
-            return self._group.broadcast(tokens).tolist(), [], {}
-        choice = self._sample(ids, logits, allowed.result() if allowed else {})
-        self._group.broadcast(choice.tokens)
-        top = {ids[row]: [entry] for row, entry in choice.top.items()}
-        return choice.tokens.tolist(), choice.logprobs.tolist(), top
-
-    def _sample(self, ids: list[int], logits: Tensor, allowed: dict[int, Tensor]) -> Choice:
-        rows = [Row(self._state.sampling(id), self._state.known(id), self._state.prompt_length(id)) for id in ids]
-        choice = choose(logits, rows, self._watermark, allowed)
-        if allowed and self._guides:
-            for row, token in self._guides.take(ids, choice.tokens.tolist()).items():
-                choice.logprobs[row] += logits[row, token] - logits[row, choice.tokens[row]]
-                choice.tokens[row] = token
-        return choice
-
-    def _failed(self, plan: Plan, error: Exception) -> Outcome:
-        """Blame the whole step. Its sequences stay known: a plan that is under way may still name them."""
-        log.exception("step %d failed", plan.step)
-        failed = dict.fromkeys(plan.ids, f"{type(error).__name__}: {error}")
-        return Outcome(plan.step, plan.ids, [0] * len(plan.ids), [], [], failed=failed)
-
-
-def _timed(outcome: Outcome, elapsed_ns: int) -> Outcome:
-    return replace(outcome, forward_ns=elapsed_ns)
+        """Run one step; see `Stepper`."""
+        return self._stepper.step(plan)
 
 
 def _device(rank: int, memory_fraction: float) -> torch.device:
@@ -214,8 +170,3 @@ def _device(rank: int, memory_fraction: float) -> torch.device:
     torch.cuda.set_device(device)
     torch.cuda.set_per_process_memory_fraction(memory_fraction, device)
     return device
-
-
-def _require(option: str, part: object, reasons: list[str]) -> None:
-    if reasons:
-        raise ConfigError(f"{option}={type(part).__name__}: {'; '.join(reasons)}")

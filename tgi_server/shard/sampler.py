@@ -11,22 +11,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from tgi_server.config.schema import WatermarkOptions
-from tgi_server.native import kernels
-from tgi_server.triton import support
+from tgi_server.kernels.plain import uniforms
+from tgi_server.speculate.base import IntArray
 from tgi_server.types import SamplingParams, TopTokens
 
-IntArray = npt.NDArray[np.int64]
-
-NEGLIGIBLE = 30.0
-"""Distance to the best score beyond which a token is never drawn: all of them together have less than 1e-8."""
+Pick = Callable[[Tensor, Sequence[int], Sequence[int], Sequence[bool]], tuple[Tensor, Tensor, Tensor]]
+"""The operation `choose` of `kernels.plain`."""
 LARGEST = 1e30
 """Size to which penalised scores are held, so that no penalty makes infinity of them."""
 WATERMARK_KEY = 15485863
@@ -46,7 +42,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A sequence that gets a token: how, after which ids, and how many of these are its prompt."""
+    """A place in a text that gets a token: how, after which ids, and how many of these are the prompt."""
 
     params: SamplingParams
     known: IntArray
@@ -85,12 +81,16 @@ class Watermark:
 
 
 def choose(
-    logits: Tensor, rows: Sequence[Row], watermark: Watermark, allowed: Mapping[int, Tensor] | None = None
+    logits: Tensor,
+    rows: Sequence[Row],
+    watermark: Watermark,
+    pick: Pick,
+    allowed: Mapping[int, Tensor] | None = None,
 ) -> Choice:
     """Pick a token for each row of `logits` (float32 `[rows, vocabulary]`, changed in place).
 
-    `allowed[row]`, bool `[vocabulary]`, says which tokens a guided row may have. Log-probabilities are those of the
-    processed scores.
+    `pick` chooses by the processed scores, whose log-probabilities are told. `allowed[row]`, bool `[vocabulary]`, says
+    which tokens a guided row may have.
     """
     params = [row.params for row in rows]
     _bias(logits, params)
@@ -99,88 +99,12 @@ def choose(
     for row, mask in (allowed or {}).items():
         logits[row].masked_fill_(~mask, -torch.inf)
     _warp(logits, params)
-    pick = _pick_fused if _fused(logits.device) else _pick
-    tokens, logprobs, normaliser = pick(logits, params, np.array([row.position for row in rows], np.int64))
+    seeds, positions, draws = [p.seed for p in params], [row.position for row in rows], [p.samples for p in params]
+    tokens, logprobs, normaliser = pick(logits, seeds, positions, draws)
     top = {
         row: top_tokens(logits[row] - normaliser[row], p.top_n_tokens) for row, p in enumerate(params) if p.top_n_tokens
     }
     return Choice(tokens, logprobs, top)
-
-
-@cache
-def _fused(device: torch.device) -> bool:
-    """Whether the Triton kernels choose."""
-    return not support.unsupported(device, torch.float32)
-
-
-@cache
-def _compiled(device: torch.device) -> bool:
-    """Whether the compiled kernels find the best."""
-    return not kernels.unsupported(device, torch.float32)
-
-
-def _pick(logits: Tensor, params: Sequence[SamplingParams], positions: IntArray) -> tuple[Tensor, Tensor, Tensor]:
-    """The best token of each row, or a drawn one; its log-probability; the log-sum-exp of the row."""
-    tokens, normaliser = _best(logits)
-    random = [row for row, p in enumerate(params) if p.samples]
-    if random:
-        tokens[random] = _draw(logits[random], [params[row].seed for row in random], positions[random])
-    chosen = logits.gather(1, tokens.unsqueeze(1)).squeeze(1)
-    return tokens, chosen - normaliser, normaliser
-
-
-def _best(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each row the first of the best tokens, and the log-sum-exp."""
-    if _compiled(logits.device):
-        return kernels.best(logits.contiguous())
-    return logits.argmax(dim=-1), logits.logsumexp(dim=-1)
-
-
-def _pick_fused(logits: Tensor, params: Sequence[SamplingParams], positions: IntArray) -> tuple[Tensor, Tensor, Tensor]:
-    """The same in kernels that read the scores once or, to draw, twice."""
-    from tgi_server.triton import sampling  # imports triton, which is not everywhere
-
-    rows = [(_signed(p.seed), position, p.samples) for p, position in zip(params, positions.tolist(), strict=True)]
-    draws = torch.tensor(rows).to(logits.device, non_blocking=True)
-    return sampling.choose(logits, draws, NEGLIGIBLE, any(p.samples for p in params))
-
-
-def uniforms(seeds: Tensor, positions: Tensor, ids: Tensor) -> Tensor:
-    """Numbers in (0, 1), float64, one for each int64 triple: a hash of three rounds of SplitMix64's finaliser."""
-    x = _mix(_mix(_mix(seeds) + positions) + ids)
-    return (_shifted(x, 11).double() + 0.5) * 2.0**-53
-
-
-def _mix(x: Tensor) -> Tensor:
-    x = x + _signed(0x9E3779B97F4A7C15)
-    x = (x ^ _shifted(x, 30)) * _signed(0xBF58476D1CE4E5B9)
-    x = (x ^ _shifted(x, 27)) * _signed(0x94D049BB133111EB)
-    return x ^ _shifted(x, 31)
-
-
-def _shifted(x: Tensor, bits: int) -> Tensor:
-    """Shift right as if unsigned."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def _signed(number: int) -> int:
-    """The 64-bit number with the same bits as the unsigned `number`."""
-    return number - (1 << 64) if number >= 1 << 63 else number
-
-
-def _draw(logits: Tensor, seeds: Sequence[int], positions: IntArray) -> Tensor:
-    """A token for each row with the probability its score says: the largest of `score + Gumbel noise`.
-
-    Scores that differ in the last bits, as they do in other company, then rarely lead to another token; inverting the
-    cumulative distribution would shift every boundary. Tokens less likely than e^-NEGLIGIBLE times the best get none.
-    """
-    device = logits.device
-    seed = torch.tensor([_signed(seed) for seed in seeds], device=device)
-    rows, ids = (logits >= logits.amax(dim=-1, keepdim=True) - NEGLIGIBLE).nonzero(as_tuple=True)
-    uniform = uniforms(seed[rows], torch.from_numpy(positions).to(device)[rows], ids)
-    noisy = torch.full(logits.shape, -torch.inf, dtype=torch.float64, device=device)
-    noisy[rows, ids] = logits[rows, ids].double() - (-uniform.log()).log()
-    return noisy.argmax(dim=-1)
 
 
 def _bias(logits: Tensor, params: Sequence[SamplingParams]) -> None:

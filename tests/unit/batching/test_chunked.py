@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.batching.test_scheduler import outcome, planned, sequence
+from tests.unit.batching.test_scheduler import outcome, planned, sequence, shards
 from tgi_server.batching.scheduler import Scheduler
 from tgi_server.config.schema import BatchingOptions
 from tgi_server.errors import ValidationError
@@ -14,7 +14,7 @@ Rows = list[tuple[int, int]]
 
 
 def scheduler(blocks: int = 64, chunk: int = 16, **options: Any) -> Scheduler:
-    return Scheduler(BatchingOptions(prefill_chunk_tokens=chunk, **options), blocks, 4096)
+    return Scheduler(BatchingOptions(prefill_chunk_tokens=chunk, **options), shards(blocks))
 
 
 def rows(plan: Plan) -> Rows:

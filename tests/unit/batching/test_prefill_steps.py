@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.unit.batching import test_scheduler
-from tests.unit.batching.test_scheduler import outcome, planned, sequence
+from tests.unit.batching.test_scheduler import outcome, planned, sequence, shards
 from tgi_server.batching.scheduler import Scheduler
 from tgi_server.batching.sequence import Sequence
 from tgi_server.config.schema import BatchingOptions
@@ -119,7 +119,7 @@ def test_prompts_of_which_only_one_token_is_wanted_follow_each_other() -> None:
 
 
 def test_what_an_earlier_step_computed_is_found() -> None:
-    s = Scheduler(BatchingOptions(prefix_caching=True), 64, 32)
+    s = Scheduler(BatchingOptions(prefix_caching=True), shards(step=32))
     prompt = list(range(40))
     for id in range(4):
         stopping = StoppingParams(max_new_tokens=9)

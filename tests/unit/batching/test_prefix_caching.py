@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.batching.test_scheduler import outcome, planned
+from tests.unit.batching.test_scheduler import outcome, planned, shards
 from tgi_server.batching.prefix import block_keys
 from tgi_server.batching.scheduler import Scheduler
 from tgi_server.batching.sequence import Sequence
@@ -16,7 +16,7 @@ SYSTEM = list(range(40))
 
 
 def scheduler(blocks: int = 64, **options: Any) -> Scheduler:
-    return Scheduler(BatchingOptions(prefix_caching=True, max_waiting_tokens=0, **options), blocks, 4096)
+    return Scheduler(BatchingOptions(prefix_caching=True, max_waiting_tokens=0, **options), shards(blocks))
 
 
 def sequence(id: int, prompt: list[int], new: int = 1, **sampling: Any) -> Sequence:
@@ -41,7 +41,7 @@ def test_a_second_prompt_computes_only_what_differs() -> None:
     s = scheduler()
     assert found(done(s, sequence(0, SYSTEM))) == [0]
     plan = done(s, sequence(1, [*SYSTEM, 99]))
-    assert (plan.counts, found(plan), list(plan.new[0].blocks)) == ([9], [32], [0, 1, 2])
+    assert (plan.counts, found(plan), plan.new[0].blocks) == ([9], [32], [[0, 1, 2]])
     assert s.prefilled == 9
     assert s.reserved_tokens == 0
 
@@ -88,7 +88,7 @@ def test_blocks_are_found_once_the_first_token_came() -> None:
     s.add(sequence(2, SYSTEM, new=9))
     planned(s)
     plan = planned(s)
-    assert (found(plan), list(plan.new[0].blocks[:2])) == ([32], [0, 1])
+    assert (found(plan), plan.new[0].blocks[0][:2]) == ([32], [0, 1])
     assert s.reserved_tokens == 16 * (3 + 3 + 1), "shared ones count once"
 
 
@@ -187,6 +187,6 @@ def test_chunks_take_what_is_left() -> None:
 
 
 def test_off_means_off() -> None:
-    s = Scheduler(BatchingOptions(), 8, 4096)
+    s = Scheduler(BatchingOptions(), shards(8))
     done(s, sequence(0, SYSTEM))
     assert found(done(s, sequence(1, SYSTEM))) == [0]

@@ -1,7 +1,10 @@
-"""Random arrivals, ends, aborts and failures, with up to two plans in flight; the books must balance every step."""
+"""Random arrivals, ends, aborts and failures, with up to two plans in flight; the books must balance every step.
+
+Over caches of one and of several groups of layers, and shards that guess tokens. The model checks the contents.
+"""
 
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,13 +12,29 @@ from hypothesis import strategies as st
 from tgi_server.batching.scheduler import Scheduler
 from tgi_server.batching.sequence import Sequence
 from tgi_server.config.schema import BatchingOptions
-from tgi_server.rpc.fake import FakeModel
-from tgi_server.types import BLOCK_SIZE, GenerationRequest, NewSequence, Plan, SamplingParams, StoppingParams
+from tgi_server.rpc.fake import FAKE_INFO, FakeModel
+from tgi_server.types import (
+    BLOCK_SIZE,
+    CacheKind,
+    GenerationRequest,
+    GroupInfo,
+    NewSequence,
+    Plan,
+    SamplingParams,
+    StoppingParams,
+)
 
 BLOCKS = 12
 BUDGET = 64
 EOS = 0
 CHUNK = 16
+FULL = GroupInfo(CacheKind.FULL, None, BLOCKS)
+GROUPS = [
+    [FULL],
+    [GroupInfo(CacheKind.WINDOW, 20, 8)],
+    [FULL, GroupInfo(CacheKind.WINDOW, 1, 7), GroupInfo(CacheKind.WINDOW, 40, 9)],
+    [GroupInfo(CacheKind.FULL, None, 7), GroupInfo(CacheKind.STATE, None, 3), GroupInfo(CacheKind.ENCODER, None, 5)],
+]
 
 
 @dataclass
@@ -25,6 +44,8 @@ class Walk:
     options: BatchingOptions
     step_tokens: int
     eos_at: dict[int, int]
+    groups: list[GroupInfo] = field(default_factory=lambda: [FULL])
+    draft: int = 0
     model: FakeModel = field(init=False)
     scheduler: Scheduler = field(init=False)
     flight: deque[Plan] = field(default_factory=deque)
@@ -35,10 +56,15 @@ class Walk:
     paused_tokens: Counter[int] = field(default_factory=Counter)
     paused_steps: Counter[int] = field(default_factory=Counter)
     hits: int = 0
+    most: int = 0
 
     def __post_init__(self) -> None:
-        self.scheduler = Scheduler(self.options, BLOCKS, self.step_tokens, [EOS])
-        self.model = FakeModel(100, self.choose)
+        info = replace(
+            FAKE_INFO, groups=self.groups, efficient_tokens=self.step_tokens, eos_token_ids=[EOS], vocab_size=100,
+            draft_width=self.draft,
+        )  # fmt: skip
+        self.scheduler = Scheduler(self.options, info)
+        self.model = FakeModel(info, self.choose)
 
     def choose(self, new: NewSequence, position: int) -> int:
         generated = position - len(new.prompt_ids) + 1
@@ -63,7 +89,7 @@ class Walk:
             self.check_books()
 
     def fail(self, which: int) -> None:
-        if running := [s for s in self.live.values() if s.blocks]:
+        if running := [s for s in self.live.values() if s.started is not None]:
             self.model.failures.setdefault(running[which % len(running)].id, "broken")
 
     def fill(self) -> None:
@@ -77,7 +103,10 @@ class Walk:
 
     def step(self) -> None:
         if self.flight:
-            for progress in self.scheduler.commit(self.model.step(self.flight.popleft()), 0.0):
+            outcome = self.model.step(self.flight.popleft())
+            self.most = max(self.most, *outcome.counts)
+            for progress in self.scheduler.commit(outcome, 0.0):
+                assert progress.sequence.committed <= progress.sequence.max_new_tokens
                 if progress.finish or progress.failure:
                     del self.live[progress.sequence.id]
             self.check_books()
@@ -110,7 +139,7 @@ class Walk:
 
     def unfinished(self) -> set[int]:
         """Those who started and need more steps."""
-        return {id for id, s in self.live.items() if s.blocks and not s.fully_planned}
+        return {id for id, s in self.live.items() if s.started is not None and not s.fully_planned}
 
     def check_chunked(self, plan: Plan) -> None:
         self.prompt_left |= {new.id: len(new.prompt_ids) - new.cached for new in plan.new}
@@ -126,12 +155,15 @@ class Walk:
         assert unfinished in ([], plan.ids[-1:]), "only the youngest has a part of its prompt left"
 
     def check_books(self) -> None:
-        owned = Counter(block for s in self.live.values() for block in s.blocks)
-        written = [block for s in self.live.values() for block in s.blocks[s.cached // BLOCK_SIZE :]]
-        assert len(written) == len(set(written)), "no block has two writers"
-        assert self.options.prefix_caching or len(written) == owned.total() == len(owned)
-        assert len(owned) * BLOCK_SIZE == self.scheduler.reserved_tokens, "used blocks are the owned ones"
-        assert all(0 <= block < BLOCKS for block in owned)
+        for group, info in enumerate(self.groups):
+            holders = [(s, s.own[group]) for s in self.live.values() if s.own]
+            owned = Counter(block for _, own in holders for block in own)
+            written = [block for s, own in holders for block in own[s.cached // BLOCK_SIZE :]]
+            assert len(written) == len(set(written)), "no block has two writers"
+            assert self.scheduler.prefix_caching or len(written) == owned.total() == len(owned)
+            assert all(0 <= block < info.num_blocks for block in owned)
+            if group == 0:
+                assert len(owned) * BLOCK_SIZE == self.scheduler.reserved_tokens, "used blocks are the owned ones"
         if self.options.max_batch_size is not None:
             assert self.scheduler.running <= self.options.max_batch_size
 
@@ -155,6 +187,8 @@ EVENTS = st.one_of(
     step_tokens=st.sampled_from([1, BLOCK_SIZE, BUDGET]),
     chunk=st.sampled_from([None, CHUNK]),
     prefix_caching=st.booleans(),
+    groups=st.sampled_from(GROUPS),
+    draft=st.sampled_from([0, 0, 1, 4]),
 )
 def test_random_walk(
     events: list[tuple[str, int, int]],
@@ -165,6 +199,8 @@ def test_random_walk(
     step_tokens: int,
     chunk: int | None,
     prefix_caching: bool,
+    groups: list[GroupInfo],
+    draft: int,
 ) -> None:
     options = BatchingOptions(
         max_batch_prefill_tokens=BUDGET,
@@ -174,7 +210,7 @@ def test_random_walk(
         prefill_chunk_tokens=chunk,
         prefix_caching=prefix_caching,
     )
-    walk = Walk(options, step_tokens, eos_at)
+    walk = Walk(options, step_tokens, eos_at, groups, draft)
     for kind, first, second in events:
         if kind == "arrive":
             walk.arrive(first, second)
@@ -193,3 +229,4 @@ def test_random_walk(
         walk.step()
     assert not walk.live and not walk.flight, "everything finishes"
     assert walk.scheduler.reserved_tokens == 0
+    assert walk.most <= 1 + draft

@@ -1,5 +1,6 @@
 """Plan, fake outcome, assert."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,19 @@ from tgi_server.batching.scheduler import Scheduler
 from tgi_server.batching.sequence import Sequence
 from tgi_server.config.schema import BatchingOptions
 from tgi_server.errors import GenerationError, ValidationError
-from tgi_server.types import FinishReason, GenerationRequest, Outcome, Plan, SamplingParams, StoppingParams, TopTokens
+from tgi_server.rpc.fake import FAKE_INFO
+from tgi_server.types import (
+    CacheKind,
+    FinishReason,
+    GenerationRequest,
+    GroupInfo,
+    Outcome,
+    Plan,
+    SamplingParams,
+    ShardInfo,
+    StoppingParams,
+    TopTokens,
+)
 
 EOS = 2
 
@@ -19,7 +32,13 @@ def sequence(id: int, prompt: int = 4, new: int = 4, ignore_eos: bool = False) -
 
 
 def scheduler(blocks: int = 64, step: int = 4096, **options: Any) -> Scheduler:
-    return Scheduler(BatchingOptions(**options), blocks, step, [EOS])
+    return Scheduler(BatchingOptions(**options), shards(blocks, step))
+
+
+def shards(blocks: int = 64, step: int = 4096, **info: Any) -> ShardInfo:
+    """With one group of layers that keep everything, if nothing else is said."""
+    groups = [GroupInfo(CacheKind.FULL, None, blocks)]
+    return replace(FAKE_INFO, **{"groups": groups, "efficient_tokens": step, "eos_token_ids": [EOS], **info})
 
 
 def outcome(plan: Plan, *tokens: int) -> Outcome:
@@ -39,7 +58,7 @@ def test_a_prompt_is_one_step_and_each_further_token_is_one() -> None:
     one = sequence(0, prompt=20, new=3)
     s.add(one)
     first = planned(s, now=5.0)
-    assert (first.ids, first.counts, first.new[0].blocks) == ([0], [20], [0, 1])
+    assert (first.ids, first.counts, first.new[0].blocks) == ([0], [20], [[0, 1]])
     assert one.started == 5.0
     second, third = planned(s), planned(s)
     assert second.counts == third.counts == [1] and not second.new
@@ -51,8 +70,10 @@ def test_a_prompt_is_one_step_and_each_further_token_is_one() -> None:
 
 
 def test_the_last_token_takes_no_cache_position() -> None:
-    assert sequence(0, prompt=10, new=7).blocks_needed == 1
-    assert sequence(0, prompt=10, new=8).blocks_needed == 2
+    for new, blocks in ((7, 1), (8, 2)):
+        s = scheduler()
+        s.add(one := sequence(0, prompt=10, new=new))
+        assert (one.needed, len(planned(s).new[0].blocks[0])) == ([blocks], blocks)
 
 
 def test_plans_run_ahead_and_late_tokens_of_an_ended_sequence_are_dropped() -> None:
@@ -99,7 +120,7 @@ def test_blocks_of_a_sequence_go_to_a_new_one_with_the_plan_that_drops_it() -> N
     assert planned(s).ids == [0]
     assert planned(s).ids == [0], "its last token is planned now, so nothing later needs its blocks"
     third = planned(s)
-    assert (third.ids, third.finished, third.new[0].blocks) == ([1], [0], [0, 1])
+    assert (third.ids, third.finished, third.new[0].blocks) == ([1], [0], [[0, 1]])
 
 
 def test_an_abort_is_told_in_the_next_plan_and_frees_at_once() -> None:

@@ -12,8 +12,8 @@ import pytest
 from tgi_server.bench.completion import Completions, Record
 from tgi_server.bench.http import BenchError, Pool, Target
 from tgi_server.bench.load import find_model, measure
+from tgi_server.bench.options import BenchOptions
 from tgi_server.bench.workload import Workload
-from tgi_server.config.schema import BenchOptions
 
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 UNFRAMED = b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n"

@@ -12,10 +12,10 @@ from tgi_server.bench.compare import Contender, main, markdown
 from tgi_server.bench.completion import Record
 from tgi_server.bench.http import Target
 from tgi_server.bench.load import Run
+from tgi_server.bench.options import BenchOptions
 from tgi_server.bench.report import aligned, check_output, table, write
 from tgi_server.bench.summary import Percentiles, Summary, summarise
 from tgi_server.bench.workload import Workload
-from tgi_server.config.schema import BenchOptions
 from tgi_server.errors import ConfigError, UsageError
 
 GOOD = Record(start=0.0, sent=0.1, arrivals=[1.0, 1.5, 2.0], end=2.0, tokens=3, prompt_tokens=10)

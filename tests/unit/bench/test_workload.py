@@ -10,8 +10,8 @@ import pytest
 
 from tgi_server.bench.http import Target
 from tgi_server.bench.machine import facts
+from tgi_server.bench.options import BenchOptions
 from tgi_server.bench.workload import Workload, numbers, poisson
-from tgi_server.config.schema import BenchOptions
 from tgi_server.errors import UsageError
 
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from tgi_server.config import cli, describe, load
+from tgi_server.config import cli, load, options
 from tgi_server.config.arguments import quote
-from tgi_server.config.schema import DType, LogLevel, ServerConfig, without_variable
+from tgi_server.config.schema import DType, LogLevel, Part, ServerConfig, without_variable
 from tgi_server.errors import UsageError
 
 AWKWARD = [
@@ -19,8 +19,8 @@ AWKWARD = [
 ]  # fmt: skip
 TEXTS = [
     name
-    for name, hint in describe.TYPES.items()
-    if describe.inner_type(hint) is str and name not in ("hostname", "cors_allow_origin")
+    for name, hint in options.TYPES.items()
+    if options.inner_type(hint) is str and name not in ("hostname", "cors_allow_origin")
 ]
 
 
@@ -115,7 +115,8 @@ def test_groups_are_flags_too() -> None:
     assert compose("--batching", "latency").max_batch_size == 8
     config = compose("--quantize", "none", ATTENTION="sdpa")
     assert config.quantize._target_ == "tgi_server.quantize.none.NoQuantize"
-    assert config.attention._target_ == "tgi_server.attention.sdpa.SdpaAttention"
+    assert config.attention._target_ == "tgi_server.kernels.choice.AttentionChoice"
+    assert config.attention.fields == {"library": "torch"}
 
 
 def test_origins_and_environment_that_the_command_line_replaces() -> None:
@@ -139,8 +140,7 @@ def test_hostname_of_a_container_is_ignored(name: str) -> None:
 
 def test_the_load_generator_reads_no_environment() -> None:
     config = compose("job=bench", TARGET="http://other", OUTPUT="/tmp", CLIENTS="x", JOB="x")
-    assert (config.target, config.output, config.clients) == (None, None, None)
-    assert config.job._target_ == "tgi_server.bench.main.Bench"
+    assert config.job == Part("tgi_server.bench.main.Bench", fields={})
 
 
 def test_service_addresses_are_ignored() -> None:
@@ -249,9 +249,9 @@ def test_multirun_only_opens_sweeps() -> None:
 
 
 def test_combinations_vary_the_last_fastest_and_the_later_mention_counts() -> None:
-    arguments = cli.parse(["port=1,2", "-m", "seed=1,2", "seed=5,6"], {"PORT": "3"})
+    arguments = cli.parse(["port=1,2", "-m", "job=bench", "seed=1,2", "job.seed=5,6"], {"PORT": "3"})
     runs = [load.composition(run).config for run in load.combinations(arguments)]
-    assert [(run.port, run.seed) for run in runs] == [(1, 5), (1, 6), (2, 5), (2, 6)]
+    assert [(run.port, load.instantiate(run.job).seed) for run in runs] == [(1, 5), (1, 6), (2, 5), (2, 6)]
     with pytest.raises(UsageError, match="counts values"):
         load.combinations(cli.parse(["-m", "port=interval(1,2)"], {}))
     assert len(load.combinations(cli.parse(["port=1"], {}))) == 1

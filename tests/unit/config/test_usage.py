@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import tgi_server
-from tgi_server.config import describe, files, reference, usage
+from tgi_server.config import describe, files, options, parts, reference, usage
 from tgi_server.config.schema import ServerConfig, documented_options, without_variable
 
 ROOT = Path(tgi_server.__file__).parent.parent
@@ -24,16 +24,23 @@ OPTIONS = [
     "validation_workers", "max_best_of", "max_stop_sequences", "max_top_n_tokens", "payload_limit",
     "messages_api_enabled", "watermark_gamma", "watermark_delta", "rope_scaling", "rope_factor", "hostname", "port",
     "cors_allow_origin", "ngrok", "ngrok_authtoken", "ngrok_edge", "shutdown_timeout", "receive_timeout",
-    "send_timeout", "json_output", "otlp_endpoint", "log_level", "compute_type", "target", "clients",
-    "request_rate", "requests", "duration", "warmup", "time_limit", "prompts", "prompt_tokens", "new_tokens",
-    "seed", "output",
+    "send_timeout", "json_output", "otlp_endpoint", "log_level", "compute_type",
 ]  # fmt: skip
 """Frozen: an option that comes or goes is a change of the interface."""
+FIELDS = {
+    "attention": ["library"],
+    "job": [
+        "target", "clients", "request_rate", "requests", "duration", "warmup", "time_limit", "prompts",
+        "prompt_tokens", "new_tokens", "seed", "output",
+    ],
+}  # fmt: skip
+"""Frozen too: the fields that parts have whatever model is served."""
 
 
 def test_the_options_are_these() -> None:
     assert [field.name for field in documented_options()] == OPTIONS
-    assert set(describe.NAMES) == {*OPTIONS, "quantize", "attention", "runner", "router", "job"}
+    assert set(options.NAMES) == {*OPTIONS, "quantize", "attention", "runner", "router", "job"}
+    assert {part: list(parts.known(part)) for part in FIELDS} == FIELDS
 
 
 def test_the_documentation_is_fresh() -> None:
@@ -47,6 +54,10 @@ def test_help_names_every_option_and_choice(long: bool) -> None:
         assert f"--{field.name.replace('_', '-')}" in text
         variable = f"[env: {field.name.upper()}]" in " ".join(text.split())
         assert variable == (long and field.name not in without_variable())
+    for name in FIELDS["job"]:
+        assert f"      --{name.replace('_', '-')} " in text
+        assert f"[env: {name.upper()}]" not in text
+    assert "      attention.library=flash_attn|triton|native|torch" in text
     assert "-p, --port N" in text
     assert "[default: bigscience/bloom-560m]" in " ".join(text.split())
     for group, names in files.groups().items():
@@ -91,5 +102,5 @@ def test_changed_options_tell_their_origin_and_no_secret() -> None:
 
 
 def test_every_option_is_described() -> None:
-    for hint in describe.TYPES.values():
+    for hint in options.TYPES.values():
         assert describe.expectation(hint)

@@ -20,21 +20,20 @@ from tgi_server.errors import (
     UnhealthyError,
     ValidationError,
 )
-from tgi_server.rpc.fake import FakeShards
+from tgi_server.rpc.fake import FAKE_INFO, FakeShards
 from tgi_server.telemetry.metrics import Metrics
 from tgi_server.types import (
+    CacheKind,
     FinishReason,
     GenerationRequest,
+    GroupInfo,
     NewSequence,
     SamplingParams,
-    ShardInfo,
     StoppingParams,
     TokenEvent,
 )
 
-INFO = ShardInfo(
-    dtype="float32", device_type="cpu", num_blocks=64, efficient_tokens=4096, vocab_size=340, eos_token_ids=[0]
-)
+INFO = replace(FAKE_INFO, groups=[GroupInfo(CacheKind.FULL, None, 64)], vocab_size=340, eos_token_ids=[0])
 
 
 SAMPLING = ("top_n_tokens", "prompt_logprobs", "prompt_top_tokens")
@@ -350,3 +349,41 @@ async def test_chunks_are_counted_as_prefill(start: Start) -> None:
     assert len(await rig.events(request)) == 3
     assert rig.count('tgi_batch_inference_count{method="prefill"}') == -(-len(request.prompt_ids) // 16)
     assert rig.count('tgi_batch_inference_count{method="decode"}') == 2
+
+
+async def test_shards_that_guess_bring_the_same_text_in_fewer_steps(start: Start) -> None:
+    texts, steps = [], []
+    for draft in (0, 3):
+        rig = await start(FakeShards(replace(INFO, draft_width=draft)), max_batch_size=3)
+        requests = [rig.request(prompt="fox" * (1 + n % 5), new=15 + n, top_n_tokens=2) for n in range(8)]
+        texts.append(await asyncio.gather(*(rig.events(request) for request in requests)))
+        steps.append(len(rig.shards.plans))
+        assert (rig.engine.running, rig.count("tgi_batch_current_max_tokens")) == (0, 0)
+    assert texts[0] == texts[1] and steps[1] < steps[0] * 0.6
+
+
+async def test_a_stop_sequence_in_the_middle_of_a_step(start: Start, tokenizer: Tokenizer) -> None:
+    choose = spell(tokenizer, " jumps over the lazy dog")
+    rig = await start(FakeShards(replace(INFO, draft_width=30), choose=choose))
+    events = await rig.events(rig.request(new=50, stop_sequences=("over",)))
+    assert events[-1].finish is not None
+    assert (events[-1].finish.text, events[-1].finish.generated_tokens) == (" jumps over", len(events))
+
+
+async def test_layers_with_windows_make_no_difference(start: Start) -> None:
+    texts = []
+    for group in (INFO.groups[0], GroupInfo(CacheKind.WINDOW, 20, 12)):
+        rig = await start(FakeShards(replace(INFO, groups=[group])), prefill_chunk_tokens=16)
+        requests = [rig.request(prompt="the dog " * n, new=60) for n in range(1, 9)]
+        texts.append(await asyncio.gather(*(rig.events(request) for request in requests)))
+    assert texts[0] == texts[1]
+
+
+async def test_prefix_caching_that_cannot_be_is_told_once(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    for cacheable in (True, False):
+        caplog.clear()
+        rig = await start(FakeShards(replace(INFO, prefix_cacheable=cacheable)), prefix_caching=True)
+        await rig.events(rig.request("the dog " * 30))
+        await rig.events(rig.request("the dog " * 30))
+        assert ("prefix_caching" in caplog.text) is not cacheable and len(caplog.records) == (not cacheable)
+        assert ("prefix_cache" in rig.metrics.render()) is cacheable

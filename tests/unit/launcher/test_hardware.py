@@ -52,25 +52,6 @@ def test_dtype_of_processors(flags: str, dtype: DType, tmp_path: Path) -> None:
     assert hardware.preferred_dtype(False, tmp_path / "nothing") is DType.float32
 
 
-@pytest.mark.parametrize(("path", "content", "quota"), [
-    ("cpu.max", "max 100000", None), ("cpu.max", "250000 100000", 2), ("a/cpu.max", "100000 100000", 1),
-    ("a/b/cpu.max", "50000 100000", 1), ("other/cpu.max", "100000 100000", None),
-])  # fmt: skip
-def test_usable_cores(path: str, content: str, quota: int | None, tmp_path: Path) -> None:
-    for name, text in {"proc/self/cgroup": "0::/a/b\n", f"sys/fs/cgroup/{path}": content}.items():
-        file = tmp_path / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text)
-    assert hardware.usable_cores(tmp_path, affinity=8) == (quota or 8)
-
-
-def test_usable_cores_with_old_control_groups(tmp_path: Path) -> None:
-    (tmp_path / "sys/fs/cgroup/cpu").mkdir(parents=True)
-    (tmp_path / "sys/fs/cgroup/cpu/cpu.cfs_quota_us").write_text("100000\n")
-    (tmp_path / "sys/fs/cgroup/cpu/cpu.cfs_period_us").write_text("100000\n")
-    assert hardware.usable_cores(tmp_path) == 1
-
-
 def test_compute_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number, name in enumerate(["NVIDIA A10G", "NVIDIA H100 80GB HBM3"]):
         file = tmp_path / f"proc/driver/nvidia/gpus/0000:0{number}:00.0/information"
@@ -89,5 +70,4 @@ def test_compute_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_this_machine() -> None:
-    assert hardware.usable_cores() >= 1
     assert hardware.torch_knows_cuda() in (True, False)

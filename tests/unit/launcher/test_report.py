@@ -8,12 +8,13 @@ from tgi_server.launcher import report
 
 
 def test_processor_and_memory(tmp_path: Path) -> None:
-    cpuinfo, meminfo = tmp_path / "cpuinfo", tmp_path / "meminfo"
+    cpuinfo, meminfo = tmp_path / "cpuinfo", tmp_path / "proc/meminfo"
+    meminfo.parent.mkdir()
     cpuinfo.write_text("processor\t: 0\nmodel name\t: Fast CPU\nflags\t\t: fpu avx2 amx_bf16 xyz\n")
     meminfo.write_text("MemTotal:       33554432 kB\nMemFree: 1 kB\nMemAvailable:   16777216 kB\n")
     name, flags = report._processor(cpuinfo)
     assert name.startswith("processor: Fast CPU, ") and flags == "processor can: avx2, amx_bf16"
-    assert list(report._memory(meminfo)) == ["memory: 16.0 GiB of 32.0 GiB available"]
+    assert list(report._memory(tmp_path)) == ["memory: 16.0 GiB of 32.0 GiB available"]
 
 
 def test_a_machine_that_tells_nothing(tmp_path: Path) -> None:

@@ -1,14 +1,20 @@
+"""Descriptions of models: what they are read from, what is refused, which rows of the checkpoint are whose."""
+
+from __future__ import annotations
+
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tgi_server.config.schema import Launch, Resolved, RopeOptions, RopeScaling, ServerConfig
+from tgi_server.config.schema import RopeOptions, RopeScaling, ServerConfig
 from tgi_server.errors import ConfigError, ModelError
-from tgi_server.models.spec import read_spec
-from tgi_server.rope.spec import RopeSpec
-from tgi_server.shard.main import check
+from tgi_server.models.check import check, described
+from tgi_server.models.families import read_spec
+from tgi_server.models.spec import ModelSpec, Source, alibi_slopes, interleaved, side_by_side
+from tgi_server.rope.base import Rope
+from tgi_server.rope.linear import LinearRope
 
 LLAMA = {
     "model_type": "llama", "vocab_size": 100, "hidden_size": 36, "intermediate_size": 64, "num_hidden_layers": 2,
@@ -22,11 +28,38 @@ def write(directory: Path, **changes: Any) -> Path:
     return directory
 
 
+def rope_of(spec: ModelSpec) -> Rope:
+    rope = spec.blocks[0].attention.rope
+    assert rope is not None
+    return rope
+
+
 def test_both_spellings_of_rope(tmp_path: Path) -> None:
-    assert read_spec(write(tmp_path, rope_theta=5e5)).rope.theta == 5e5
+    assert vars_of(rope_of(read_spec(write(tmp_path, rope_theta=5e5))))["theta"] == 5e5
     new = read_spec(write(tmp_path, rope_parameters={"rope_theta": 7.0, "rope_type": "linear", "factor": 4}))
     old = read_spec(write(tmp_path, rope_theta=7, rope_scaling={"type": "linear", "factor": 4.0}))
-    assert new.rope == old.rope and new.rope.parameters == {"factor": 4.0}
+    assert rope_of(new) == rope_of(old) == LinearRope(4, 7.0, 4.0)
+
+
+def vars_of(rope: Rope) -> dict[str, Any]:
+    return {name: getattr(rope, name) for name in rope.__dataclass_fields__}  # type: ignore[attr-defined]
+
+
+def test_a_base_by_layer_type(tmp_path: Path) -> None:
+    parameters = {
+        "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+    }
+    spec = read_spec(
+        write(
+            tmp_path, rope_parameters=parameters, sliding_window=16,
+            layer_types=["sliding_attention", "full_attention"],
+        )
+    )  # fmt: skip
+    ropes = [block.attention.rope for block in spec.blocks]
+    assert [vars_of(rope)["theta"] for rope in ropes if rope] == [1e4, 1e6]
+    assert ropes[1] == LinearRope(4, 1e6, 8.0)
+    assert [block.attention.window for block in spec.blocks] == [16, None]
 
 
 @pytest.mark.parametrize(("options", "factor"), [
@@ -37,7 +70,7 @@ def test_the_options_overrule_rope(tmp_path: Path, options: dict[str, Any], fact
     scalings: list[dict[str, Any] | None] = [None, {"type": "linear", "factor": 8.0}, {"rope_type": "yarn"}]
     for scaling in scalings:
         spec = read_spec(write(tmp_path, rope_theta=7, rope_scaling=scaling), RopeOptions(**options))
-        assert spec.rope == RopeSpec(7.0, "linear", {"factor": factor})
+        assert rope_of(spec) == LinearRope(4, 7.0, factor)
         assert spec.max_positions == 64 * factor
 
 
@@ -47,12 +80,12 @@ def test_without_options_the_model_says(tmp_path: Path) -> None:
 
 
 def test_longer_texts_fit_a_stretched_model(tmp_path: Path) -> None:
-    resolved = Resolved(model_dir=str(write(tmp_path)))
+    model = write(tmp_path)
     with pytest.raises(ConfigError, match="max_total_tokens=128 is more than the 64 positions"):
-        check(Launch(ServerConfig(max_total_tokens=128), resolved))
-    assert check(Launch(ServerConfig(max_total_tokens=128, rope_factor=2.0), resolved)).max_positions == 128
+        described(model, ServerConfig(max_total_tokens=128), 1)
+    assert described(model, ServerConfig(max_total_tokens=128, rope_factor=2.0), 1).max_positions == 128
     with pytest.raises(ConfigError, match="max_total_tokens=129 is more than the 128 positions"):
-        check(Launch(ServerConfig(max_total_tokens=129, rope_factor=2.0), resolved))
+        described(model, ServerConfig(max_total_tokens=129, rope_factor=2.0), 1)
 
 
 def test_generation_config_names_all_end_of_sequence_ids(tmp_path: Path) -> None:
@@ -63,22 +96,35 @@ def test_generation_config_names_all_end_of_sequence_ids(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("n", [1, 3, 9])
 def test_heads_can_be_split(tmp_path: Path, n: int) -> None:
-    read_spec(write(tmp_path)).check_shards(n)
+    check(read_spec(write(tmp_path)), ServerConfig(max_total_tokens=64), n)
 
 
 @pytest.mark.parametrize("n", [2, 4, 6, 18])
 def test_heads_cannot_be_split(tmp_path: Path, n: int) -> None:
     with pytest.raises(ConfigError, match=f"num_shard={n}: .*9 attention heads and 3 .* work: 1, 3, 9$"):
-        read_spec(write(tmp_path)).check_shards(n)
+        check(read_spec(write(tmp_path)), ServerConfig(max_total_tokens=64), n)
+
+
+def test_all_that_is_wrong_is_one_message(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"num_shard=2: .*; max_total_tokens=2048 is more"):
+        check(read_spec(write(tmp_path)), ServerConfig(), 2)
 
 
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"model_type": "bloom"}, "model_type 'bloom'.*llama"),
-        ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
-        ({"rope_scaling": {"rope_type": "yarn"}}, "rope type 'yarn'"),
+        ({"model_type": "mamba"}, "model_type 'mamba'.*bloom, gemma2, gpt2, .*llama"),
+        ({"model_type": ["llama"]}, "model_type"),
+        ({"hidden_act": "tanh"}, "hidden_act='tanh'"),
+        ({"rope_scaling": {"rope_type": "mrope"}}, "rope type 'mrope'"),
         ({"rope_scaling": {"rope_type": "linear"}}, "factor"),
+        ({"rope_scaling": {"rope_type": "longrope", "short_factor": [1], "long_factor": [1, 2]}}, "short_factor has 1"),
+        ({"layer_types": ["full_attention"]}, "layer_types has 1 entries for 2 layers"),
+        ({"layer_types": ["full_attention", "linear_attention"]}, "linear_attention"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding_window"),
+        ({"num_attention_heads": 0}, "num_attention_heads=0"),
+        ({"num_hidden_layers": 2.5}, r"num_hidden_layers=2\.5"),
+        ({"vocab_size": "many"}, "config.json"),
         ({"vocab_size": None}, "config.json"),
     ],
 )
@@ -87,8 +133,42 @@ def test_what_is_not_served_is_named(tmp_path: Path, changes: dict[str, Any], na
         read_spec(write(tmp_path, **changes))
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"model_type": ', "\x00"])
+@pytest.mark.parametrize("text", ["", "[]", '{"model_type": ', "\x00", "[" * 10**5])
 def test_a_broken_file_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ModelError, match=r"config\.json"):
         read_spec(tmp_path)
+
+
+def test_rows_of_layers_side_by_side() -> None:
+    query, key, value = side_by_side("qkv", [(4, 8), (2, 8), (2, 8)], bias=False)
+    assert query.pieces(2, 4) == [(16, 32)]
+    assert key.pieces(1, 2) == [(40, 48)]
+    assert value.pieces(0, 2) == [(48, 64)]
+
+
+def test_rows_of_interleaved_layers() -> None:
+    query, key, value = interleaved("qkv", 2, [(2, 4), (1, 4), (1, 4)], bias=True)
+    assert query.pieces(0, 4) == [(0, 8), (16, 24)]
+    assert query.pieces(1, 3) == [(4, 8), (16, 20)]
+    assert key.pieces(0, 2) == [(8, 12), (24, 28)]
+    assert value.pieces(1, 2) == [(28, 32)]
+
+
+def test_every_row_is_somebodys() -> None:
+    for sources in (
+        side_by_side("w", [(6, 4), (3, 4), (3, 2)], False),
+        interleaved("w", 3, [(2, 4), (1, 4), (1, 2)], False),
+    ):
+        rows = [row for source in sources for piece in source.pieces(0, source.units) for row in range(*piece)]
+        assert sorted(rows) == list(range(sum(source.size for source in sources)))
+
+
+def test_units_of_one_feature() -> None:
+    gate = Source("mlp", 6, start=1, run=1, stride=2)
+    assert gate.pieces(4, 6) == [(9, 10), (11, 12)]
+
+
+def test_slopes() -> None:
+    assert alibi_slopes(8) == tuple(2.0**-n for n in range(1, 9))
+    assert alibi_slopes(6) == (2**-2, 2**-4, 2**-6, 2**-8, 2**-1, 2**-3)

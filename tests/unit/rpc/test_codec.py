@@ -7,8 +7,8 @@ from tgi_server.types import NewSequence, Outcome, Plan, SamplingParams, TopToke
 
 
 def test_messages_come_back_as_they_were() -> None:
-    new = NewSequence(1, [1, 2, 3], [4, 5], SamplingParams(temperature=0.5, seed=2**64 - 1))
-    plan = Plan(step=3, ids=[0, 1], counts=[1, 3], new=[new], finished=[7])
+    new = NewSequence(1, [1, 2, 3], [[4, 5], [7, 7]], SamplingParams(temperature=0.5, seed=2**64 - 1), 9)
+    plan = Plan(step=3, ids=[0, 1], counts=[1, 3], new=[new], finished=[7], draft=2)
     outcome = Outcome(
         step=3,
         ids=[0, 1],

@@ -9,21 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.models import loaded, write_llama
-from tgi_server.attention.native import NativeAttention
-from tgi_server.attention.sdpa import SdpaAttention
+from tests.models import Steps, needs, write_llama
 from tgi_server.config.schema import BatchingOptions
 from tgi_server.errors import ConfigError
-from tgi_server.layers.ops import NativeOps, TorchOps
-from tgi_server.models.decoder import Decoder, attention_shape
-from tgi_server.models.spec import read_spec
-from tgi_server.native import calls
-from tgi_server.shard.batch import BatchState, StepInputs
+from tgi_server.kernels.native import calls
 from tgi_server.shard.graphs import Forward, GraphForward, NativeForward, best_forward
-from tgi_server.shard.kv_cache import allocate
-from tgi_server.types import NewSequence, Plan, SamplingParams
 
-CPU = torch.device("cpu")
 LONGEST = 64
 OPTIONS = BatchingOptions(max_total_tokens=LONGEST)
 PLANS = [
@@ -35,6 +26,7 @@ PLANS = [
     ([2, 0], [1, 4]),
     ([1], [1]),
 ]
+PROMPTS = [[7, 3, 9, 1, 2] + [4] * 30, list(range(20)) + [5] * 20, [8, 8, 8] + [6] * 30]
 
 
 @pytest.fixture(scope="module")
@@ -44,35 +36,21 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-class Machine:
+def machine(directory: Path, plain: bool) -> Steps:
     """A model with a cache and three sequences."""
-
-    def __init__(self, directory: Path, native: bool) -> None:
-        spec = read_spec(directory)
-        ops = NativeOps(torch.float32) if native else TorchOps(torch.float32)
-        attention = NativeAttention() if native else SdpaAttention()
-        self.model: Decoder = loaded(directory, attention, ops, LONGEST)
-        self.caches = allocate(13, attention_shape(spec, 1), spec.num_layers, torch.float32, CPU)
-        self.state = BatchState(LONGEST, CPU)
-        prompts = [[7, 3, 9, 1, 2] + [4] * 30, list(range(20)) + [5] * 20, [8, 8, 8] + [6] * 30]
-        new = [NewSequence(i, p, [4 * i, 4 * i + 1, 4 * i + 2], SamplingParams()) for i, p in enumerate(prompts)]
-        self.state.update(Plan(0, [], [], new=new))
-
-    def inputs(self, ids: list[int], counts: list[int]) -> StepInputs:
-        plan = Plan(0, ids, counts)
-        inputs = self.state.inputs(plan)
-        self.state.advance(plan, [], [])
-        return inputs
+    return Steps(directory, PROMPTS, needs(plain), LONGEST)
 
 
-@torch.inference_mode()
-def test_recorded_steps_equal_plain_ones(directory: Path) -> None:
-    plain, recorded = Machine(directory, native=False), Machine(directory, native=True)
-    run = best_forward(recorded.model, recorded.caches, OPTIONS)
-    assert isinstance(run, NativeForward)
+def compare(plain: Steps, other: Steps) -> None:
     for ids, counts in PLANS:
-        expected = Forward(plain.model, plain.caches)(plain.inputs(ids, counts))
-        assert torch.allclose(run(recorded.inputs(ids, counts)), expected, atol=1e-4)
+        assert torch.allclose(other.hidden(ids, counts), plain.hidden(ids, counts), atol=1e-4)
+
+
+def test_recorded_steps_equal_plain_ones(directory: Path) -> None:
+    plain, recorded = machine(directory, True), machine(directory, False)
+    recorded.run = best_forward(recorded.model, recorded.caches, recorded.spec.group_of, OPTIONS)
+    assert isinstance(recorded.run, NativeForward)
+    compare(plain, recorded)
 
 
 class Replayed:
@@ -91,22 +69,20 @@ def capture(run: Callable[[], Tensor]) -> tuple[Replayed, Tensor]:
 @torch.inference_mode()
 def test_padded_batches_equal_plain_ones(directory: Path) -> None:
     """Also with caches full of NaN, so that neither padded rows nor their block touch those of the sequences."""
-    plain, padded = Machine(directory, native=False), Machine(directory, native=True)
+    plain, padded = machine(directory, True), machine(directory, False)
     for cache in padded.caches:
         cache.keys.fill_(torch.nan)
         cache.values.fill_(torch.nan)
-    run = GraphForward(padded.model, padded.caches, OPTIONS, capture)
-    for ids, counts in PLANS:
-        expected = Forward(plain.model, plain.caches)(plain.inputs(ids, counts))
-        assert torch.allclose(run(padded.inputs(ids, counts)), expected, atol=1e-4)
+    padded.run = GraphForward(padded.model, padded.caches, padded.spec.group_of, OPTIONS, capture)
+    compare(plain, padded)
 
 
 def test_only_what_can_be_recorded_is(directory: Path) -> None:
-    machine = Machine(directory, native=False)
-    assert isinstance(best_forward(machine.model, machine.caches, OPTIONS), Forward)
+    plain = machine(directory, True)
+    assert isinstance(best_forward(plain.model, plain.caches, plain.spec.group_of, OPTIONS), Forward)
 
 
 def test_cuda_graphs_need_a_device(directory: Path) -> None:
-    machine = Machine(directory, native=True)
+    native = machine(directory, False)
     with pytest.raises(ConfigError, match="enable_cuda_graphs=true: there is no CUDA device"):
-        best_forward(machine.model, machine.caches, OPTIONS, True)
+        best_forward(native.model, native.caches, native.spec.group_of, OPTIONS, True)

@@ -11,20 +11,13 @@ from typing import Any
 import jsonschema
 import pytest
 import torch
-from llguidance import LLMatcher
+from llguidance import LLMatcher, LLParserLimits
 
 from tests.router_app import EOS_ID, TOKENIZER
 from tgi_server.shard.guides import GuidedSequence, Guides, Vocabulary
 from tgi_server.types import Guide, NewSequence, Plan, SamplingParams
 
 SIZE = TOKENIZER.get_vocab_size() + 7  # models are often padded
-
-
-@pytest.fixture(scope="module")
-def tokenizer_json(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "tokenizer.json"
-    TOKENIZER.save(str(path))
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +112,7 @@ def test_a_grammar_that_breaks_on_the_way_fails_its_own_sequence_only(tokenizer_
     guides = Guides(tokenizer_json, SIZE, [EOS_ID])
     grammars = {1: "start: (", 2: LLMatcher.grammar_from_regex("(yes|no)"), 3: None}
     new = [
-        NewSequence(id, [0], [0], SamplingParams(guide=grammar and Guide(grammar, 9)))  # type: ignore[arg-type]
+        NewSequence(id, [0], [[0]], SamplingParams(guide=grammar and Guide(grammar, 9)), 10)  # type: ignore[arg-type]
         for id, grammar in grammars.items()
     ]
     guides.update(Plan(0, [1, 2, 3], [1, 1, 1], new))
@@ -129,7 +122,7 @@ def test_a_grammar_that_breaks_on_the_way_fails_its_own_sequence_only(tokenizer_
     assert list(masks) == [1] and masks[1].dtype == torch.bool and masks[1].shape == (SIZE,)
     yes = TOKENIZER.encode("y").ids[0]
     assert masks[1][yes] and not masks[1][EOS_ID]
-    assert guides.take([3, 2, 1], [5, yes, 5]) == {}
+    assert [guides.follow(id, [token], []) for id, token in ((3, 5), (2, yes), (1, 5))] == [None, [yes], [5]]
     assert list(guides.failures([1, 2, 3])) == [1]
     guides.update(Plan(1, [3], [1], finished=[1, 2]))
     assert guides.allowed([1, 2, 3], torch.device("cpu")) is None
@@ -140,3 +133,87 @@ def test_a_tokenizer_that_cannot_be_used(tmp_path: Path, tokenizer_json: Path) -
     assert "cannot use the tokenizer" in (Guides(tmp_path / "tokenizer.json", 10, [0]).unsupported() or "")
     assert Guides(tokenizer_json, SIZE - 9, [EOS_ID]).unsupported()
     assert Guides(tokenizer_json, SIZE, [EOS_ID]).unsupported() is None
+
+
+def follow(vocabulary: Vocabulary, grammar: str, max_tokens: int, seed: int, wrong: float) -> tuple[list[int], int]:
+    """The text of `write` by a model that guesses up to four tokens, and knows what it will pick; steps it took.
+
+    The pick at a place is a function of what is allowed there, and drafts are wrong with probability `wrong`.
+    """
+
+    def pick(mask: Any, place: int) -> int:
+        choices = mask.nonzero()[0].tolist()
+        return choices[random.Random(seed * 1000 + place).randrange(len(choices))]  # type: ignore[no-any-return]
+
+    sequence, oracle = (GuidedSequence(vocabulary, Guide(grammar, max_tokens)) for _ in range(2))
+    expected, text, steps, draw = list[int](), list[int](), 0, random.Random(seed)
+    while (mask := oracle.allowed()) is not None and len(expected) < max_tokens:
+        expected.append(oracle.take(pick(mask, len(expected))))
+    while EOS_ID not in text and len(text) < max_tokens:
+        room = min(4, max_tokens - len(text) - 1)
+        drafts = [t if draw.random() > wrong else draw.randrange(SIZE) for t in expected[len(text) :][:room]]
+        masks = sequence.masks(drafts)
+        assert 1 <= len(masks) <= 1 + len(drafts)
+        picked = [pick(mask, len(text) + offset) for offset, mask in enumerate(masks)]
+        text += sequence.follow([*picked, *[0] * (1 + len(drafts) - len(picked))], drafts)
+        steps += 1
+    assert text == expected
+    return text, steps
+
+
+@pytest.mark.parametrize("schema", SCHEMAS[:6], ids=json.dumps)
+def test_guesses_change_nothing_in_a_guided_text(vocabulary: Vocabulary, schema: Any) -> None:
+    grammar = json_grammar(schema)
+    shortest = len(vocabulary.ending.find(vocabulary.matcher(grammar)) or [])
+    tokens = steps = 0
+    for part in (1.0, 1.5, 4.0):
+        for wrong in (0.0, 0.3, 1.0):
+            for seed in range(3):
+                text, taken = follow(vocabulary, grammar, int(shortest * part), seed, wrong)
+                tokens, steps = tokens + len(text), steps + taken
+    assert steps < tokens
+
+
+def test_masks_end_where_the_grammar_does_not_take_a_guess(vocabulary: Vocabulary) -> None:
+    y, e, s, n = (TOKENIZER.encode(letter).ids[0] for letter in "yesn")
+    sequence = GuidedSequence(vocabulary, Guide(LLMatcher.grammar_from_regex("y(es)?"), 9))
+    assert [len(sequence.masks(drafts)) for drafts in ([], [y], [n, e], [y, n], [y, e, s], [y, EOS_ID, e])] == [
+        1, 2, 1, 2, 4, 2,
+    ]  # fmt: skip
+    after = sequence.masks([y, e])
+    assert [mask.nonzero()[0].tolist() for mask in after[1:]] == [sorted([EOS_ID, *ways(e, "es")]), ways(s, "s")]
+    assert sequence.follow([y, e, s], [y, e]) == [y, e, s]
+    assert sequence.masks([EOS_ID, 5]) and sequence.follow([EOS_ID, 5, 6], [EOS_ID, 5]) == [EOS_ID]
+    assert sequence.masks([5]) == [] and sequence.follow([5, 6], [5]) == [5, 6], "it is over: any token may come"
+
+
+def ways(token: int, text: str) -> list[int]:
+    """`token`, and the one token that `text` is, if it is one."""
+    ids = TOKENIZER.encode(text).ids
+    return sorted({token, *(ids if len(ids) == 1 else [])})
+
+
+@pytest.mark.parametrize(
+    ("pattern", "letters", "guesses"),
+    [
+        ("ab(a|b)*a(a|b){12}c", "abababab", "abababab"),  # breaks after two, alone as well
+        ("[a-z]{1,2000}x", "abababab", "abababab"),
+        ("z(A(a|b)*a(a|b){12}c|Bq+)", "zBqqqq", "zAabaa"),  # breaks only where it was guessed to go
+        ("za[a-z]{1,2000}x|zb+", "zbbbb", "zacca"),
+    ],
+)
+def test_a_grammar_breaks_where_the_text_gets_and_not_before(
+    vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch, pattern: str, letters: str, guesses: str
+) -> None:
+    """An automaton in error takes its copies with it: looking ahead must not harm the text."""
+    monkeypatch.setattr(vocabulary, "_limits", LLParserLimits(verbose_errors=False, step_lexer_fuel=100))
+    guided, alone = (GuidedSequence(vocabulary, Guide(LLMatcher.grammar_from_regex(pattern), 3000)) for _ in range(2))
+    picks, drafts = ([TOKENIZER.encode(letter).ids[0] for letter in text] for text in (letters, guesses))
+    text, expected = list[int](), list[int]()
+    while len(expected) < len(picks) and alone.allowed() is not None and alone.failure is None:
+        expected.append(alone.take(picks[len(expected)]))
+    while len(text) < len(picks) and guided.masks(drafts[len(text) :][:4]) and guided.failure is None:
+        ahead = drafts[len(text) :][:4]
+        text += guided.follow([*picks[len(text) :], 0][: len(ahead) + 1], ahead)
+    assert text == expected and guided.failure == alone.failure
+    assert (len(text) < 4) == (guided.failure is not None)

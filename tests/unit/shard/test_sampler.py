@@ -5,7 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from tgi_server.shard.sampler import MOST_TIES, IntArray, Row, Watermark, choose, top_of_rows, top_tokens, uniforms
+from tgi_server.kernels import plain
+from tgi_server.kernels.plain import uniforms
+from tgi_server.shard.sampler import MOST_TIES, Row, Watermark, choose, top_of_rows, top_tokens
+from tgi_server.speculate.base import IntArray
 from tgi_server.types import SamplingParams
 
 NO_HISTORY = np.array([], np.int64)
@@ -14,7 +17,7 @@ WATERMARK = Watermark()
 
 def pick(logits: Tensor, *params: SamplingParams, history: IntArray = NO_HISTORY, prompt_length: int = 0) -> list[int]:
     scores = logits.clone() if logits.dim() == 2 else logits.clone().repeat(len(params), 1)
-    choice = choose(scores, [Row(p, history, prompt_length) for p in params], WATERMARK)
+    choice = choose(scores, [Row(p, history, prompt_length) for p in params], WATERMARK, plain.choose)
     tokens: list[int] = choice.tokens.tolist()
     return tokens
 
@@ -30,7 +33,7 @@ def possible(logits: Tensor, params: SamplingParams) -> set[int]:
 
 def test_greedy_picks_the_best_and_reports_its_logprob() -> None:
     logits = torch.tensor([[1.0, 3.0, 2.0], [5.0, 0.0, 0.0]])
-    choice = choose(logits.clone(), [Row(SamplingParams(), NO_HISTORY, 0)] * 2, WATERMARK)
+    choice = choose(logits.clone(), [Row(SamplingParams(), NO_HISTORY, 0)] * 2, WATERMARK, plain.choose)
     assert choice.tokens.tolist() == [1, 0]
     assert torch.allclose(choice.logprobs, logits.log_softmax(-1)[[0, 1], [1, 0]])
 
@@ -111,7 +114,7 @@ def test_what_a_guide_forbids_is_never_picked(params: dict[str, Any]) -> None:
     allowed = torch.tensor([True, False, True, False])
     for seed in range(50):
         rows = [Row(SamplingParams(**params, seed=seed, top_n_tokens=4), NO_HISTORY, 0)]
-        choice = choose(torch.tensor([[0.0, 3.0, 0.5, 3.0]]), rows, WATERMARK, {0: allowed})
+        choice = choose(torch.tensor([[0.0, 3.0, 0.5, 3.0]]), rows, WATERMARK, plain.choose, {0: allowed})
         assert choice.tokens.item() in (0, 2) and set(choice.top[0].ids) == {0, 2}
         assert choice.logprobs.isfinite().all()
 
@@ -162,7 +165,7 @@ def test_extreme_values_give_a_token_and_a_logprob(extreme: dict[str, float]) ->
     logits = torch.randn(1, 200, generator=torch.Generator().manual_seed(0)) * 5
     logits[0, 7] = -torch.inf
     params: Any = extreme | {"do_sample": True, "seed": 5, "top_n_tokens": 2}
-    choice = choose(logits, [Row(SamplingParams(**params), np.arange(100), 0)], WATERMARK)
+    choice = choose(logits, [Row(SamplingParams(**params), np.arange(100), 0)], WATERMARK, plain.choose)
     assert choice.tokens.item() != 7
     assert choice.logprobs.isfinite().all()
     assert 1 <= len(choice.top[0].ids) <= 2 + MOST_TIES
@@ -183,6 +186,6 @@ def test_top_tokens_of_all_rows_at_once() -> None:
 
 def test_impossible_tokens_are_no_alternatives() -> None:
     row = Row(SamplingParams(top_k=2, top_n_tokens=3), NO_HISTORY, 0)
-    choice = choose(torch.tensor([[2.0, 1.0, 0.0]]), [row], WATERMARK)
+    choice = choose(torch.tensor([[2.0, 1.0, 0.0]]), [row], WATERMARK, plain.choose)
     assert choice.top[0].ids == [0, 1]
     assert sum(np.exp(choice.top[0].logprobs)) == pytest.approx(1.0)

@@ -12,7 +12,6 @@ from tgi_server.router.answers import Info
 from tgi_server.router.routes.body import answer
 from tgi_server.router.routes.native import error_response
 from tgi_server.telemetry.metrics import CONTENT_TYPE, Metrics
-from tgi_server.types import BLOCK_SIZE
 
 
 class OpsRoutes:
@@ -55,7 +54,7 @@ class OpsRoutes:
             "max_input_length": config.max_input_length,
             "max_total_tokens": config.max_total_tokens,
             "waiting_served_ratio": config.waiting_served_ratio,
-            "max_batch_total_tokens": shard.num_blocks * BLOCK_SIZE,
+            "max_batch_total_tokens": shard.cache_tokens,
             "max_waiting_tokens": config.max_waiting_tokens,
             "max_batch_size": config.max_batch_size,
             "validation_workers": config.validation_workers,

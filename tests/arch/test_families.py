@@ -1,0 +1,41 @@
+"""A family, a rope kind, a quantisation method is one file: nothing else names it, and it has a test."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tgi_server.models.families import families
+from tgi_server.rope.kinds import kinds
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "tgi_server"
+FAMILIES = sorted(path.stem for path in (PACKAGE / "models" / "families").glob("[a-z]*.py"))
+GGUF = "launcher/gguf"
+"""Where names are those of GGUF's own architectures and tokenizers."""
+BASES = {"qwen2": "models/families/qwen3.py"}
+"""Families that another one is made from."""
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_nothing_else_names_a_family(name: str) -> None:
+    word = re.compile(rf"\bfamilies[./]{name}\b|[\"']{name}[\"']")
+    own = PACKAGE / "models" / "families" / f"{name}.py"
+    others = [path for path in PACKAGE.rglob("*.py") if path != own and word.search(path.read_text(encoding="utf-8"))]
+    strange = [str(path.relative_to(PACKAGE)) for path in others]
+    assert [place for place in strange if not place.startswith((GGUF, BASES.get(name, GGUF)))] == []
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family_is_tested(name: str) -> None:
+    assert "FamilyTests" in (ROOT / "tests" / "families" / f"test_{name}.py").read_text()
+
+
+def test_every_family_is_found() -> None:
+    assert {describe.__module__.rpartition(".")[2] for describe in families().values()} == set(FAMILIES)
+
+
+def test_every_rope_kind_is_found() -> None:
+    assert {"default", "linear", "dynamic", "yarn", "llama3", "longrope", "su", "proportional"} == set(kinds())

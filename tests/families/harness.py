@@ -1,0 +1,218 @@
+"""What every family has to show: a tiny random checkpoint made by transformers, and its logits and text as the measure.
+
+A family's test is a class with the configuration of such a checkpoint; everything else is inherited.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.models import needs
+from tgi_server.batching.scheduler import Scheduler
+from tgi_server.batching.sequence import Sequence
+from tgi_server.cache.memory import allocate
+from tgi_server.config.schema import BatchingOptions
+from tgi_server.kernels.row import Needs
+from tgi_server.layers.parallel import Group
+from tgi_server.models.families import read_spec
+from tgi_server.models.load import load_model
+from tgi_server.shard.batch import BatchState
+from tgi_server.shard.graphs import Forward, best_forward
+from tgi_server.shard.sampler import Watermark
+from tgi_server.shard.step import Stepper
+from tgi_server.types import BLOCK_SIZE, GenerationRequest, GroupInfo, SamplingParams, ShardInfo, StoppingParams
+
+VOCABULARY = 101
+NEW_TOKENS = 16
+LONGEST = 96
+TOLERANCE = 1e-4
+"""Of the largest logit."""
+
+
+Generated = tuple[list[list[int]], list[Tensor]]
+"""Greedy tokens after each prompt, and the logits `[NEW_TOKENS, vocabulary]` they were chosen by."""
+
+
+class ThreadGroup(Group):
+    """Ranks that are threads of this process."""
+
+    def __init__(self, rank: int, world: int, shared: list[Any], barrier: threading.Barrier) -> None:
+        super().__init__(rank, world)
+        self._shared = shared
+        self._barrier = barrier
+
+    @classmethod
+    def of(cls, world: int) -> list[Group]:
+        shared, barrier = [None] * world, threading.Barrier(world, timeout=60)
+        return [cls(rank, world, shared, barrier) for rank in range(world)] if world > 1 else [Group()]
+
+    def _exchange(self, x: Tensor) -> list[Tensor]:
+        self._shared[self.rank] = x.clone()
+        self._barrier.wait()
+        everybody = list(self._shared)
+        self._barrier.wait()
+        return everybody
+
+    def all_reduce(self, x: Tensor) -> Tensor:
+        total = torch.stack(self._exchange(x)).sum(0)
+        return x.copy_(total)
+
+    def gather_columns(self, x: Tensor, size: int) -> Tensor | None:
+        parts = self._exchange(x)
+        return torch.cat(parts, dim=1)[:, :size] if self.rank == 0 else None
+
+    def broadcast(self, x: Tensor) -> Tensor:
+        return x.copy_(self._exchange(x)[0])
+
+
+class Rank:
+    """One rank of a model with a stepper; keeps the logits of every token it chose."""
+
+    def __init__(self, directory: Path, of: Needs, group: Group, blocks: list[int], recorded: bool) -> None:
+        spec = read_spec(directory)
+        options = BatchingOptions(max_total_tokens=LONGEST)
+        self._model = load_model(directory, spec, of, LONGEST, group=group)
+        caches = allocate(spec, [count + 1 for count in blocks], group.world, of.dtype, of.device)
+        for cache in caches:  # what was never written must not matter
+            cache.keys.fill_(torch.nan)
+            cache.values.fill_(torch.nan)
+        run = best_forward(self._model, caches, spec.group_of, options) if recorded else Forward(self._model, caches)
+        self.recorded = run.__class__ is not Forward
+        state = BatchState(LONGEST, of.device, spec.groups)
+        self.scores: list[Tensor] = []
+        self.stepper = Stepper(state, run, self._logits, None, Watermark(), group, of)
+
+    def _logits(self, hidden: Tensor) -> Tensor | None:
+        logits = self._model.logits(hidden)
+        if logits is not None:
+            self.scores.append(logits.clone())
+        return logits
+
+
+def generate(
+    directory: Path, prompts: list[list[int]], of: Needs, world: int = 1, recorded: bool = True,
+    chunk: int | None = None,
+) -> Generated:  # fmt: skip
+    """All prompts at once, through scheduler, paged caches and sampler."""
+    spec = read_spec(directory)
+    options = BatchingOptions(max_total_tokens=LONGEST, prefill_chunk_tokens=chunk)
+    blocks = [len(prompts) * -(-LONGEST // BLOCK_SIZE)] * len(spec.groups)
+    groups = [GroupInfo(group.kind, group.window, count) for group, count in zip(spec.groups, blocks, strict=True)]
+    info = ShardInfo("float32", "cpu", groups, efficient_tokens=64, vocab_size=VOCABULARY, eos_token_ids=[])
+    ranks = [Rank(directory, of, group, blocks, recorded) for group in ThreadGroup.of(world)]
+    scheduler = Scheduler(options, info)
+    stopping = StoppingParams(max_new_tokens=NEW_TOKENS, ignore_eos=True)
+    for id, prompt in enumerate(prompts):
+        scheduler.add(Sequence(id, GenerationRequest(prompt_ids=prompt, sampling=SamplingParams(), stopping=stopping)))
+    tokens: list[list[int]] = [[] for _ in prompts]
+    scores: list[list[Tensor]] = [[] for _ in prompts]
+    while (plan := scheduler.plan(0.0)) is not None:
+        outcome = _step(ranks, plan)
+        assert not outcome.failed, outcome.failed
+        rows: Iterator[Tensor] = iter(ranks[0].scores.pop() if sum(outcome.counts) else [])
+        for id, count in zip(outcome.ids, outcome.counts, strict=True):
+            scores[id] += [next(rows) for _ in range(count)]
+        for progress in scheduler.commit(outcome, 0.0):
+            tokens[progress.sequence.id] += progress.tokens
+    return tokens, [torch.stack(rows) for rows in scores]
+
+
+def _step(ranks: list[Rank], plan: Any) -> Any:
+    if len(ranks) == 1:
+        return ranks[0].stepper.step(plan)
+    outcomes: list[Any] = [None] * len(ranks)
+
+    def work(rank: int) -> None:
+        outcomes[rank] = ranks[rank].stepper.step(plan)
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(1, len(ranks))]
+    for thread in threads:
+        thread.start()
+    work(0)
+    for thread in threads:
+        thread.join()
+    return outcomes[0]
+
+
+@contextmanager
+def interpreted_triton(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The table takes Triton's rows on this CPU, where its interpreter runs them."""
+    from tests.triton_device import interpreting
+    from tgi_server.kernels import table
+
+    monkeypatch.setitem(table._LIBRARIES, "triton", lambda needs: [])
+    table.best.cache_clear()
+    with interpreting():
+        yield
+    table.best.cache_clear()
+
+
+class FamilyTests:
+    """Subclasses say which transformers configuration class with which numbers, beside the usual small ones.
+
+    Attributes:
+        config: name of the class in transformers.
+        numbers: its arguments.
+        shards: rank counts that have to work.
+    """
+
+    config: ClassVar[str]
+    numbers: ClassVar[dict[str, Any]]
+    shards: ClassVar[tuple[int, ...]] = (2,)
+    lengths: ClassVar[tuple[int, ...]] = (37, 3, 20, 1)
+    """Of prompts in one batch: more than two blocks, and longer than the windows."""
+
+    @classmethod
+    def make(cls) -> Any:
+        """transformers' own float32 module; norms and biases are random too."""
+        import transformers
+
+        torch.manual_seed(0)
+        config = getattr(transformers, cls.config)(
+            vocab_size=VOCABULARY, bos_token_id=1, eos_token_id=1, pad_token_id=0, initializer_range=0.2, **cls.numbers
+        )
+        config._attn_implementation = "eager"
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 1:
+                torch.nn.init.normal_(parameter, 0.7 if name.endswith("weight") else 0.0, 0.3)
+        return model
+
+    def compare(
+        self, got: tuple[list[list[int]], list[Tensor]], expected: tuple[list[list[int]], list[Tensor]]
+    ) -> None:
+        for tokens, scores, right_tokens, right_scores in zip(*got, *expected, strict=True):
+            assert tokens == right_tokens
+            assert (scores - right_scores).abs().max() <= TOLERANCE * right_scores.abs().max()
+
+    def test_recorded_kernels(self, directory: Path, prompts: list[list[int]], expected: Generated) -> None:
+        self.compare(generate(directory, prompts, needs()), expected)
+
+    def test_kernels_call_by_call(self, directory: Path, prompts: list[list[int]], expected: Generated) -> None:
+        self.compare(generate(directory, prompts, needs(), recorded=False), expected)
+
+    def test_plain_torch(self, directory: Path, prompts: list[list[int]], expected: Generated) -> None:
+        self.compare(generate(directory, prompts, needs(plain=True)), expected)
+
+    def test_chunks_of_prompts(self, directory: Path, prompts: list[list[int]], expected: Generated) -> None:
+        self.compare(generate(directory, prompts, needs(), chunk=16), expected)
+
+    def test_shards(self, directory: Path, prompts: list[list[int]], expected: Generated) -> None:
+        for world in self.shards:
+            self.compare(generate(directory, prompts, needs(plain=world % 2 == 1), world), expected)
+
+    def test_interpreted_triton(
+        self, directory: Path, prompts: list[list[int]], expected: Generated, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        few = [0, 3]
+        with interpreted_triton(monkeypatch):
+            tokens, scores = generate(directory, [prompts[i] for i in few], needs())
+        self.compare((tokens, scores), ([expected[0][i] for i in few], [expected[1][i] for i in few]))

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.models import write_llama
+from tgi_server.cache.kinds import CacheGroup, CacheKind
+from tgi_server.cache.memory import (
+    CachePlan,
+    GroupSize,
+    allocate,
+    arithmetic,
+    free_memory,
+    group_sizes,
+    plan_tokens,
+    within_fraction,
+)
+from tgi_server.config.schema import BatchingOptions
+from tgi_server.errors import ConfigError
+from tgi_server.models.families import read_spec
+
+CPU = torch.device("cpu")
+FULL = GroupSize(CacheGroup(CacheKind.FULL), 5, 1000)
+
+
+def blocks(options: BatchingOptions, free: int, *sizes: GroupSize) -> list[int]:
+    plan = CachePlan(options, sizes or [FULL])
+    return plan.blocks(plan_tokens(options, plan, free))
+
+
+def test_a_blocks_size_is_what_is_allocated(tmp_path: Path) -> None:
+    write_llama(tmp_path)
+    spec = read_spec(tmp_path)
+    for world in (1, 2, 4):
+        caches = allocate(spec, [3], world, torch.bfloat16, CPU)
+        (size,) = group_sizes(spec, world, torch.bfloat16)
+        assert sum(c.keys.nbytes + c.values.nbytes for c in caches) == 3 * size.block_bytes
+        assert size.layers == len(spec.blocks)
+
+
+def test_inferred_capacity_stops_at_what_requests_can_use() -> None:
+    options = BatchingOptions(max_concurrent_requests=3, max_total_tokens=100)
+    assert blocks(options, 10**9) == [3 * 7]
+    assert blocks(options, 10**4) == [9]
+
+
+def test_a_given_capacity_is_honoured_or_refused_with_the_largest_that_fits() -> None:
+    options = BatchingOptions(max_batch_total_tokens=1000, max_total_tokens=100)
+    assert blocks(options, 10**6) == [63]
+    with pytest.raises(ConfigError, match=r"max_batch_total_tokens=1000 .* largest value that does is 144"):
+        blocks(options, 10**4)
+
+
+def test_one_request_has_to_fit() -> None:
+    with pytest.raises(ConfigError, match=r"max_total_tokens=200 .* 144"):
+        blocks(BatchingOptions(max_total_tokens=200), 10**4)
+
+
+def test_a_window_takes_less() -> None:
+    """10 requests of 2048 tokens, of whose last 100 a window needs 8 blocks, while prompts of 160 are computed 17."""
+    window = GroupSize(CacheGroup(CacheKind.WINDOW, 100), 5, 1000)
+    options = BatchingOptions(max_concurrent_requests=10, max_total_tokens=2048, max_input_length=160)
+    full, windowed = blocks(options, 10**9, FULL, window)
+    assert full == 10 * 128
+    assert windowed == 10 * window.group.blocks(160, 2048, 160, 1) < full / 4
+    with_memory_for_half = blocks(options, 1_000_000, FULL, window)
+    assert 0.8 * 10**6 < sum(with_memory_for_half) * 1000 <= 0.9 * 10**6
+    shared = BatchingOptions(max_concurrent_requests=10, max_total_tokens=2048, prefix_caching=True)
+    assert blocks(shared, 10**9, FULL, window) == [1280, 1280]
+
+
+def test_a_state_is_one_slot_a_request() -> None:
+    state = GroupSize(CacheGroup(CacheKind.STATE), 2, 50_000)
+    options = BatchingOptions(max_concurrent_requests=4, max_total_tokens=160)
+    assert blocks(options, 10**6, FULL, state) == [40, 4]
+    assert blocks(options, 250_000, FULL, state) == [25, 4]
+
+
+def test_the_arithmetic_adds_up() -> None:
+    lines = list(arithmetic([FULL], [2**21], 3 * 2**30, 2**32))
+    assert lines[0] == "weights: 3.00 GiB"
+    assert lines[1] == "cache, full, 5 layers: 0.06 KiB a token, 33554432 tokens in 2097152 blocks, 1.95 GiB"
+    assert lines[2] == "left: 2.05 of 4.00 GiB that were free"
+
+
+def test_free_memory_is_plausible() -> None:
+    assert 2**26 < free_memory(CPU, 1.0) < 2**44
+
+
+@pytest.mark.parametrize(("free", "taken", "fraction", "room"), [
+    (80, 20, 1.0, 80),  # alone
+    (80, 20, 0.5, 30),
+    (30, 20, 0.5, 30),  # another server has its half
+    (10, 20, 0.5, 10),  # another program has more than that
+    (80, 20, 0.1, 0),
+])  # fmt: skip
+def test_a_part_of_a_gpu(free: int, taken: int, fraction: float, room: int) -> None:
+    assert within_fraction(free, 100, taken, fraction) == room

@@ -1,0 +1,84 @@
+"""The compiled product against torch's, for sizes that fill panels and tiles and sizes that do not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tgi_server.kernels import plain
+from tgi_server.kernels.formats import Dense, Int8
+from tgi_server.kernels.native import build
+from tgi_server.kernels.native.linear import NativeLinear, head, linear, pack
+
+ROWS = (1, 2, 3, 7, 12, 13, 16, 17, 26, 32, 33, 49, 60, 97)
+
+
+@pytest.fixture(params=["vectors", "tiles"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The library as it is here, or with tile registers in plain C++ where the processor has none."""
+    if request.param == "tiles":
+        monkeypatch.setattr(build, "FLAGS", [*build.FLAGS, "-DEMULATED_TILES"])
+    return str(request.param)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("stored", ["same", "int8"])
+@pytest.mark.parametrize(("inner", "outer"), [(64, 32), (66, 33), (10, 1), (130, 100), (576, 70), (96, 128), (2, 64)])
+@pytest.mark.usefixtures("way")
+def test_products(dtype: torch.dtype, stored: str, inner: int, outer: int) -> None:
+    torch.manual_seed(0)
+    bias = torch.randn(outer).to(dtype)
+    if stored == "int8":
+        weight, scale = torch.randint(-127, 128, (outer, inner), dtype=torch.int8), torch.rand(outer) / 100
+    else:
+        weight, scale = torch.randn(outer, inner).to(dtype), None
+    layer, plain = NativeLinear(weight, dtype, scale, bias), NativeLinear(weight, dtype, scale)
+    for rows in ROWS:
+        x = torch.randn(rows, inner).to(dtype)
+        exact = x.double() @ weight.double().T * (1 if scale is None else scale.double())
+        tolerance = 1e-5 if dtype == torch.float32 else 2**-7
+        for got, expected in ((layer(x), exact + bias.double()), (plain(x), exact)):
+            assert got.dtype == dtype
+            assert torch.allclose(got.double(), expected, rtol=tolerance, atol=tolerance * 4)
+
+
+@pytest.mark.usefixtures("way")
+def test_logits_are_float32_sums() -> None:
+    torch.manual_seed(0)
+    weight, x = torch.randn(50, 64).bfloat16(), torch.randn(5, 64).bfloat16()
+    got = NativeLinear(weight, torch.bfloat16, result=torch.float32)(x)
+    assert torch.allclose(got, x.float() @ weight.float().T, atol=1e-4)
+
+
+@pytest.mark.usefixtures("way")
+def test_a_row_does_not_depend_on_its_company() -> None:
+    """Batches of other sizes go through tiles of other sizes; the sums of a row must not change with them much."""
+    torch.manual_seed(0)
+    weight, x = torch.randn(96, 576).bfloat16(), torch.randn(40, 576).bfloat16()
+    layer = NativeLinear(weight, torch.bfloat16, result=torch.float32)
+    whole = layer(x)
+    for rows in ROWS[:-2]:
+        assert torch.allclose(layer(x[:rows]), whole[:rows], atol=1e-4)
+
+
+def test_layers_of_a_format() -> None:
+    torch.manual_seed(0)
+    x, bias = torch.randn(3, 64).bfloat16(), torch.randn(40).bfloat16()
+    dense, small = (
+        Dense(torch.randn(40, 64).bfloat16()),
+        Int8(torch.randint(-127, 128, (40, 64)).char(), torch.rand(40) / 100),
+    )
+    for weight in (dense, small):
+        got, expected = (make(weight, bias, x.dtype)(x) for make in (linear, plain.linear))
+        assert got.dtype == expected.dtype
+        assert torch.allclose(got.float(), expected.float(), rtol=2e-2, atol=0.1)
+    assert torch.allclose(head(dense.weight)(x), x.float() @ dense.weight.float().T, atol=1e-4)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="7 inputs"):
+        pack(torch.zeros(4, 7), torch.bfloat16)
+    layer = NativeLinear(torch.zeros(4, 8), torch.float32)
+    for x in (torch.zeros(1, 6), torch.zeros(1, 8).bfloat16()):
+        with pytest.raises(ValueError, match="for a layer of 8"):
+            layer(x)

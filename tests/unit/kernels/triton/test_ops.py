@@ -1,0 +1,58 @@
+"""The operations between a decoder's products, also for sizes that are no power of two."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.triton_checks import check_add_norm, check_gate, check_rotate_store, norms
+from tgi_server.kernels.operations import Activation, Norm, NormKind
+
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+
+
+def rms(size: int) -> Norm:
+    return Norm(NormKind.RMS, 1e-5, torch.randn(size))
+
+
+@DTYPES
+@pytest.mark.parametrize(("rows", "size"), [(1, 576), (7, 33), (3, 5)])
+def test_add_norm(dtype: torch.dtype, rows: int, size: int) -> None:
+    for norm in norms(size):
+        check_add_norm(dtype, rows, size, norm)
+
+
+def test_norms_of_what_is_added() -> None:
+    for post in norms(33):
+        check_add_norm(torch.float32, 3, 33, rms(33), post)
+        check_add_norm(torch.float32, 3, 33, None, post, 0.22)
+
+
+def test_the_addition_alone_and_scaled() -> None:
+    check_add_norm(torch.float32, 3, 33, None)
+    check_add_norm(torch.bfloat16, 3, 33, rms(33), scale=0.22)
+
+
+@DTYPES
+@pytest.mark.parametrize("activation", Activation, ids=lambda kind: kind.name)
+def test_gate(dtype: torch.dtype, activation: Activation) -> None:
+    for rows, inner in ((1, 1536), (5, 171), (2, 3)):
+        for gated in (True, False):
+            check_gate(dtype, rows, inner, activation, gated)
+
+
+@DTYPES
+@pytest.mark.parametrize(("rows", "heads", "kv_heads", "width"), [(1, 9, 3, 64), (5, 4, 1, 8), (3, 2, 2, 80)])
+def test_rotate_store(dtype: torch.dtype, rows: int, heads: int, kv_heads: int, width: int) -> None:
+    check_rotate_store(dtype, rows, heads, kv_heads, width)
+
+
+@pytest.mark.parametrize("turned", [0, 12, 40])
+def test_heads_that_turn_in_part_or_not_at_all(turned: int) -> None:
+    for own in ((None, None), (rms(40), rms(40)), (None, rms(40)), (Norm(NormKind.RMS, 1e-6), None)):
+        check_rotate_store(torch.float32, 3, 6, 2, 40, turned, norms=own)
+
+
+def test_values_of_another_width() -> None:
+    check_rotate_store(torch.bfloat16, 4, 6, 2, 24, value_width=16, norms=(rms(24), rms(24)))
+    check_rotate_store(torch.float32, 4, 2, 1, 8, 4, value_width=40)

@@ -1,0 +1,39 @@
+"""The kernels that choose a token, against plain torch."""
+
+from __future__ import annotations
+
+import torch
+
+from tests.triton_checks import check_choice
+from tgi_server.kernels.triton.sampling import PART
+
+
+def test_greedy_over_several_parts() -> None:
+    check_choice(torch.randn(3, 2 * PART + 77) * 3, [None] * 3)
+
+
+def test_drawn_over_several_parts_beside_greedy() -> None:
+    check_choice(torch.randn(5, PART + 5) * 3, [7, None, 2**62, 0, 2**64 - 1])
+
+
+def test_draws_of_a_small_vocabulary() -> None:
+    check_choice(torch.randn(30, 50), list(range(30)))
+
+
+def test_the_first_of_equals() -> None:
+    logits = torch.zeros(2, PART + 300)
+    logits[0, [40, 41, 1500, PART + 3]] = 1.0
+    logits[1, PART + 3 :] = 1.0
+    check_choice(logits, [None] * 2)
+
+
+def test_most_tokens_impossible() -> None:
+    logits = torch.full((3, PART + 300), -torch.inf)
+    logits[0, [5, 9]] = torch.tensor([1.0, 2.0])
+    logits[1, PART + 299] = -3.0
+    logits[2, [0, 2000, PART]] = torch.tensor([0.0, -29.0, -31.0])
+    check_choice(logits, [1, 2, None])
+
+
+def test_rows_that_lie_apart() -> None:
+    check_choice(torch.randn(3, 100)[:, :90], [None, 3, None])

@@ -1,0 +1,179 @@
+"""Layers cut out of a checkpoint: by ranks, out of fused, interleaved, transposed and packed tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tests.families.harness import ThreadGroup
+from tests.models import needs
+from tgi_server.errors import ModelError
+from tgi_server.kernels.formats import Format, Int4Grouped, packed, unpacked
+from tgi_server.layers.parallel import Group
+from tgi_server.models.spec import NormSpec, Source, interleaved, side_by_side
+from tgi_server.models.weights import Checkpoint, WeightLoader
+from tgi_server.quantize.base import QuantizeMethod, Stored
+from tgi_server.quantize.none import NoQuantize
+
+
+def loader(directory: Path, group: Group | None = None, quantize: QuantizeMethod | None = None) -> WeightLoader:
+    return WeightLoader(
+        Checkpoint(directory), ("transformer.", ""), quantize or NoQuantize(), group or Group(), needs(plain=True)
+    )
+
+
+def both_ranks(directory: Path, quantize: QuantizeMethod | None = None) -> list[WeightLoader]:
+    return [loader(directory, group, quantize) for group in ThreadGroup.of(2)]
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_fused_layers(tmp_path: Path, transposed: bool) -> None:
+    weight, bias = torch.randn(24, 10), torch.randn(24)
+    stored = weight.T.contiguous() if transposed else weight
+    save_file({"transformer.qkv.weight": stored, "transformer.qkv.bias": bias}, tmp_path / "model.safetensors")
+    sources = side_by_side("qkv", [(4, 3), (2, 3), (2, 3)], bias=True, transposed=transposed)
+    x = torch.randn(5, 10)
+    whole = x @ weight.T + bias
+    for rank, load in enumerate(both_ranks(tmp_path)):
+        part = load.column(sources, [(2 * rank, 2 * rank + 2), (rank, rank + 1), (rank, rank + 1)])(x)
+        columns = [
+            *range(6 * rank, 6 * rank + 6),
+            *range(12 + 3 * rank, 15 + 3 * rank),
+            *range(18 + 3 * rank, 21 + 3 * rank),
+        ]
+        assert torch.allclose(part, whole[:, columns], atol=1e-5)
+
+
+def test_interleaved_layers(tmp_path: Path) -> None:
+    weight = torch.randn(2 * 4 * 3, 10)
+    save_file({"qkv.weight": weight}, tmp_path / "model.safetensors")
+    sources = interleaved("qkv", 2, [(2, 3), (1, 3), (1, 3)], bias=False)
+    x = torch.randn(5, 10)
+    whole = (x @ weight.T).view(5, 2, 12)
+    got = loader(tmp_path).column(sources, [(0, 4), (0, 2), (0, 2)])(x)
+    expected = torch.cat([whole[:, :, :6].flatten(1), whole[:, :, 6:9].flatten(1), whole[:, :, 9:].flatten(1)], 1)
+    assert torch.allclose(got, expected, atol=1e-5)
+
+
+def test_many_pieces_are_read_at_once(tmp_path: Path) -> None:
+    weight = torch.randn(400, 8)
+    save_file({"gate_up.weight": weight}, tmp_path / "model.safetensors")
+    gate, up = (Source("gate_up", 200, start=i, run=1, stride=2) for i in (0, 1))
+    x = torch.randn(3, 8)
+    got = loader(tmp_path).column([gate, up], [(10, 150)] * 2)(x)
+    assert torch.allclose(got, x @ torch.cat((weight[20:300:2], weight[21:300:2])).T, atol=1e-5)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_rows_sum_to_the_whole(tmp_path: Path, transposed: bool) -> None:
+    weight, bias = torch.randn(7, 12), torch.randn(7)
+    stored = weight.T.contiguous() if transposed else weight
+    save_file({"out.weight": stored, "out.bias": bias}, tmp_path / "model.safetensors")
+    source = Source("out", 4, 3, bias=True, transposed=transposed)
+    x = torch.randn(5, 12)
+    parts = [
+        load.row(source, (2 * rank, 2 * rank + 2))(x[:, 6 * rank : 6 * rank + 6])
+        for rank, load in enumerate(both_ranks(tmp_path))
+    ]
+    assert torch.allclose(sum(parts), x @ weight.T + bias, atol=1e-5)  # type: ignore[arg-type]
+
+
+def test_layers_with_and_without_bias_side_by_side(tmp_path: Path) -> None:
+    weights, bias = torch.randn(2, 3, 4), torch.randn(3)
+    save_file({"a.weight": weights[0], "b.weight": weights[1], "b.bias": bias}, tmp_path / "model.safetensors")
+    x = torch.randn(2, 4)
+    got = loader(tmp_path).column([Source("a", 3), Source("b", 3, bias=True)], [(0, 3)] * 2)(x)
+    assert torch.allclose(got, torch.cat((x @ weights[0].T, x @ weights[1].T + bias), 1), atol=1e-5)
+
+
+def test_norms_with_an_offset(tmp_path: Path) -> None:
+    save_file({"n.weight": torch.full((4,), 0.5)}, tmp_path / "model.safetensors")
+    weight = loader(tmp_path).norm(NormSpec("n", offset=1.0)).weight
+    assert weight is not None and weight.tolist() == [1.5] * 4
+
+
+def test_what_is_missing_or_too_small_is_named(tmp_path: Path) -> None:
+    save_file({"a.weight": torch.zeros(3, 4)}, tmp_path / "model.safetensors")
+    load = loader(tmp_path)
+    with pytest.raises(ModelError, match=r"tensor transformer\.b\.weight is missing"):
+        load.column([Source("b", 3)], [(0, 3)])
+    with pytest.raises(ModelError, match=r"tensor a\.weight has the shape \[3, 4\]"):
+        load.column([Source("a", 8)], [(4, 8)])
+
+
+class Packed4:
+    """Four-bit codes two a byte along the inputs, groups of 8 inputs, in an order of their own."""
+
+    def stored(self) -> Mapping[str, Stored]:
+        return {
+            "codes": Stored(("out", "in"), (1, 2)),
+            "scale": Stored(("out", "in"), (1, 8)),
+            "zero": Stored(("out", "in"), (1, 8)),
+            "order": Stored(("in",), (1,)),
+        }
+
+    def read(self, tensors: Mapping[str, Tensor]) -> Format:
+        order = tensors["order"] - tensors["order"].min()
+        return Int4Grouped(tensors["codes"], tensors["scale"], tensors["zero"], 8, order)
+
+
+@pytest.fixture
+def quantised(tmp_path: Path) -> tuple[Path, Tensor]:
+    """A layer whose halves of the inputs were permuted each for itself, so that two ranks can have one each."""
+    torch.manual_seed(0)
+    codes, scale, zero = torch.randint(0, 16, (6, 32)), torch.rand(6, 4), torch.randint(0, 16, (6, 4)).float()
+    order = torch.cat((torch.randperm(16), torch.randperm(16) + 16))
+    tensors = {"codes": packed(codes), "scale": scale, "zero": zero, "order": order}
+    save_file({f"w.{name}": tensor for name, tensor in tensors.items()}, tmp_path / "model.safetensors")
+    return tmp_path, Int4Grouped(packed(codes), scale, zero, 8, order).widened(torch.float32)
+
+
+def test_packed_layers_are_cut_along_both_axes(quantised: tuple[Path, Tensor]) -> None:
+    directory, dense = quantised
+    x = torch.randn(3, 32)
+    whole = x @ dense.T
+    for rank, load in enumerate(both_ranks(directory, Packed4())):
+        column = load.column([Source("w", 3, 2)], [(rank, rank + 1)])(x)
+        assert torch.allclose(column, whole[:, 2 * rank : 2 * rank + 2], atol=1e-4)
+    rows = [
+        load.row(Source("w", 4, 8), (2 * rank, 2 * rank + 2))(x[:, 16 * rank : 16 * rank + 16])
+        for rank, load in enumerate(both_ranks(directory, Packed4()))
+    ]
+    assert torch.allclose(sum(rows), whole, atol=1e-4)  # type: ignore[arg-type]
+
+
+def test_whole_numbers_keep_their_type(quantised: tuple[Path, Tensor]) -> None:
+    directory, _ = quantised
+    seen: dict[str, Tensor] = {}
+
+    class Look(Packed4):
+        def read(self, tensors: Mapping[str, Tensor]) -> Format:
+            seen.update(tensors)
+            return super().read(tensors)
+
+    loader(directory, quantize=Look()).row(Source("w", 4, 8), (0, 4))
+    assert {name: tensor.dtype for name, tensor in seen.items()} == {
+        "codes": torch.uint8, "scale": torch.float32, "zero": torch.float32, "order": torch.int64,
+    }  # fmt: skip
+    assert unpacked(seen["codes"]).shape == (6, 32)
+
+
+def test_a_cut_through_a_group_is_refused(quantised: tuple[Path, Tensor]) -> None:
+    directory, _ = quantised
+    with pytest.raises(ModelError, match=r"tensor w\.scale keeps 8 numbers together; it cannot be cut at 0 and 12"):
+        loader(directory, quantize=Packed4()).row(Source("w", 8, 4), (0, 3))
+
+
+def test_layers_in_different_orders_are_not_joined(tmp_path: Path) -> None:
+    tensors: dict[str, Tensor] = {}
+    for name in "ab":
+        tensors |= {f"{name}.codes": torch.zeros(2, 8, dtype=torch.uint8), f"{name}.order": torch.randperm(16)}
+        tensors |= {f"{name}.scale": torch.ones(2, 2), f"{name}.zero": torch.zeros(2, 2)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match="different orders"):
+        loader(tmp_path, quantize=Packed4()).column([Source("a", 2), Source("b", 2)], [(0, 2)] * 2)

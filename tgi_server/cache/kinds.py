@@ -1,0 +1,99 @@
+"""The kinds of past that layers keep, and how many blocks a sequence holds of each. Stdlib only: the scheduler counts
+with it, the shard sizes its memory by it, the launcher refuses by it what cannot fit.
+
+Layers whose past is held alike are one group: their caches have the same blocks at the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from tgi_server.types import BLOCK_SIZE
+from tgi_server.types import CacheKind as CacheKind
+
+
+@dataclass(frozen=True, slots=True)
+class CacheGroup:
+    """What the scheduler has to know of a group. `window` is that of WINDOW groups: the positions that a query sees,
+    its own included."""
+
+    kind: CacheKind
+    window: int | None = None
+
+    def lasting(self, width: int) -> int:
+        """Blocks of a WINDOW group that a step of `width` new positions may touch, wherever they lie in their blocks.
+
+        The first of them sees `window` - 1 positions before it. n positions lie in at most ceil((n - 1) / 16) + 1
+        blocks.
+        """
+        assert self.window is not None
+        return blocks_of(self.window + width - 2) + 1
+
+    def blocks(self, prompt: int, total: int, chunk: int, width: int) -> int:
+        """Most blocks that a sequence holds at a time; it grows with each argument.
+
+        Args:
+            prompt: its tokens.
+            total: positions it may ever take: `positions(prompt, max_new_tokens, draft)`.
+            chunk: most prompt positions that one step computes of it.
+            width: most new tokens that one step computes of it, guessed ones included.
+        """
+        if self.kind is CacheKind.STATE:
+            return 1
+        if self.kind is CacheKind.ENCODER:
+            return blocks_of(prompt)
+        if self.kind is CacheKind.FULL:
+            return blocks_of(total)
+        return max(min(blocks_of(prompt), self.lasting(min(chunk, prompt))), min(blocks_of(total), self.lasting(width)))
+
+
+def positions(prompt: int, max_new_tokens: int, draft: int) -> int:
+    """Positions a sequence may ever take. Its last token is never fed back; `draft` guessed ones may be too many."""
+    return prompt + max_new_tokens - 1 + draft
+
+
+def blocks_of(positions: int) -> int:
+    """Blocks for so many positions from the start of one."""
+    return -(-positions // BLOCK_SIZE)
+
+
+def held(group: CacheGroup, prefix_caching: bool) -> CacheGroup:
+    """How a group's past is kept: with prefix caching whole, so that what fell out of a window can be found again."""
+    return CacheGroup(CacheKind.FULL) if prefix_caching and group.kind is CacheKind.WINDOW else group
+
+
+def unshareable(groups: Iterable[CacheGroup]) -> str | None:
+    """Why blocks cannot be shared by prompts that begin alike (`prefix_caching`); None if they can."""
+    kinds = {group.kind for group in groups}
+    if CacheKind.STATE in kinds:
+        return "a recurrent state is that of one position only"
+    return "what an encoder reads depends on the whole prompt" if CacheKind.ENCODER in kinds else None
+
+
+def table(group: CacheGroup, own: Sequence[int], prompt: int, total: int, chunk: int, width: int) -> list[int]:
+    """A sequence's block table: block i of its positions lives in the physical block `table[i]`.
+
+    Args:
+        own: physical blocks that it holds, as many as `blocks` says for the same other arguments.
+
+    In a WINDOW group blocks come round again, soon enough for `own` to do and late enough that none is written while
+    a position in it is still seen: any `lasting` blocks in a row differ. First the prompt goes round in a ring for
+    chunks. Then, from the first block that a new token sees, the text goes round in a ring for single steps; the blocks
+    that it needs beyond those in the window are taken from the ones before it.
+    """
+    if group.kind is not CacheKind.WINDOW:
+        return list(own)
+    ring, last = group.lasting(min(chunk, prompt)), blocks_of(prompt)
+    numbers = [own[i % ring] for i in range(last)]
+    first, ring = first_seen(group, prompt), group.lasting(width)
+    seen = set(numbers[first:])
+    spare = (block for block in own if block not in seen)
+    for i in range(last, blocks_of(total)):
+        numbers.append(numbers[i - ring] if i - ring >= first else next(spare))
+    return numbers
+
+
+def first_seen(group: CacheGroup, position: int) -> int:
+    """The first block of which a query at `position` sees something; blocks before it are never read again."""
+    return 0 if group.window is None else max(0, position - group.window + 1) // BLOCK_SIZE

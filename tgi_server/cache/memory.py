@@ -1,0 +1,162 @@
+"""The memory of the caches: how much is free, how many blocks of each group fit into it. Sizes are in bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from tgi_server import host
+from tgi_server.cache.kinds import CacheGroup, CacheKind, blocks_of, held
+from tgi_server.config.schema import BatchingOptions
+from tgi_server.errors import ConfigError
+from tgi_server.kernels.attention import LayerCache
+from tgi_server.models.spec import ModelSpec, kv_heads_of_rank
+from tgi_server.types import BLOCK_SIZE
+
+USABLE = 0.9
+"""Part of the free memory that the caches may take; the rest covers activations and fragmentation."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSize:
+    """A group of layers, and the bytes of one of its blocks on one rank."""
+
+    group: CacheGroup
+    layers: int
+    block_bytes: int
+
+
+def group_sizes(spec: ModelSpec, world: int, dtype: torch.dtype) -> list[GroupSize]:
+    """Of each group of a model."""
+    return [
+        GroupSize(group, spec.group_of.count(number), spec.block_elements(number, world) * BLOCK_SIZE * dtype.itemsize)
+        for number, group in enumerate(spec.groups)
+    ]
+
+
+def free_memory(device: torch.device, fraction: float) -> int:
+    """What this process may still take: of `fraction` of a GPU, or of the host within its limits."""
+    if device.type == "cuda":
+        return within_fraction(*torch.cuda.mem_get_info(device), torch.cuda.memory_reserved(device), fraction)
+    return host.free_memory()
+
+
+def within_fraction(free: int, total: int, taken: int, fraction: float) -> int:
+    """What is left of `fraction` of a GPU's `total` bytes for a process that has `taken` some; no more than is `free`.
+
+    Other processes count only as far as they leave less than that, so that two servers may share a GPU half and half.
+    """
+    return max(0, min(free, int(fraction * total) - taken))
+
+
+class CachePlan:
+    """How many blocks each group gets, for a cache of so many tokens.
+
+    A group that keeps whole contexts gets a block for every `BLOCK_SIZE` tokens. One with a window gets what as many
+    requests of the greatest length need of it, but enough for `max_concurrent_requests` short ones.
+
+    Args:
+        options: the limits of requests and steps.
+        sizes: the groups of the model.
+        width: most new tokens that a step computes of a sequence.
+    """
+
+    def __init__(self, options: BatchingOptions, sizes: Sequence[GroupSize], width: int = 1) -> None:
+        self._options = options
+        self._sizes = sizes
+        self._width = width
+        self._longest = options.max_total_tokens - 1 + width
+        self._whole = blocks_of(self._longest)
+        self._chunk = options.prefill_chunk_tokens or options.max_input_length
+
+    def blocks(self, tokens: int) -> list[int]:
+        """Of each group, for a cache of `tokens`."""
+        return [self._of(size.group, blocks_of(tokens)) for size in self._sizes]
+
+    def bytes(self, tokens: int) -> int:
+        """What such a cache takes."""
+        return sum(n * size.block_bytes for n, size in zip(self.blocks(tokens), self._sizes, strict=True))
+
+    def _of(self, group: CacheGroup, full: int) -> int:
+        options = self._options
+        group = held(group, options.prefix_caching)
+        if group.kind is CacheKind.STATE:
+            return options.max_concurrent_requests
+        if group.kind is not CacheKind.WINDOW:
+            return full
+        longest = group.blocks(options.max_input_length, self._longest, self._chunk, self._width)
+        short = min(longest, group.lasting(self._width)) * options.max_concurrent_requests
+        return min(full, max(-(-full * longest // self._whole), short))
+
+    @property
+    def per_request(self) -> int:
+        """Tokens of cache that the longest request takes."""
+        return self._whole * BLOCK_SIZE
+
+    def tokens(self, free: int) -> int:
+        """The largest cache that `free` bytes hold, in tokens."""
+        usable, low, high = int(free * USABLE), 0, 1
+        while self.bytes(high * BLOCK_SIZE) <= usable and high < 1 << 40:
+            high *= 2
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.bytes(middle * BLOCK_SIZE) <= usable else (low, middle)
+        return low * BLOCK_SIZE
+
+
+def plan_tokens(options: BatchingOptions, plan: CachePlan, free: int) -> int:
+    """How many tokens the caches are made for.
+
+    `max_batch_total_tokens` when given, else as many as `max_concurrent_requests` full requests can use and `free`
+    bytes can hold. Raises ConfigError, naming the option and the largest value that works, when it does not fit.
+    """
+    fits = plan.tokens(free)
+    per_request = plan.per_request
+    if options.max_batch_total_tokens is not None:
+        if options.max_batch_total_tokens > fits:
+            raise ConfigError(
+                f"max_batch_total_tokens={options.max_batch_total_tokens} does not fit in the free memory "
+                f"({free / 2**30:.1f} GiB); the largest value that does is {fits}"
+            )
+        return blocks_of(options.max_batch_total_tokens) * BLOCK_SIZE
+    if per_request > fits:
+        raise ConfigError(
+            f"max_total_tokens={options.max_total_tokens} does not fit in the free memory ({free / 2**30:.1f} GiB); "
+            f"the largest value that does is {fits}"
+        )
+    return min(fits, per_request * options.max_concurrent_requests)
+
+
+def allocate(
+    spec: ModelSpec, blocks: Sequence[int], world: int, dtype: torch.dtype, device: torch.device
+) -> list[LayerCache]:
+    """The cache of every layer, of as many blocks as its group has.
+
+    Left unwritten, so that on a CPU a block costs memory only once it is used.
+    """
+    caches = []
+    for block, group in zip(spec.blocks, spec.group_of, strict=True):
+        heads = kv_heads_of_rank(block.attention.key.units, world)
+        keys, values = (
+            torch.empty((blocks[group], heads, BLOCK_SIZE, width), dtype=dtype, device=device)
+            for width in (block.attention.key.width, block.attention.value.width)
+        )
+        caches.append(LayerCache(keys, values))
+    return caches
+
+
+def arithmetic(sizes: Sequence[GroupSize], blocks: Sequence[int], weights: int, free: int) -> Iterator[str]:
+    """Where the memory goes, a line each: weights, the caches by group, what is left."""
+    yield f"weights: {weights / 2**30:.2f} GiB"
+    total = 0
+    for size, count in zip(sizes, blocks, strict=True):
+        taken = count * size.block_bytes
+        total += taken
+        window = "" if size.group.window is None else f" of {size.group.window} positions"
+        yield (
+            f"cache, {size.group.kind.value}{window}, {size.layers} layers: {size.block_bytes / BLOCK_SIZE / 1024:.2f} "
+            f"KiB a token, {count * BLOCK_SIZE} tokens in {count} blocks, {taken / 2**30:.2f} GiB"
+        )
+    yield f"left: {(free - total) / 2**30:.2f} of {free / 2**30:.2f} GiB that were free"

@@ -1,0 +1,113 @@
+"""Compiles the kernels for this processor, once, and loads them.
+
+A C++ compiler is all it takes (a few seconds); without one plain torch runs instead.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import platform
+import shutil
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+from tgi_server.config.paths import cache_home
+from tgi_server.kernels.native import layout
+
+HERE = Path(__file__).parent
+SOURCES = sorted(HERE.glob("*.cpp"))
+FLAGS = ["-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC"]
+"""The compiler's; tests change them and get a library of their own."""
+
+
+class NativeError(Exception):
+    """The kernels cannot be had on this machine; the text says why."""
+
+
+def library() -> ctypes.CDLL:
+    """The loaded kernels. Raises NativeError without a compiler or when it fails. torch must be imported before."""
+    loaded = _load(tuple(FLAGS))
+    if isinstance(loaded, NativeError):
+        raise loaded
+    return loaded
+
+
+@cache
+def _load(flags: tuple[str, ...]) -> ctypes.CDLL | NativeError:
+    """The kernels, or why there are none: tried once, as it is asked for often."""
+    directory = cache_home() / "tgi_server" / "native"
+    try:
+        path = next(filter(_whole, directory.glob(f"kernels-{_key(flags)}-*.so")), None)
+        return _checked(ctypes.CDLL(str(path or _build_into(directory, flags))))
+    except NativeError as error:
+        return error
+    except (OSError, subprocess.CalledProcessError) as error:
+        lines = (getattr(error, "stderr", None) or str(error)).strip().splitlines() or ["it does not say why"]
+        return NativeError(f"compiling the kernels failed: {lines[-1]}")
+
+
+def _checked(loaded: ctypes.CDLL) -> ctypes.CDLL:
+    if wrong := layout.mismatches(loaded):
+        raise NativeError(f"the compiled library does not fit its callers: {'; '.join(wrong)}")
+    return loaded
+
+
+def _build_into(directory: Path, flags: tuple[str, ...]) -> Path:
+    compiler = shutil.which("g++") or shutil.which("c++")
+    if compiler is None:
+        raise NativeError("no C++ compiler (g++ or c++) was found")
+    return build(compiler, directory, flags)
+
+
+def _key(flags: tuple[str, ...]) -> str:
+    """Changes with the sources, the flags and the processor."""
+    sources = [path.read_text() for path in [*SOURCES, *sorted(HERE.glob("*.h"))]]
+    return _digest("\n".join([*sources, " ".join(flags), platform.machine(), _processor()]).encode())
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def _whole(path: Path) -> bool:
+    """Whether the file is what was built: loading a damaged library can end the process."""
+    return path.stem.endswith(_digest(path.read_bytes()))
+
+
+def _processor() -> str:
+    """What distinguishes this processor from another that reads the same cache."""
+    return "\n".join(line for line in cpu_info() if line.startswith(("model name", "flags", "Features")))
+
+
+def cpu_info() -> list[str]:
+    """What the kernel tells about the first processor, line by line; empty where it tells nothing."""
+    try:
+        return Path("/proc/cpuinfo").read_text().splitlines()[:40]
+    except OSError:
+        return [platform.processor()]
+
+
+def build(compiler: str, directory: Path, flags: tuple[str, ...]) -> Path:
+    """Compile and link a shared library in `directory`, named by what it is made from and what it holds.
+
+    Built beside its place and renamed, so that several shards that start at once do not hurt each other. Linked without
+    -fopenmp: the OpenMP calls then find the library that torch has loaded, and share its threads. Raises OSError and
+    CalledProcessError.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory) as temporary:
+        objects = [f"{temporary}/{source.stem}.o" for source in SOURCES]
+        commands = [[*flags, "-c", str(source), "-o", out] for source, out in zip(SOURCES, objects, strict=True)]
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda arguments: _run([compiler, *arguments]), commands))
+        linked = Path(temporary, "kernels.so")
+        _run([compiler, "-shared", *objects, "-o", str(linked)])
+        return linked.replace(directory / f"kernels-{_key(flags)}-{_digest(linked.read_bytes())}.so")
+
+
+def _run(command: list[str]) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True)

@@ -1,0 +1,148 @@
+// Query heads that meet one block after the other: scores, softmax, sums of values.
+#pragma once
+#include <limits>
+
+#include "blocks.h"
+#include "functions.h"
+
+static const float NOTHING = -std::numeric_limits<float>::infinity();
+
+// A query head of a row: what it sees, and the softmax-weighted sum of values so far (online softmax,
+// arXiv:1805.02867); `sum` is still to be added up.
+template <typename T>
+struct Head {
+    const T* query;
+    float* sums;
+    long position, first, end;
+    float slope;
+    float maximum = NOTHING;
+    vec sum{};
+};
+
+static inline float largest(vec x) {
+#pragma GCC unroll 4
+    for (long half = 8; half; half >>= 1) {
+        const vec other = __builtin_shuffle(x, (NUMBERS + static_cast<int32_t>(half)) & 15);
+        x = x > other ? x : other;
+    }
+    return x[0];
+}
+
+// What not every layer wants of its scores, softcap * tanh(score / softcap) + slope * distance. Out of line: the loops
+// of other layers stay small.
+template <typename T>
+__attribute__((noinline)) static void adjust(const Head<T>* heads, long count, long start, float softcap, vec* scores) {
+    for (long n = 0; n < count; n++) {
+        const ivec distance = NUMBERS + static_cast<int32_t>(start - heads[n].position);
+        if (softcap > 0) scores[n] = softcap * hyperbolic_tangent(scores[n] / softcap);
+        scores[n] += heads[n].slope * __builtin_convertvector(distance, vec);
+    }
+}
+
+// The scaled products of N query heads with the keys of a block.
+template <typename T, long N>
+static inline void products(const Head<T>* heads, const Block<T>& block, float scale, vec* scores) {
+    constexpr long CHAINS = N == 1 ? 4 : 2;  // sums in flight hide the latency of the additions
+    vec sums[N][CHAINS] = {};
+    const T* query[N];
+    for (long n = 0; n < N; n++) query[n] = heads[n].query;
+    const long units = block.units;
+    for (long u = 0; u < units; u += CHAINS)
+#pragma GCC unroll 4
+        for (long c = 0; c < CHAINS; c++)
+#pragma GCC unroll 4
+            for (long n = 0; n < N; n++)
+                sums[n][c] =
+                    multiply_add<T>(sums[n][c], block.keys[u + c], load_unit(query[n] + (u + c) * PER_UNIT<T>));
+#pragma GCC unroll 4
+    for (long n = 0; n < N; n++) {
+        scores[n] = sums[n][0];
+        for (long c = 1; c < CHAINS; c++) scores[n] += sums[n][c];
+        scores[n] *= scale;
+    }
+}
+
+// Scores of a block, which begins at position `start`, as weights of its values, 0 where the head does not look;
+// returns by what the sums so far shrink.
+template <typename T>
+static inline float weigh(Head<T>& head, vec s, long start, vec& weights) {
+    const bool whole = head.first <= start && start + BLOCK <= head.end;
+    const int32_t first = head.first - start, end = head.end - start;
+    if (!whole) s = NUMBERS < end ? NUMBERS < first ? vec{} + NOTHING : s : vec{} + NOTHING;
+    const float before = head.maximum, best = std::max(before, largest(s));
+    weights = exponential(s - best);
+    if (!whole) weights = NUMBERS < end ? NUMBERS < first ? vec{} : weights : vec{};
+    const float shrink = best > before ? exponential(vec{} + (before - best))[0] : 1.0f;
+    head.maximum = best;
+    head.sum = head.sum * shrink + weights;
+    return shrink;
+}
+
+// The sums of N query heads, shrunk, and the weighted values of a block: J vectors of them from number j on.
+template <typename T, long N, long J>
+static inline void add_values(const Head<T>* heads, const Block<T>& block, const T (*weights)[BLOCK],
+                              const float* shrink, long j) {
+    vec sums[N][J];
+    const uvec* values = block.values + j;
+#pragma GCC unroll 4
+    for (long n = 0; n < N; n++)
+#pragma GCC unroll 4
+        for (long i = 0; i < J; i++) sums[n][i] = load(heads[n].sums + (j + i) * LANES) * shrink[n];
+#pragma GCC unroll 1
+    for (long p = 0; p < Block<T>::PAIRS; p++, values += block.groups)
+#pragma GCC unroll 4
+        for (long n = 0; n < N; n++)
+#pragma GCC unroll 4
+            for (long i = 0; i < J; i++)
+                sums[n][i] = multiply_add<T>(sums[n][i], values[i], load_unit(weights[n] + p * PER_UNIT<T>));
+#pragma GCC unroll 4
+    for (long n = 0; n < N; n++)
+#pragma GCC unroll 4
+        for (long i = 0; i < J; i++) store(sums[n][i], heads[n].sums + (j + i) * LANES);
+}
+
+// How a layer scores.
+struct Scoring {
+    float scale, softcap;
+    bool adjusted;  // by a softcap or slopes
+};
+
+// N query heads meet one block.
+template <typename T, long N>
+static inline void meet(Head<T>* heads, const Block<T>& block, long start, Scoring how) {
+    vec scores[N];
+    products<T, N>(heads, block, how.scale, scores);
+    if (how.adjusted) {
+        vec copies[N];  // the scores themselves stay in registers
+        for (long n = 0; n < N; n++) copies[n] = scores[n];
+        adjust(heads, N, start, how.softcap, copies);
+        for (long n = 0; n < N; n++) scores[n] = copies[n];
+    }
+    T weights[N][BLOCK];
+    float shrink[N];
+#pragma GCC unroll 4
+    for (long n = 0; n < N; n++) {
+        vec w;
+        shrink[n] = weigh(heads[n], scores[n], start, w);
+        store(w, weights[n]);
+    }
+    asm volatile("" ::: "memory");  // the weights are to be broadcast from memory, not picked from registers
+    for (long j = 0; j < block.groups; j += 4) switch (block.groups - j) {
+            case 1: add_values<T, N, 1>(heads, block, weights, shrink, j); break;
+            case 2: add_values<T, N, 2>(heads, block, weights, shrink, j); break;
+            case 3: add_values<T, N, 3>(heads, block, weights, shrink, j); break;
+            default: add_values<T, N, 4>(heads, block, weights, shrink, j);
+        }
+}
+
+static const long AT_ONCE = 4;  // query heads whose sums stay in registers
+
+template <typename T>
+static void meet_all(long count, Head<T>* heads, const Block<T>& block, long start, Scoring how) {
+    for (long n = 0; n < count; n += AT_ONCE) switch (count - n) {
+            case 1: meet<T, 1>(heads + n, block, start, how); break;
+            case 2: meet<T, 2>(heads + n, block, start, how); break;
+            case 3: meet<T, 3>(heads + n, block, start, how); break;
+            default: meet<T, 4>(heads + n, block, start, how);
+        }
+}

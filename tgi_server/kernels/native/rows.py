@@ -1,0 +1,52 @@
+"""The compiled kernels' rows of the table. Importing this compiles nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from tgi_server.kernels.formats import Dense, Int8
+from tgi_server.kernels.native.layout import WIDEST
+from tgi_server.kernels.row import Kernel, Needs, Operation, nothing
+
+_LANES = 16  # numbers in a vector
+_UNIT = 4  # bytes of a row of inputs that a product takes at a time
+
+
+def _row(operation: Operation, module: str, unsupported: Callable[[Needs], list[str]] = nothing) -> Kernel:
+    def load() -> Callable[..., Any]:
+        return getattr(import_module(f"tgi_server.kernels.native.{module}"), operation)  # type: ignore[no-any-return]
+
+    return Kernel(operation, "native", load, unsupported, recorder="calls")
+
+
+def _attention_reasons(needs: Needs) -> list[str]:
+    widths = {"keys": needs.key_width, "values": needs.value_width}
+    return [
+        f"heads of {name} are {width} wide, not a multiple of {_LANES} up to {WIDEST}"
+        for name, width in widths.items()
+        if width % _LANES or not 0 < width <= WIDEST
+    ]
+
+
+def _head_reasons(needs: Needs) -> list[str]:
+    odd = needs.inputs * needs.dtype.itemsize % _UNIT
+    return [f"{needs.inputs} inputs of a layer, an odd number"] if odd else []
+
+
+def _linear_reasons(needs: Needs) -> list[str]:
+    if needs.format not in (Dense, Int8):  # a subclass has products of its own
+        return [f"it multiplies by dense and 8-bit weights, not {getattr(needs.format, '__name__', 'others')}"]
+    return _head_reasons(needs)
+
+
+ROWS = [
+    _row("add_norm", "operations"),
+    _row("rotate_store", "operations"),
+    _row("gate", "operations"),
+    _row("attention", "attention", _attention_reasons),
+    _row("linear", "linear", _linear_reasons),
+    _row("head", "linear", _head_reasons),
+    _row("choose", "operations"),
+]

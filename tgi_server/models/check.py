@@ -1,0 +1,90 @@
+"""What can be refused of a model before anything is loaded: shards, lengths, memory. Stdlib only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from tgi_server.cache.kinds import CacheKind
+from tgi_server.config.schema import BatchingOptions, DType, ServerConfig
+from tgi_server.errors import ConfigError
+from tgi_server.models.families import read_spec
+from tgi_server.models.files import TensorInfo
+from tgi_server.models.spec import ModelSpec
+from tgi_server.types import BLOCK_SIZE
+
+ITEM_BYTES = {DType.float16: 2, DType.bfloat16: 2, DType.float32: 4}
+
+
+def described(directory: Path, config: ServerConfig, num_shard: int) -> ModelSpec:
+    """The model in `directory`, of which config.json is enough; raises ModelError or ConfigError as `check` does."""
+    spec = read_spec(directory, config)
+    check(spec, config, num_shard)
+    return spec
+
+
+def check(spec: ModelSpec, options: BatchingOptions, num_shard: int) -> None:
+    """Raise ConfigError, with all that is wrong, unless the model can be spread and is made for such lengths."""
+    problems = [*_shards(spec, num_shard), *_lengths(spec, options)]
+    if problems:
+        raise ConfigError("; ".join(problems))
+
+
+def _shards(spec: ModelSpec, num_shard: int) -> Iterator[str]:
+    works = spec.shards_that_work()
+    if num_shard in works:
+        return
+    heads = sorted({(block.attention.query.units, block.attention.key.units) for block in spec.blocks})
+    words = ", ".join(f"{query} attention heads and {kv} key/value heads" for query, kv in heads)
+    yield (
+        f"num_shard={num_shard}: the model's {words} cannot be split over {num_shard} shards; these numbers work: "
+        f"{', '.join(map(str, works))}"
+    )
+
+
+def _lengths(spec: ModelSpec, options: BatchingOptions) -> Iterator[str]:
+    if spec.max_positions is not None and options.max_total_tokens > spec.max_positions:
+        yield (
+            f"max_total_tokens={options.max_total_tokens} is more than the {spec.max_positions} positions the "
+            f"model was made for; max_total_tokens={spec.max_positions} works"
+        )
+
+
+def check_memory(
+    spec: ModelSpec,
+    options: BatchingOptions,
+    tensors: Mapping[str, TensorInfo],
+    dtype: DType,
+    quantized: bool,
+    free: int,
+) -> None:
+    """Raise ConfigError unless weights and the cache of one longest request fit in `free` bytes of the host.
+
+    All shards together, as they share the host. It counts no more than is needed for sure: of weights that are
+    quantised while they load half a byte a number.
+    """
+    item = ITEM_BYTES[dtype]
+    weights = sum(_bytes(tensor, item, quantized) for tensor in tensors.values())
+    positions = -(-options.max_total_tokens // BLOCK_SIZE) * BLOCK_SIZE
+    cache = sum(
+        item * spec.block_elements(number, 1) * (positions if group.kind is CacheKind.FULL else BLOCK_SIZE)
+        for number, group in enumerate(spec.groups)
+    )
+    if weights + cache > free:
+        raise ConfigError(
+            f"the model does not fit in the free memory, {_gib(free)}: its weights take {_gib(weights)}, the cache of "
+            f"one request of max_total_tokens={options.max_total_tokens} takes {_gib(cache)}"
+        )
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.1f} GiB"
+
+
+def _bytes(tensor: TensorInfo, item: int, quantized: bool) -> float:
+    if tensor.dtype not in ("F16", "BF16", "F32", "F64"):
+        return tensor.bytes
+    numbers = 1
+    for size in tensor.shape:
+        numbers *= size
+    return numbers * (0.5 if quantized and len(tensor.shape) > 1 else item)

@@ -1,0 +1,44 @@
+"""Gemma 2 (arXiv:2408.00118): capped scores, a window in every other layer, four norms, scaled token vectors."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tgi_server.models import gated
+from tgi_server.models.config import ModelConfig
+from tgi_server.models.spec import BlockSpec, HeadSpec, ModelSpec
+
+model_types = ("gemma2",)
+
+
+def describe(config: ModelConfig) -> ModelSpec:
+    """See `families`."""
+    if config.get("use_bidirectional_attention"):
+        raise ValueError("use_bidirectional_attention (only causal attention is served)")
+    layers, window = config.whole("num_hidden_layers"), config.whole("sliding_window", default=4096)
+    spec = gated.model(
+        config, bool(config.get("attention_bias")), activation="gelu_pytorch_tanh", norm_offset=1.0, tied=True,
+        windows=[None if number % 2 else window for number in range(layers)],
+        change=lambda block, name: _changed(config, block, name),
+    )  # fmt: skip
+    return replace(
+        spec,
+        embedding=replace(spec.embedding, scale=spec.hidden_size**0.5),
+        head=HeadSpec(spec.head.name, softcap=config.get("final_logit_softcapping")),
+    )
+
+
+def _changed(config: ModelConfig, block: BlockSpec, name: str) -> BlockSpec:
+    attention = replace(
+        block.attention,
+        scale=config.number("query_pre_attn_scalar", 256) ** -0.5,
+        softcap=config.get("attn_logit_softcapping"),
+    )
+    post = block.mlp_norm  # under the name that other families give the norm before the MLP
+    return replace(
+        block,
+        attention=attention,
+        attention_post=post,
+        mlp_norm=replace(post, name=f"{name}.pre_feedforward_layernorm"),
+        mlp_post=replace(post, name=f"{name}.post_feedforward_layernorm"),
+    )

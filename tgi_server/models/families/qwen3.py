@@ -1,0 +1,27 @@
+"""Qwen 3 (arXiv:2505.09388): queries and keys are normed head by head."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tgi_server.models import gated
+from tgi_server.models.config import ModelConfig
+from tgi_server.models.families.qwen2 import windows
+from tgi_server.models.spec import BlockSpec, ModelSpec, NormSpec
+
+model_types = ("qwen3",)
+
+
+def describe(config: ModelConfig) -> ModelSpec:
+    """See `families`."""
+    eps = config.number("rms_norm_eps", 1e-6)
+
+    def with_norms(block: BlockSpec, name: str) -> BlockSpec:
+        attention = replace(
+            block.attention,
+            query_norm=NormSpec(f"{name}.self_attn.q_norm", eps=eps),
+            key_norm=NormSpec(f"{name}.self_attn.k_norm", eps=eps),
+        )
+        return replace(block, attention=attention)
+
+    return gated.model(config, bool(config.get("attention_bias")), windows=windows(config), change=with_norms)

@@ -1,0 +1,39 @@
+"""The output head: hidden states to scores over the vocabulary."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from tgi_server.kernels.table import Choice
+from tgi_server.models.spec import ModelSpec
+from tgi_server.models.weights import WeightLoader
+
+
+class OutputHead:
+    """Logits over the whole vocabulary, on rank 0. It is never quantised.
+
+    Args:
+        spec: of the model.
+        load: gives this rank's rows.
+        vectors: this rank's rows of the embedding, for heads that are tied to it.
+        product: what multiplies.
+    """
+
+    def __init__(self, spec: ModelSpec, load: WeightLoader, vectors: Tensor, product: Choice) -> None:
+        own, rows = spec.head, load.group.span(spec.vocab_size)
+        self._product = product.run(vectors if own.name is None else load.matrix(f"{own.name}.weight", rows))
+        self._bias = load.vector(f"{own.name}.bias", [rows]) if own.bias else None
+        self._scale, self._softcap = own.scale, own.softcap
+        self._size = spec.vocab_size
+        self._group = load.group
+
+    def __call__(self, x: Tensor) -> Tensor | None:
+        """Hidden states `[rows, hidden]` to float32 logits `[rows, vocabulary]`; None on ranks other than 0."""
+        logits: Tensor = self._product(x)
+        if self._bias is not None:
+            logits = logits + self._bias
+        if self._scale != 1.0:
+            logits = logits * self._scale
+        if self._softcap is not None:
+            logits = self._softcap * (logits / self._softcap).tanh()
+        return self._group.gather_columns(logits, self._size)

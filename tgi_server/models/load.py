@@ -1,0 +1,38 @@
+"""The only way to a model: for the runner, the profiler and the tests alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tgi_server.kernels.row import Needs
+from tgi_server.layers.parallel import Group
+from tgi_server.models.decoder import Decoder
+from tgi_server.models.spec import ModelSpec
+from tgi_server.models.weights import Checkpoint, WeightLoader
+from tgi_server.quantize.base import QuantizeMethod
+from tgi_server.quantize.none import NoQuantize
+
+
+def load_model(
+    directory: Path, spec: ModelSpec, needs: Needs, max_positions: int, quantize: QuantizeMethod | None = None,
+    group: Group | None = None, report: Callable[[float], None] = lambda fraction: None,
+) -> Decoder:  # fmt: skip
+    """The model in `directory`, one rank's part of it.
+
+    Args:
+        directory: holds safetensors.
+        spec: what `families.read_spec` says of it.
+        needs: the device, the serving dtype, and what may compute.
+        max_positions: longest text it will see.
+        quantize: how linear layers keep their weights; as they are by default.
+        group: the ranks; one by default.
+        report: hears how much is loaded, from 0 to 1.
+
+    Raises:
+        ModelError: a tensor is missing or has the wrong shape.
+        UnavailableError: attention of one library is wanted that does not work here.
+    """
+    checkpoint = Checkpoint(directory, report)
+    loader = WeightLoader(checkpoint, spec.prefixes, quantize or NoQuantize(), group or Group(), needs)
+    return Decoder(spec, loader, max_positions)

@@ -1,0 +1,51 @@
+"""What runner, recordings, prompt scores and the profiler use of a model, whatever it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from tgi_server.kernels.attention import AttentionBatch, LayerCache
+from tgi_server.kernels.operations import Angles
+from tgi_server.kernels.row import Recorder
+from tgi_server.rope.table import IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What enters a decoder's blocks in a step; it can be copied into buffers that stay.
+
+    Attributes:
+        residual: float32 `[tokens, hidden]`, changed in place.
+        angles: one for each kind of rotary positions that the model has.
+    """
+
+    residual: Tensor
+    angles: tuple[Angles, ...]
+
+
+class Model(Protocol):
+    """A decoder on one rank.
+
+    Attributes:
+        hidden_size: width of the residual stream.
+        recorder: how `forward` may be recorded and run again with other data at the same addresses; None if not.
+    """
+
+    hidden_size: int
+    recorder: Recorder | None
+
+    def begin(self, ids: Tensor, positions: Tensor, lengths: IntArray, limits: IntArray) -> Inputs:
+        """Embed a step's tokens: all int64 `[tokens]`; lengths and limits as `rope.base.Rope` wants them."""
+        ...
+
+    def forward(self, inputs: Inputs, caches: Sequence[LayerCache], batches: Sequence[AttentionBatch]) -> Tensor:
+        """Hidden states `[tokens, hidden]` in the serving dtype. `caches` has one a layer, `batches` one a group."""
+        ...
+
+    def logits(self, hidden: Tensor) -> Tensor | None:
+        """Hidden states `[rows, hidden]` to float32 logits `[rows, vocabulary]` on rank 0, None elsewhere."""
+        ...

@@ -1,0 +1,76 @@
+"""Which rotary positions a model has, as config.json and the options say. Stdlib only."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tgi_server.config.schema import RopeOptions
+from tgi_server.rope.base import Entry, Rope
+
+_THETA = 10000.0
+
+
+@cache
+def kinds() -> Mapping[str, type[Rope]]:
+    """All kinds by the names that config.json may give them: the classes of this package that have `names`."""
+    found: dict[str, type[Rope]] = {}
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        if module.name in ("base", "kinds", "table"):
+            continue
+        for value in vars(importlib.import_module(f"tgi_server.rope.{module.name}")).values():
+            found |= dict.fromkeys(getattr(value, "names", ()), value)
+    return found
+
+
+def overruled(options: RopeOptions | None) -> dict[str, Any] | None:
+    """What the options put in the place of the model's own scaling; None when they say nothing (contract 1.4)."""
+    if options is None or (options.rope_scaling is None and options.rope_factor is None):
+        return None
+    kind = "linear" if options.rope_scaling is None else options.rope_scaling.value
+    return {"rope_type": kind, "factor": 1.0 if options.rope_factor is None else options.rope_factor}
+
+
+def read(
+    config: Mapping[str, Any], head_width: int, options: RopeOptions | None = None, layer_type: str | None = None,
+    theta: float | None = None, partial: float | None = None,
+) -> Rope:  # fmt: skip
+    """The rotary positions of `config`: `rope_parameters` (transformers 5), or `rope_scaling` and `rope_theta` before.
+
+    Args:
+        config: config.json.
+        head_width: of queries and keys.
+        options: put their scaling in the place of the model's; the base stays.
+        layer_type: key of `rope_parameters` where these differ between layers.
+        theta, partial: the base and the part of a head that turns, where nothing says others.
+
+    Raises:
+        ValueError: a kind that is not known, or numbers that cannot be.
+        KeyError: a missing number.
+    """
+    written = _written(config, layer_type)
+    base = written.get("rope_theta") or config.get("rope_theta") or theta or _THETA
+    part = written.get("partial_rotary_factor") or config.get("partial_rotary_factor") or partial or 1.0
+    numbers = overruled(options) or written
+    name = numbers.get("rope_type") or numbers.get("type") or "default"
+    if name not in kinds():
+        raise ValueError(f"rope type {name!r} (served: {', '.join(sorted(kinds()))})")
+    entry = Entry(numbers, head_width, float(base), float(part), _positions(config))
+    return kinds()[name].read(entry)
+
+
+def _written(config: Mapping[str, Any], layer_type: str | None) -> dict[str, Any]:
+    entry = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if layer_type is not None and isinstance(entry.get(layer_type), Mapping):
+        entry = entry[layer_type]
+    original = config.get("original_max_position_embeddings")
+    return {**entry, **({"original_max_position_embeddings": original} if original else {})}
+
+
+def _positions(config: Mapping[str, Any]) -> int | None:
+    value = config.get("max_position_embeddings")
+    return None if value is None else int(value)

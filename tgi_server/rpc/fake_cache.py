@@ -1,0 +1,84 @@
+"""What a fake model's cache holds: nothing but the names of sequences, so that every use of a block can be checked."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from tgi_server.types import BLOCK_SIZE, CacheKind, GroupInfo, NewSequence
+
+
+class FakeCache:
+    """The blocks of one group of layers; every method raises AssertionError when a block is not what it should be.
+
+    Args:
+        number: of the group in `NewSequence.blocks`.
+    """
+
+    def __init__(self, info: GroupInfo, number: int) -> None:
+        self._info = info
+        self._number = number
+        self._owners: dict[int, set[int]] = defaultdict(set)
+        self._prompts: dict[int, tuple[Sequence[int], int]] = {}  # block → a prompt, and where in it the block ends
+        self._written: dict[int, tuple[int, int]] = {}  # block → who wrote into it last, and at which block of its own
+
+    def add(self, new: NewSequence) -> None:
+        """A sequence comes with blocks that nobody else has, but for those that hold the start of its prompt."""
+        table = new.blocks[self._number]
+        repeats = self._info.kind is CacheKind.WINDOW
+        assert repeats or len(set(table)) == len(table), f"sequence {new.id} has a block twice"
+        for index, block in enumerate(table):
+            assert block < self._info.num_blocks, f"there is no block {block}"
+            if index < new.cached // BLOCK_SIZE:
+                self._check_prompt(new, block, (index + 1) * BLOCK_SIZE)
+            else:
+                others = self._owners[block] - {new.id}
+                assert not others, f"block {block} of sequence {new.id} belongs to sequence {min(others, default=0)}"
+            self._owners[block].add(new.id)
+
+    def _check_prompt(self, new: NewSequence, block: int, stop: int) -> None:
+        prompt, end = self._prompts.get(block, ([], 0))
+        assert end == stop, f"block {block} does not end at {stop}"
+        assert prompt[:end] == new.prompt_ids[:end], f"block {block} does not hold the start of {new.id}"
+
+    def forget(self, new: NewSequence) -> None:
+        """A sequence is over."""
+        for block in new.blocks[self._number]:
+            self._owners[block].discard(new.id)
+
+    def write(self, new: NewSequence, start: int, stop: int, whole: int) -> None:
+        """A step computes positions [start, stop). Of the prompt, the first `whole` positions are in the cache then."""
+        table = new.blocks[self._number]
+        if self._info.kind is CacheKind.STATE:
+            assert len(table) == 1, f"sequence {new.id} has {len(table)} states"
+            return
+        if self._info.kind is CacheKind.ENCODER:
+            stop = min(stop, len(new.prompt_ids))
+        assert stop <= len(table) * BLOCK_SIZE, f"sequence {new.id} runs out of its blocks"
+        for index in range(start // BLOCK_SIZE, -(-stop // BLOCK_SIZE)):
+            self._write(new, table[index], index, whole)
+        if self._info.window is not None:
+            self._check_window(new, max(0, start - self._info.window + 1) // BLOCK_SIZE, -(-stop // BLOCK_SIZE))
+
+    def _write(self, new: NewSequence, block: int, index: int, whole: int) -> None:
+        assert self._owners[block] == {new.id}, f"sequence {new.id} writes into block {block}, which others read"
+        self._written[block] = new.id, index
+        end = (index + 1) * BLOCK_SIZE
+        if end <= whole:
+            self._prompts[block] = new.prompt_ids, end
+        else:
+            self._prompts.pop(block, None)
+
+    def _check_window(self, new: NewSequence, first: int, last: int) -> None:
+        """What the step's first position sees must be there after all of its positions are written."""
+        for index in range(max(first, new.cached // BLOCK_SIZE), last):
+            block = new.blocks[self._number][index]
+            assert self._written[block] == (new.id, index), f"sequence {new.id} has overwritten its block {index}"
+
+    def prompt_done(self, new: NewSequence) -> None:
+        """The prompt is computed: what no later position sees may belong to others from the next plan on."""
+        if self._info.window is not None:
+            table = new.blocks[self._number]
+            first = max(0, len(new.prompt_ids) - self._info.window + 1) // BLOCK_SIZE
+            for block in set(table[:first]) - set(table[first:]):
+                self._owners[block].discard(new.id)

@@ -1,0 +1,202 @@
+"""A plan turned into an outcome: guess, compute, choose, and keep the guesses that turned out right.
+
+All guessed tokens are computed and scored in one pass, each as if those before it had been chosen already. Then tokens
+are taken from the first one on while the token chosen is the one that was guessed, so that the text is the same as that
+of one token a step; the noise of a choice depends on seed and position only.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from itertools import islice, takewhile
+
+import torch
+from torch import Tensor
+
+from tgi_server.kernels.row import Needs
+from tgi_server.kernels.table import best
+from tgi_server.layers.parallel import Group
+from tgi_server.shard.batch import BatchState, Drafts, StepInputs
+from tgi_server.shard.guides import Guides
+from tgi_server.shard.prompts import PromptScores
+from tgi_server.shard.sampler import Choice, Pick, Row, Watermark, choose
+from tgi_server.speculate.base import Drafter
+from tgi_server.types import Outcome, Plan, TopTokens
+
+log = logging.getLogger(__name__)
+
+NOT_TAKEN = -1
+"""Stands for the token of a row behind one that was guessed wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """The new tokens of each yielding sequence; on rank 0 also their log-probabilities, and alternatives by id."""
+
+    tokens: list[list[int]]
+    logprobs: list[float]
+    top: dict[int, list[TopTokens]]
+
+
+class Stepper:
+    """Runs plans one after the other.
+
+    Args:
+        state: the sequences that the shard knows.
+        run: the hidden states `[tokens, hidden]` of a step.
+        logits: hidden states `[rows, hidden]` to logits `[rows, vocabulary]`, or None on a rank that has none.
+        guides: those of rank 0, which decides for all; None elsewhere.
+        watermark: how marked texts are marked.
+        group: the ranks of the model.
+        needs: what tokens are chosen on.
+        drafter: guesses tokens, as far as plans allow it; None for none.
+    """
+
+    def __init__(
+        self,
+        state: BatchState,
+        run: Callable[[StepInputs], Tensor],
+        logits: Callable[[Tensor], Tensor | None],
+        guides: Guides | None,
+        watermark: Watermark,
+        group: Group,
+        needs: Needs,
+        drafter: Drafter | None = None,
+    ) -> None:
+        self._state = state
+        self._run = run
+        self._logits = logits
+        self._guides = guides
+        self._watermark = watermark
+        self._group = group
+        self._device = needs.device
+        self._pick: Pick = best("choose", needs).run
+        self._drafter = drafter
+        self._prompts = PromptScores(state, logits)
+
+    @torch.inference_mode()
+    def step(self, plan: Plan) -> Outcome:
+        """Run one step. A failure is told as the failure of the plan's sequences as long as no other rank waits."""
+        start = time.perf_counter_ns()
+        self._state.update(plan)
+        for id in plan.finished:
+            self._prompts.forget(id)
+        if self._guides:
+            self._guides.update(plan)
+        if not plan.ids:
+            return Outcome(plan.step, [], [], [], [])
+        try:
+            outcome = self._forward(plan)
+        except Exception as error:
+            if self._group.world > 1:
+                raise
+            return _failed(plan, error)
+        return replace(outcome, forward_ns=time.perf_counter_ns() - start)
+
+    def forget(self, id: int) -> None:
+        """Drop a sequence that no plan will finish."""
+        self.step(Plan(step=0, ids=[], counts=[], finished=[id]))
+
+    def _forward(self, plan: Plan) -> Outcome:
+        drafts = self._draft(plan)
+        inputs = self._state.inputs(plan, drafts)
+        ids = [plan.ids[index] for index in inputs.yielding]
+        # which tokens are allowed is found out while the device works
+        allowed = self._guides.allowed(ids, self._device, drafts) if self._guides else None
+        hidden = self._run(inputs)
+        scores = self._prompts.collect(plan, inputs, hidden)
+        taken = self._choose(ids, inputs, hidden, drafts, allowed) if ids else _Taken([], [], {})
+        self._state.advance(plan, inputs.yielding, taken.tokens)
+        counts = [0] * len(plan.ids)
+        for index, tokens in zip(inputs.yielding, taken.tokens, strict=True):
+            counts[index] = len(tokens)
+        return Outcome(
+            plan.step, plan.ids, counts, [token for tokens in taken.tokens for token in tokens], taken.logprobs,
+            taken.top,
+            prompt_logprobs={id: prompt.logprobs for id, prompt in scores.items()},
+            prompt_top_tokens={id: prompt.top for id, prompt in scores.items() if prompt.top},
+            unguided=self._guides.failures(ids) if self._guides else {},
+        )  # fmt: skip
+
+    def _draft(self, plan: Plan) -> Drafts:
+        """What is guessed of the sequences that decode; never beyond their last token."""
+        if self._drafter is None or not plan.draft:
+            return {}
+        rooms = {id: min(plan.draft, self._state.room(id)) for id in plan.ids}
+        guesses = {
+            id: [*self._drafter.propose(self._state.known(id), room)][:room] for id, room in rooms.items() if room
+        }
+        return {id: tokens for id, tokens in guesses.items() if tokens}
+
+    def _choose(
+        self, ids: list[int], inputs: StepInputs, hidden: Tensor, drafts: Drafts,
+        allowed: Future[dict[int, Tensor]] | None,
+    ) -> _Taken:  # fmt: skip
+        """The new tokens of the sequences `ids`: rank 0 decides, all learn them."""
+        logits = self._logits(hidden[inputs.score_rows])
+        if logits is None:
+            tokens = torch.empty(len(inputs.score_rows), dtype=torch.int64, device=self._device)
+            told = self._group.broadcast(tokens).tolist()
+            return _Taken([[t for t in run if t != NOT_TAKEN] for run in _split(told, inputs.scored)], [], {})
+        masks = allowed.result() if allowed else None
+        choice = choose(logits, self._rows(ids, inputs.scored), self._watermark, self._pick, masks)
+        if not drafts and allowed is None:
+            self._group.broadcast(choice.tokens)
+            top = {ids[row]: [entry] for row, entry in choice.top.items()}
+            return _Taken([[token] for token in choice.tokens.tolist()], choice.logprobs.tolist(), top)
+        return self._agree(ids, inputs, choice, logits, drafts)
+
+    def _rows(self, ids: list[int], scored: list[int]) -> list[Row]:
+        """One for each place that gets a token: after the known ids, and after those and some of the guessed ones."""
+        state = self._state
+        return [
+            Row(state.sampling(id), state.known(id, offset), state.prompt_length(id))
+            for id, count in zip(ids, scored, strict=True)
+            for offset in range(count)
+        ]
+
+    def _agree(self, ids: list[int], inputs: StepInputs, choice: Choice, logits: Tensor, drafts: Drafts) -> _Taken:
+        """Take what was picked as far as it was guessed, and tell the other ranks."""
+        picked = choice.tokens.tolist()
+        runs = _split(picked, inputs.scored)
+        taken = [self._follow(id, run, drafts.get(id, ())) for id, run in zip(ids, runs, strict=True)]
+        told = list[int]()
+        for tokens, count in zip(taken, inputs.scored, strict=True):
+            told += [*tokens, *[NOT_TAKEN] * (count - len(tokens))]
+        if self._group.world > 1:
+            self._group.broadcast(torch.tensor(told).to(self._device))
+        for row, (token, was) in enumerate(zip(told, picked, strict=True)):
+            if token not in (was, NOT_TAKEN):  # a guide wanted another one
+                choice.logprobs[row] += logits[row, token] - logits[row, was]
+        rows, logprobs = [row for row, token in enumerate(told) if token != NOT_TAKEN], choice.logprobs.tolist()
+        top: dict[int, list[TopTokens]] = {}
+        owners = [id for id, tokens in zip(ids, taken, strict=True) for _ in tokens]
+        for id, row in zip(owners, rows, strict=True):
+            if row in choice.top:
+                top.setdefault(id, []).append(choice.top[row])
+        return _Taken(taken, [logprobs[row] for row in rows], top)
+
+    def _follow(self, id: int, picked: list[int], guesses: Sequence[int]) -> list[int]:
+        """The tokens of sequence `id` up to the first one that was not guessed: the last that is right for sure."""
+        taken = self._guides.follow(id, picked, guesses) if self._guides else None
+        if taken is not None:
+            return taken
+        right = takewhile(lambda pair: pair[0] == pair[1], zip(picked, guesses, strict=False))
+        return picked[: 1 + sum(1 for _ in right)]
+
+
+def _split(tokens: list[int], counts: Sequence[int]) -> Iterator[list[int]]:
+    """The tokens of each sequence, from their concatenation."""
+    rest = iter(tokens)
+    return ([*islice(rest, count)] for count in counts)
+
+
+def _failed(plan: Plan, error: Exception) -> Outcome:
+    """Blame the whole step. Its sequences stay known: a plan that is under way may still name them."""
+    log.exception("step %d failed", plan.step)
+    failed = dict.fromkeys(plan.ids, f"{type(error).__name__}: {error}")
+    return Outcome(plan.step, plan.ids, [0] * len(plan.ids), [], [], failed=failed)
