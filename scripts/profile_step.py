@@ -61,7 +61,7 @@ class Bench:
         self.model = load_model(directory, self.spec, self.needs, LONGEST + 64, METHODS[method]())
         self.caches = allocate(self.spec, [tokens // BLOCK_SIZE] * len(self.spec.groups), 1, DTYPE, CPU)
         options = BatchingOptions(max_total_tokens=LONGEST + 64)
-        self.forward = best_forward(self.model, self.caches, self.spec.group_of, options)
+        self.forward = best_forward(self.model, self.caches, self.spec, options)
         self.logits: Callable[[Tensor], Tensor | None] = self.model.logits
 
     def start(self, batch: int, context: int) -> Batch:

@@ -15,8 +15,6 @@ PACKAGE = ROOT / "tgi_server"
 FAMILIES = sorted(path.stem for path in (PACKAGE / "models" / "families").glob("[a-z]*.py"))
 GGUF = "launcher/gguf"
 """Where names are those of GGUF's own architectures and tokenizers."""
-BASES = {"qwen2": "models/families/qwen3.py"}
-"""Families that another one is made from."""
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -25,7 +23,22 @@ def test_nothing_else_names_a_family(name: str) -> None:
     own = PACKAGE / "models" / "families" / f"{name}.py"
     others = [path for path in PACKAGE.rglob("*.py") if path != own and word.search(path.read_text(encoding="utf-8"))]
     strange = [str(path.relative_to(PACKAGE)) for path in others]
-    assert [place for place in strange if not place.startswith((GGUF, BASES.get(name, GGUF)))] == []
+    assert [place for place in strange if not place.startswith(GGUF)] == []
+
+
+@pytest.mark.parametrize(("folder", "shared"), [
+    ("quantize", {"base"}), ("rope", {"base", "kinds", "table"}), ("speculate", {"base"}),
+])  # fmt: skip
+def test_nothing_imports_one_kind_or_method(folder: str, shared: set[str]) -> None:
+    """They are found by their folder or named by a YAML file; only what runs without any of them names its own."""
+    own = {path.stem for path in (PACKAGE / folder).glob("[a-z]*.py")} - shared
+    word = re.compile(rf"tgi_server\.{folder}\.({'|'.join(own) or 'nothing'})\b")
+    named = {
+        (str(path.relative_to(PACKAGE)), match)
+        for path in PACKAGE.rglob("*.py")
+        for match in word.findall(path.read_text(encoding="utf-8"))
+    }
+    assert named <= {("config/schema.py", "none"), ("models/load.py", "none")}
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -20,7 +20,7 @@ def test_graphs_equal_plain_steps(tmp_path: Path) -> None:
     count, options, cuda = 9, BatchingOptions(max_total_tokens=64), torch.device("cuda")
     prompts = [[i + 1] * 40 for i in range(count)]
     plain, recorded = (Steps(tmp_path, prompts, needs(device=cuda)) for _ in range(2))
-    recorded.run = best_forward(recorded.model, recorded.caches, recorded.spec.group_of, options, cuda_graphs=True)
+    recorded.run = best_forward(recorded.model, recorded.caches, recorded.spec, options, cuda_graphs=True)
     assert isinstance(recorded.run, GraphForward)
     everyone = list(range(count))
     for ids, counts in [(everyone, [i + 3 for i in everyone])] + [(everyone[:n], [1] * n) for n in (1, 9, 3, 8, 2)] * 2:

@@ -27,7 +27,7 @@ def best_tokens(model: Decoder, known: list[int], prompt: int) -> list[int]:
     spec = read_spec(reference.model_directory())
     blocks = list(range(-(-len(known) // BLOCK_SIZE)))
     caches = allocate(spec, [len(blocks)], 1, torch.bfloat16, CPU)
-    forward = best_forward(model, caches, spec.group_of, BatchingOptions())
+    forward = best_forward(model, caches, spec, BatchingOptions())
     state = BatchState(2048, CPU, spec.groups)
     new = NewSequence(id=0, prompt_ids=known, blocks=[blocks], sampling=SamplingParams(), max_length=len(known) + 1)
     state.update(Plan(0, [], [], new=[new]))

@@ -42,7 +42,7 @@ def serves(directory: Path, model: Any, *options: str) -> str:
     """The greedy text of each prompt is that of transformers; gives the server's log."""
     with Server(f"model_id={directory}", "dtype=float32", *options) as server:
         for prompt in PROMPTS:
-            answer = server.generate(prompt, max_new_tokens=NEW_TOKENS, details=True)
+            answer: Any = server.generate(prompt, max_new_tokens=NEW_TOKENS, details=True)
             tokens = [token["id"] for token in answer["details"]["tokens"]]
             assert tokens == greedy(model, prompt)[: len(tokens)]
         return server.output

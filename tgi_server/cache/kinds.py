@@ -49,8 +49,11 @@ class CacheGroup:
 
 
 def positions(prompt: int, max_new_tokens: int, draft: int) -> int:
-    """Positions a sequence may ever take. Its last token is never fed back; `draft` guessed ones may be too many."""
-    return prompt + max_new_tokens - 1 + draft
+    """Positions a sequence may ever take.
+
+    Its last token is never fed back, but where tokens are guessed a plan may come once too often.
+    """
+    return prompt + max_new_tokens - 1 + min(draft, 1)
 
 
 def blocks_of(positions: int) -> int:

@@ -55,7 +55,7 @@ class CachePlan:
     """How many blocks each group gets, for a cache of so many tokens.
 
     A group that keeps whole contexts gets a block for every `BLOCK_SIZE` tokens. One with a window gets what as many
-    requests of the greatest length need of it, but enough for `max_concurrent_requests` short ones.
+    requests of the greatest length need of it, and one window more.
 
     Args:
         options: the limits of requests and steps.
@@ -67,7 +67,7 @@ class CachePlan:
         self._options = options
         self._sizes = sizes
         self._width = width
-        self._longest = options.max_total_tokens - 1 + width
+        self._longest = options.max_total_tokens - (width == 1)  # without guesses the last token takes no position
         self._whole = blocks_of(self._longest)
         self._chunk = options.prefill_chunk_tokens or options.max_input_length
 
@@ -87,8 +87,7 @@ class CachePlan:
         if group.kind is not CacheKind.WINDOW:
             return full
         longest = group.blocks(options.max_input_length, self._longest, self._chunk, self._width)
-        short = min(longest, group.lasting(self._width)) * options.max_concurrent_requests
-        return min(full, max(-(-full * longest // self._whole), short))
+        return min(full, -(-full * longest // self._whole) + group.lasting(self._width))
 
     @property
     def per_request(self) -> int:

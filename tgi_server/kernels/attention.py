@@ -164,10 +164,10 @@ def attended(
         values = values.masked_fill(~seen.any(dim=1)[:, None, :, None], 0.0)  # of blocks given back: anything
         keys = keys.masked_fill(~seen.any(dim=1)[:, None, :, None], 0.0)
     mask: Tensor = seen.unsqueeze(1)
-    if features.slopes is not None:
+    if features.slopes is not None:  # in float32, as a distance times a slope is too long for 16 bits
         bias = features.slopes.view(1, -1, 1, 1) * (key_positions - positions).unsqueeze(1)
-        mask = bias.masked_fill(~mask, -torch.inf).to(query.dtype)
-    if features.softcap is None and features.sinks is None:
+        mask = bias.masked_fill(~mask, -torch.inf)
+    if features.slopes is None and features.softcap is None and features.sinks is None:
         return scaled_dot_product_attention(
             query, keys, values, attn_mask=mask, scale=features.scale, enable_gqa=True
         )  # fmt: skip

@@ -58,23 +58,18 @@ class Int4Grouped:
     Attributes:
         codes: uint8 `[out, in / 2]`; input 2i is in the low half of byte i, input 2i + 1 in the high one.
         scale, zero: float32 `[out, groups]`.
-        group: inputs that share them; the last group may be shorter.
-        permutation: int64 `[in]`, which input of the layer stands at each place here (act-order); None for their order.
+        groups: int64 `[in]`, the group of each input. They need not lie side by side (act-order); a kernel that wants
+            them so sorts the inputs by it. A rank that has a part of the inputs may not see all groups.
     """
 
     codes: Tensor
     scale: Tensor
     zero: Tensor
-    group: int
-    permutation: Tensor | None = None
+    groups: Tensor
 
     def widened(self, dtype: torch.dtype) -> Tensor:
-        """See `Dense`; in the order of the layer's inputs."""
-        columns = torch.arange(self.inputs, device=self.codes.device) // self.group
-        weight = (unpacked(self.codes).float() - self.zero[:, columns]) * self.scale[:, columns]
-        if self.permutation is not None:
-            weight = weight[:, self.permutation.argsort()]
-        return weight.to(dtype)
+        """See `Dense`."""
+        return ((unpacked(self.codes).float() - self.zero[:, self.groups]) * self.scale[:, self.groups]).to(dtype)
 
     @property
     def inputs(self) -> int:

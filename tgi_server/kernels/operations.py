@@ -80,12 +80,13 @@ def add_norm(
         scale: of `x` (Granite).
     """
     if x is not None:
-        added = x.float() if post is None else _normed(x.float(), post)
+        added = x.float() if post is None else normed(x.float(), post)
         residual += added if scale == 1.0 else added * scale
-    return None if norm is None else _normed(residual, norm).to(dtype)
+    return None if norm is None else normed(residual, norm).to(dtype)
 
 
-def _normed(x: Tensor, norm: Norm) -> Tensor:
+def normed(x: Tensor, norm: Norm) -> Tensor:
+    """The norm of float32 rows `[..., size]`."""
     if norm.kind is NormKind.IDENTITY:
         return x
     if norm.kind is NormKind.LAYER:
@@ -128,7 +129,7 @@ def _turned(x: Tensor, norm: Norm | None, angles: Angles | None) -> Tensor:
     """Heads `[tokens, heads, width]`, computed in float32."""
     if norm is None and angles is None:
         return x
-    wide = x.float() if norm is None else _normed(x.float(), norm)
+    wide = x.float() if norm is None else normed(x.float(), norm)
     if angles is not None:
         turned = 2 * angles.cos.shape[-1]
         cos, sin = angles.cos.unsqueeze(1), angles.sin.unsqueeze(1)

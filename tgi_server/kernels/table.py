@@ -55,30 +55,33 @@ def best(operation: Operation, needs: Needs) -> Choice:
     for kernel in TABLE:
         if kernel.operation != operation:
             continue
-        if reasons := _unwanted(kernel, needs) or _LIBRARIES[kernel.library](needs) + kernel.unsupported(needs):
+        if operation == "attention" and needs.library not in (None, kernel.library):
+            continue
+        if reasons := _LIBRARIES[kernel.library](needs) + kernel.unsupported(needs):
             passed_over[kernel.library] = reasons
         else:
-            shown = {name: why for name, why in passed_over.items() if needs.library is None}
-            return Choice(operation, kernel.library, kernel.load(), kernel.recorder, shown)
+            return Choice(operation, kernel.library, kernel.load(), kernel.recorder, passed_over)
     wanted = passed_over.get(needs.library or "", ["there is no such library"])
     raise UnavailableError("; ".join(wanted))
 
 
 def every(needs: Needs) -> Iterator[Choice]:
     """The best of each operation."""
+    return (best(operation, needs) for operation in get_args(Operation))
+
+
+def report(needs: Needs) -> Iterator[str]:
+    """A line on who computes each operation, and why not others."""
     for operation in get_args(Operation):
-        yield best(operation, needs)
+        try:
+            yield str(best(operation, needs))
+        except UnavailableError as error:
+            yield f"{operation}: none, as {needs.library} was asked for: {error}"
 
 
 def libraries(operation: Operation) -> list[str]:
     """Who could compute it, in order of preference."""
     return [kernel.library for kernel in TABLE if kernel.operation == operation]
-
-
-def _unwanted(kernel: Kernel, needs: Needs) -> list[str]:
-    if kernel.operation == "attention" and needs.library not in (None, kernel.library):
-        return [f"attention={needs.library} was asked for"]
-    return []
 
 
 def _native(needs: Needs) -> list[str]:

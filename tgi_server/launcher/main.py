@@ -173,7 +173,9 @@ def _serve(
         if num_shard > 1:
             sockets.check_master_port(config)
         logger.info("%d shard(s), %s, port %d", num_shard, dtype.name, listener.getsockname()[1])
-        model = _prepare(config, dtype, fetch, partial(described, config=config, num_shard=num_shard), stop)
+        model = _prepare(
+            config, dtype, fetch, partial(described, config=config, num_shard=num_shard, dtype=dtype), stop
+        )
         resolved = _resolved(model, num_shard, dtype, gpu=accelerators > 0)
         Server(programs, config, resolved, listener, stop).run()
 

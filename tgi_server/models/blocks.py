@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from tgi_server.kernels.attention import Attend, Features, LayerCache
 from tgi_server.kernels.operations import Activation, Angles, Norm
-from tgi_server.kernels.row import Operation, Recorder
-from tgi_server.kernels.table import Choice, best
+from tgi_server.kernels.row import Recorder
+from tgi_server.kernels.table import Choice
 from tgi_server.layers.parallel import Group
 from tgi_server.models.spec import AttentionSpec, BlockSpec, MlpSpec
 from tgi_server.models.weights import Span, WeightLoader
@@ -27,38 +27,24 @@ class LayerStep:
     cache: LayerCache
 
 
-class Tools:
-    """A loader, and who computes what: the choices of the kernel table are kept, to be told and asked."""
-
-    def __init__(self, load: WeightLoader) -> None:
-        self.load = load
-        self.choices: list[Choice] = []
-
-    def best(self, operation: Operation, **needs: int) -> Choice:
-        """What computes `operation`, for these needs beside those of the whole model."""
-        choice = best(operation, replace(self.load.needs, **needs))  # type: ignore[arg-type]
-        if choice not in self.choices:
-            self.choices.append(choice)
-        return choice
-
-
 class AttentionBlock:
     """Queries, keys and values, their attention, and what reads it."""
 
-    def __init__(self, spec: AttentionSpec, tools: Tools) -> None:
-        load, group = tools.load, tools.load.group
+    def __init__(self, spec: AttentionSpec, load: WeightLoader) -> None:
+        group = load.group
         heads, kv = group.span(spec.query.units), kv_span(spec.key.units, group)
         widths = {"key_width": spec.key.width, "value_width": spec.value.width}
         self._group = group
         self._heads = heads[1] - heads[0]
         self._qkv = load.column((spec.query, spec.key, spec.value), (heads, kv, kv))
         self._output = load.row(spec.output, heads)
-        self._rotate_store = tools.best("rotate_store", **widths).run
+        self._rotate_store = load.best("rotate_store", **widths).run
         self._norms = [None if norm is None else load.norm(norm) for norm in (spec.query_norm, spec.key_norm)]
         self._features = Features(
             spec.scale, spec.window, spec.softcap,
             slopes=None if spec.slopes is None else torch.tensor(spec.slopes[slice(*heads)], device=load.needs.device),
             sinks=None if spec.sinks is None else load.vector(spec.sinks, [heads]),
+            causal=spec.causal,
         )  # fmt: skip
 
     def __call__(self, x: Tensor, step: LayerStep) -> Tensor:
@@ -73,14 +59,14 @@ class AttentionBlock:
 class MlpBlock:
     """The two or three layers of an MLP."""
 
-    def __init__(self, spec: MlpSpec, tools: Tools) -> None:
-        load, group = tools.load, tools.load.group
+    def __init__(self, spec: MlpSpec, load: WeightLoader) -> None:
+        group = load.group
         inner = group.span(spec.up.units)
         sources = [spec.up] if spec.gate is None else [spec.gate, spec.up]
         self._group = group
         self._inputs = load.column(sources, [inner] * len(sources))
         self._down = load.row(spec.down, inner)
-        self._gate = tools.best("gate").run
+        self._gate = load.best("gate").run
         self._activation = Activation[spec.activation]
         self._gated = spec.gate is not None
 
@@ -104,9 +90,9 @@ NOTHING = Added(None)
 class Stream:
     """The residual stream's side of the layers: what they add and read goes through one operation."""
 
-    def __init__(self, tools: Tools) -> None:
-        self._add_norm = tools.best("add_norm").run
-        self._dtype = tools.load.needs.dtype
+    def __init__(self, load: WeightLoader) -> None:
+        self._add_norm = load.best("add_norm").run
+        self._dtype = load.needs.dtype
 
     def read(self, residual: Tensor, added: Added, norm: Norm) -> Tensor:
         """Add to `residual [tokens, hidden]` in place; the norm of the sum, in the serving dtype."""
@@ -121,10 +107,10 @@ class Stream:
 class Block:
     """One layer. What it adds last is left to the next layer's norm, which adds and norms in one pass."""
 
-    def __init__(self, spec: BlockSpec, stream: Stream, tools: Tools) -> None:
-        norm = tools.load.norm
-        self._attention = AttentionBlock(spec.attention, tools)
-        self._mlp = MlpBlock(spec.mlp, tools)
+    def __init__(self, spec: BlockSpec, stream: Stream, load: WeightLoader) -> None:
+        norm = load.norm
+        self._attention = AttentionBlock(spec.attention, load)
+        self._mlp = MlpBlock(spec.mlp, load)
         self._attention_norm, self._mlp_norm = norm(spec.attention_norm), norm(spec.mlp_norm)
         self._posts = [None if post is None else norm(post) for post in (spec.attention_post, spec.mlp_post)]
         self._scale = spec.scale

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tgi_server.cache.kinds import CacheKind
@@ -16,16 +16,16 @@ from tgi_server.types import BLOCK_SIZE
 ITEM_BYTES = {DType.float16: 2, DType.bfloat16: 2, DType.float32: 4}
 
 
-def described(directory: Path, config: ServerConfig, num_shard: int) -> ModelSpec:
+def described(directory: Path, config: ServerConfig, num_shard: int, dtype: DType) -> ModelSpec:
     """The model in `directory`, of which config.json is enough; raises ModelError or ConfigError as `check` does."""
     spec = read_spec(directory, config)
-    check(spec, config, num_shard)
+    check(spec, config, num_shard, dtype)
     return spec
 
 
-def check(spec: ModelSpec, options: BatchingOptions, num_shard: int) -> None:
+def check(spec: ModelSpec, options: BatchingOptions, num_shard: int, dtype: DType) -> None:
     """Raise ConfigError, with all that is wrong, unless the model can be spread and is made for such lengths."""
-    problems = [*_shards(spec, num_shard), *_lengths(spec, options)]
+    problems = [*_shards(spec, num_shard), *_lengths(spec, options), *_range(spec, dtype)]
     if problems:
         raise ConfigError("; ".join(problems))
 
@@ -50,6 +50,11 @@ def _lengths(spec: ModelSpec, options: BatchingOptions) -> Iterator[str]:
         )
 
 
+def _range(spec: ModelSpec, dtype: DType) -> Iterator[str]:
+    if dtype is DType.float16 and not spec.float16:
+        yield "dtype=float16: values of this model are too large for it; dtype=bfloat16 works"
+
+
 def check_memory(
     spec: ModelSpec,
     options: BatchingOptions,
@@ -64,7 +69,10 @@ def check_memory(
     quantised while they load half a byte a number.
     """
     item = ITEM_BYTES[dtype]
-    weights = sum(_bytes(tensor, item, quantized) for tensor in tensors.values())
+    needed = set(spec.layers())
+    weights = sum(
+        _bytes(tensor, item, quantized) for name, tensor in tensors.items() if _layer(name, spec.prefixes) in needed
+    )
     positions = -(-options.max_total_tokens // BLOCK_SIZE) * BLOCK_SIZE
     cache = sum(
         item * spec.block_elements(number, 1) * (positions if group.kind is CacheKind.FULL else BLOCK_SIZE)
@@ -79,6 +87,12 @@ def check_memory(
 
 def _gib(size: float) -> str:
     return f"{size / 2**30:.1f} GiB"
+
+
+def _layer(name: str, prefixes: Sequence[str]) -> str:
+    """The name of the layer that a tensor belongs to, as the description has it."""
+    prefix = next((prefix for prefix in prefixes if prefix and name.startswith(prefix)), "")
+    return name.removeprefix(prefix).rpartition(".")[0]
 
 
 def _bytes(tensor: TensorInfo, item: int, quantized: bool) -> float:

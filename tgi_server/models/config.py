@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ class ModelConfig:
         chosen: str = self.one_of(name, _ACTIVATIONS, default)
         return chosen
 
-    def windows(self, layers: int, default: list[int | None] | None = None) -> list[int | None]:
+    def windows(self, layers: int, default: Sequence[int | None] | None = None) -> Sequence[int | None]:
         """The window of each layer: of those that `layer_types` calls sliding, or as `default` has it."""
         types = self.get("layer_types")
         if types is None:
@@ -85,10 +85,11 @@ class ModelConfig:
         """The rotary positions; see `rope.kinds.read`."""
         return kinds.read(self.entries, head_width, self._rope_options, layer_type, theta, partial)
 
-    def max_positions(self, *names: str) -> int:
-        """The longest text, stretched by the options."""
-        stretch = kinds.overruled(self._rope_options)
-        return int(self.whole(*(names or ("max_position_embeddings",))) * (stretch["factor"] if stretch else 1.0))
+    def max_positions(self, rope: Rope) -> int:
+        """The longest text, as the rotary positions stretch it; where they differ between layers, they do not."""
+        written = self.whole("max_position_embeddings")
+        by_layer = any(isinstance(entry, Mapping) for entry in self.get("rope_parameters", {}).values())
+        return written if by_layer else rope.longest(written)
 
 
 _ACTIVATIONS = {

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from tgi_server.kernels.attention import AttentionBatch, LayerCache
-from tgi_server.kernels.operations import Angles
+from tgi_server.kernels.operations import Angles, normed
 from tgi_server.kernels.row import Recorder
 from tgi_server.layers.vocabulary import VocabularyEmbedding
-from tgi_server.models.blocks import NOTHING, Block, LayerStep, Stream, Tools, recorder_of
+from tgi_server.models.blocks import NOTHING, Block, LayerStep, Stream, recorder_of
 from tgi_server.models.head import OutputHead
 from tgi_server.models.model import Inputs
 from tgi_server.models.spec import EmbeddingSpec, ModelSpec
@@ -33,19 +33,18 @@ class Decoder:
     """
 
     def __init__(self, spec: ModelSpec, load: WeightLoader, max_positions: int) -> None:
-        tools = Tools(load)
         self.hidden_size = spec.hidden_size
         self._group_of = spec.group_of
         self._embedding = Embedding(spec, load, max_positions)
         self._ropes = list(dict.fromkeys(b.attention.rope for b in spec.blocks if b.attention.rope is not None))
         self._rope_of = [_place(self._ropes, block.attention.rope) for block in spec.blocks]
         self._tables = [RotaryTable(rope, max_positions, load.needs.device) for rope in self._ropes]
-        self._attention = [tools.best("attention", **_widths(spec, group)) for group in range(len(spec.groups))]
-        self._stream = Stream(tools)
-        self._blocks = [Block(block, self._stream, tools) for block in spec.blocks]
+        self._attention = [load.best("attention", **_widths(spec, group)) for group in range(len(spec.groups))]
+        self._stream = Stream(load)
+        self._blocks = [Block(block, self._stream, load) for block in spec.blocks]
         self._norm = load.norm(spec.norm)
-        self._head = OutputHead(spec, load, self._embedding.vectors, tools.best("head"))
-        self.choices = [*tools.choices, *load.choices.values()]
+        self._head = OutputHead(spec, load, self._embedding.vectors, load.best("head", inputs=spec.hidden_size))
+        self.choices = load.choices
         self.recorder = self._recorder(load)
 
     def _recorder(self, load: WeightLoader) -> Recorder | None:
@@ -94,10 +93,7 @@ class Embedding:
             vectors = vectors * self._scale
         if self._positions is not None:
             vectors = vectors + torch.nn.functional.embedding(positions, self._positions).float()
-        if self._norm is not None:
-            size = vectors.shape[-1:]
-            vectors = torch.nn.functional.layer_norm(vectors, size, self._norm.weight, self._norm.bias, self._norm.eps)
-        return vectors
+        return vectors if self._norm is None else normed(vectors, self._norm)
 
 
 def _place(ropes: Sequence[Rope], rope: Rope | None) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from tgi_server.models.config import ModelConfig
 from tgi_server.models.spec import (
@@ -17,68 +17,89 @@ from tgi_server.models.spec import (
     Source,
 )
 
+Change = Callable[[BlockSpec, str], BlockSpec]
+"""What a family does otherwise: takes a block and the start of its names, gives another one."""
 
-def model(
-    config: ModelConfig, attention_bias: bool = False, output_bias: bool | None = None, mlp_bias: bool = False,
-    activation: str = "silu", norm_offset: float = 0.0, tied: bool = False,
-    windows: list[int | None] | None = None, change: Callable[[BlockSpec, str], BlockSpec] | None = None,
-) -> ModelSpec:  # fmt: skip
-    """A decoder of such blocks, under the names of the Llama checkpoints.
 
-    Args:
-        config: config.json.
-        attention_bias, output_bias, mlp_bias: which layers have one; the output like the rest unless it is said.
-        activation: of the gate, where the configuration names none.
+@dataclass(frozen=True, slots=True)
+class Style:
+    """In what families differ most often.
+
+    Attributes:
+        attention_bias, output_bias, mlp_bias: which layers have one.
+        activation_entry, activation: what names the activation of the gate, and which it is where nothing does.
+        head_width: where the configuration says none; the part of the hidden size by default.
         norm_offset: see `NormSpec`.
         tied: whether the head is the embedding, where the configuration does not say.
         windows: of each layer, where the configuration has no `layer_types`.
-        change: what a family does otherwise: takes a block and the start of its names, gives another one.
     """
+
+    attention_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
+    activation_entry: str = "hidden_act"
+    activation: str = "silu"
+    head_width: int | None = None
+    norm_offset: float = 0.0
+    tied: bool = False
+    windows: tuple[int | None, ...] | None = None
+
+
+def model(config: ModelConfig, style: Style, change: Change = lambda block, name: block) -> ModelSpec:
+    """A decoder of such blocks, under the names of the Llama checkpoints."""
     heads = config.whole("num_attention_heads")
-    width = config.whole("head_dim", default=config.whole("hidden_size") // heads)
-    layers = config.whole("num_hidden_layers")
-    eps = config.number("rms_norm_eps", 1e-6)
-    biases = attention_bias, attention_bias if output_bias is None else output_bias
+    width = config.whole("head_dim", default=style.head_width or config.whole("hidden_size") // heads)
+    norm = NormSpec("model.norm", eps=config.number("rms_norm_eps", 1e-6), offset=style.norm_offset)
     blocks = []
-    for number, window in enumerate(config.windows(layers, windows)):
+    for number, window in enumerate(config.windows(config.whole("num_hidden_layers"), style.windows)):
         name = f"model.layers.{number}"
-        layer_type = "full_attention" if window is None else "sliding_attention"
-        attention = _attention(config, name, heads, width, *biases)
-        attention = replace(attention, window=window, rope=config.rope(width, layer_type))
         block = BlockSpec(
-            attention,
-            _mlp(config, name, activation, mlp_bias),
-            attention_norm=NormSpec(f"{name}.input_layernorm", eps=eps, offset=norm_offset),
-            mlp_norm=NormSpec(f"{name}.post_attention_layernorm", eps=eps, offset=norm_offset),
+            _attention(config, style, name, (heads, width), window),
+            _mlp(config, style, name),
+            attention_norm=replace(norm, name=f"{name}.input_layernorm"),
+            mlp_norm=replace(norm, name=f"{name}.post_attention_layernorm"),
         )
-        blocks.append(change(block, name) if change else block)
+        blocks.append(change(block, name))
     return ModelSpec(
         vocab_size=config.whole("vocab_size"),
         hidden_size=config.whole("hidden_size"),
         blocks=tuple(blocks),
         embedding=EmbeddingSpec("model.embed_tokens"),
-        norm=NormSpec("model.norm", eps=eps, offset=norm_offset),
-        head=HeadSpec(None if config.get("tie_word_embeddings", tied) else "lm_head"),
-        max_positions=config.max_positions(),
+        norm=norm,
+        head=HeadSpec(None if config.get("tie_word_embeddings", style.tied) else "lm_head"),
+        max_positions=config.max_positions(config.rope(width)),
     )
 
 
-def _attention(config: ModelConfig, name: str, heads: int, width: int, bias: bool, output_bias: bool) -> AttentionSpec:
+def _attention(
+    config: ModelConfig, style: Style, name: str, shape: tuple[int, int], window: int | None
+) -> AttentionSpec:
+    heads, width = shape
     kv_heads = config.whole("num_key_value_heads", default=heads)
     return AttentionSpec(
-        query=Source(f"{name}.self_attn.q_proj", heads, width, bias),
-        key=Source(f"{name}.self_attn.k_proj", kv_heads, width, bias),
-        value=Source(f"{name}.self_attn.v_proj", kv_heads, width, bias),
-        output=Source(f"{name}.self_attn.o_proj", heads, width, output_bias),
+        query=Source(f"{name}.self_attn.q_proj", heads, width, style.attention_bias),
+        key=Source(f"{name}.self_attn.k_proj", kv_heads, width, style.attention_bias),
+        value=Source(f"{name}.self_attn.v_proj", kv_heads, width, style.attention_bias),
+        output=Source(f"{name}.self_attn.o_proj", heads, width, style.output_bias),
         scale=width**-0.5,
+        rope=config.rope(width, "full_attention" if window is None else "sliding_attention"),
+        window=window,
     )
 
 
-def _mlp(config: ModelConfig, name: str, activation: str, bias: bool) -> MlpSpec:
-    inner = config.whole("intermediate_size")
+def _mlp(config: ModelConfig, style: Style, name: str) -> MlpSpec:
+    inner, bias = config.whole("intermediate_size"), style.mlp_bias
     return MlpSpec(
         gate=Source(f"{name}.mlp.gate_proj", inner, bias=bias),
         up=Source(f"{name}.mlp.up_proj", inner, bias=bias),
         down=Source(f"{name}.mlp.down_proj", inner, bias=bias),
-        activation=config.activation("hidden_act", "hidden_activation", default=activation),
+        activation=config.activation(style.activation_entry, default=style.activation),
     )
+
+
+def later_windows(config: ModelConfig) -> tuple[int | None, ...]:
+    """Of each layer, where the configuration has no `layer_types`: from `max_window_layers` on, as Qwen has it."""
+    layers = config.whole("num_hidden_layers")
+    first = int(config.get("max_window_layers", 28))
+    window = config.whole("sliding_window", default=4096) if config.get("use_sliding_window") else None
+    return tuple(window if number >= first else None for number in range(layers))

@@ -6,8 +6,8 @@ launcher reads it too, without torch, to refuse what cannot be served before any
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from functools import cached_property
 from math import gcd
 
@@ -96,6 +96,7 @@ class AttentionSpec:
     softcap: float | None = None
     slopes: tuple[float, ...] | None = None
     sinks: str | None = None
+    causal: bool = True
     query_norm: NormSpec | None = None
     key_norm: NormSpec | None = None
 
@@ -158,6 +159,7 @@ class ModelSpec:
 
     Attributes:
         prefixes: what may stand before every name, in the order in which they are tried.
+        float16: whether the activations fit into its range.
         max_positions: longest text; None where nothing limits it.
         eos_token_ids: tokens that end a text.
     """
@@ -171,6 +173,7 @@ class ModelSpec:
     max_positions: int | None
     eos_token_ids: tuple[int, ...] = ()
     prefixes: tuple[str, ...] = ("",)
+    float16: bool = True
 
     @cached_property
     def groups(self) -> tuple[CacheGroup, ...]:
@@ -191,6 +194,14 @@ class ModelSpec:
         """Numbers that one rank keeps for one position in all layers of a group."""
         own = [b.attention for b, number in zip(self.blocks, self.group_of, strict=True) if number == group]
         return sum(kv_heads_of_rank(a.key.units, world) * (a.key.width + a.value.width) for a in own)
+
+    def layers(self) -> Iterator[str]:
+        """The names of all layers whose tensors are read, without prefix and `.weight`."""
+        yield from filter(None, (self.embedding.name, self.embedding.positions, self.head.name, self.norm.name))
+        parts = [part for block in self.blocks for part in (block, block.attention, block.mlp)]
+        for part in [self.embedding, *parts]:
+            values = (getattr(part, field.name) for field in fields(part))
+            yield from (value.name for value in values if isinstance(value, Source | NormSpec))
 
     def shards_that_work(self) -> list[int]:
         """The numbers of ranks over which all heads can be spread."""

@@ -15,7 +15,7 @@ from tgi_server.errors import ModelError
 from tgi_server.kernels.formats import Format
 from tgi_server.kernels.operations import Norm, NormKind
 from tgi_server.kernels.plain import LinearOp
-from tgi_server.kernels.row import Needs
+from tgi_server.kernels.row import Needs, Operation
 from tgi_server.kernels.table import Choice, best
 from tgi_server.layers.parallel import Group
 from tgi_server.models.files import weight_files
@@ -81,7 +81,7 @@ class WeightLoader:
     """Builds layers from a checkpoint for one rank, with one quantisation method for every linear layer.
 
     Attributes:
-        choices: what the table chose for each kind of layer, by the name of its format.
+        choices: what the table chose for its layers, each once.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class WeightLoader:
     ) -> None:
         self.group = group
         self.needs = needs
-        self.choices: dict[str, Choice] = {}
+        self.choices: list[Choice] = []
         self._checkpoint = checkpoint
         self._prefixes = prefixes
         self._quantize = quantize
@@ -140,10 +140,16 @@ class WeightLoader:
         return torch.zeros(size, dtype=self.needs.dtype, device=self.needs.device)
 
     def _built(self, weight: Format, bias: Tensor | None) -> LinearOp:
-        choice = best("linear", replace(self.needs, format=type(weight), inputs=weight.inputs))
-        self.choices[type(weight).__name__] = choice
+        choice = self.best("linear", format=type(weight), inputs=weight.inputs)
         layer: LinearOp = choice.run(weight, bias, self.needs.dtype)
         return layer
+
+    def best(self, operation: Operation, **needs: Any) -> Choice:
+        """What computes `operation`, for these needs beside those of the whole model; it is kept, to be told."""
+        choice = best(operation, replace(self.needs, **needs))
+        if choice not in self.choices:
+            self.choices.append(choice)
+        return choice
 
     def _cut(self, source: Source, suffix: str, stored: Stored, along: str, pieces: Sequence[Span]) -> Tensor:
         """This rank's part of one tensor of a layer, its axes as `stored` says."""
@@ -157,7 +163,8 @@ class WeightLoader:
             tensor = self._checkpoint.read(name, axis, [self._elements(name, piece, numbers) for piece in pieces])
         if axes != stored.axes:
             tensor = tensor.transpose(0, 1).contiguous()
-        return self._placed(tensor, self.needs.dtype if tensor.is_floating_point() else tensor.dtype)
+        kept = stored.exact or not tensor.is_floating_point()
+        return self._placed(tensor, tensor.dtype if kept else self.needs.dtype)
 
     @staticmethod
     def _elements(name: str, piece: Span, numbers: int) -> Span:

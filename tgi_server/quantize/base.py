@@ -23,10 +23,12 @@ class Stored:
         axes: what each axis runs over: `out`, `in`, or anything else that is never cut (a table that all share).
         numbers: how many outputs or inputs one element of each axis stands for: 8 where eight 4-bit codes share an
             int32, the size of a group where an element belongs to one. The loader cuts at whole elements only.
+        exact: whether floats keep their dtype too, instead of taking the serving dtype.
     """
 
     axes: tuple[str, ...] = ("out", "in")
     numbers: tuple[int, ...] = (1, 1)
+    exact: bool = False
 
 
 PLAIN: Mapping[str, Stored] = {"weight": Stored()}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tgi_server.quantize.base import PLAIN, Stored
+from tgi_server.quantize.base import Stored
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,8 +23,8 @@ class Eetq:
     """
 
     def stored(self) -> Mapping[str, Stored]:
-        """The checkpoint's own `weight`."""
-        return PLAIN
+        """The checkpoint's own `weight`, as it is there."""
+        return {"weight": Stored(exact=True)}
 
     def read(self, tensors: Mapping[str, Tensor]) -> Format:
         """Whole numbers, and a float32 scale for each output."""

@@ -75,6 +75,10 @@ class Rope(Protocol):
         """From what config.json says; raises KeyError for a missing number, ValueError for one that cannot be."""
         ...
 
+    def longest(self, written: int) -> int:
+        """Positions that a text may have, of a model whose configuration says `written`."""
+        ...
+
     def frequencies(self, lengths: Tensor | None = None, limits: Tensor | None = None) -> Tensor:
         """Angle per position of each pair of numbers, float32 `[turned / 2]`.
 

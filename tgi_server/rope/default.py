@@ -26,6 +26,10 @@ class DefaultRope:
         """See `Rope`."""
         return cls(entry.turned, entry.theta)
 
+    def longest(self, written: int) -> int:
+        """See `Rope`."""
+        return written
+
     def frequencies(self, lengths: Tensor | None = None, limits: Tensor | None = None) -> Tensor:
         """See `Rope`."""
         return 1.0 / (self.theta ** exponents(self.turned))

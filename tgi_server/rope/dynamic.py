@@ -36,6 +36,10 @@ class DynamicRope:
             raise ValueError(f"{entry.turned} numbers of a head turn, too few for dynamic scaling")
         return cls(entry.turned, entry.theta, entry.number("factor"), entry.max_positions)
 
+    def longest(self, written: int) -> int:
+        """See `Rope`."""
+        return int(written * self.factor)
+
     def frequencies(self, lengths: Tensor | None = None, limits: Tensor | None = None) -> Tensor:
         """See `Rope`."""
         if lengths is None:

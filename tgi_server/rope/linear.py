@@ -27,6 +27,10 @@ class LinearRope:
         """See `Rope`."""
         return cls(entry.turned, entry.theta, entry.number("factor"))
 
+    def longest(self, written: int) -> int:
+        """See `Rope`."""
+        return int(written * self.factor)
+
     def frequencies(self, lengths: Tensor | None = None, limits: Tensor | None = None) -> Tensor:
         """See `Rope`."""
         return 1.0 / (self.theta ** exponents(self.turned)) / self.factor

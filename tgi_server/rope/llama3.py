@@ -32,6 +32,10 @@ class Llama3Rope:
         factor, low, high = (entry.number(name) for name in ("factor", "low_freq_factor", "high_freq_factor"))
         return cls(entry.turned, entry.theta, factor, low, high, entry.original)
 
+    def longest(self, written: int) -> int:
+        """See `Rope`."""
+        return written
+
     def frequencies(self, lengths: Tensor | None = None, limits: Tensor | None = None) -> Tensor:
         """See `Rope`."""
         frequencies = 1.0 / (self.theta ** exponents(self.turned))

@@ -40,6 +40,10 @@ class LongRope:
         scale = _attention_scale(entry) if scale is None else float(scale)
         return cls(entry.turned, entry.theta, entry.original, short, long, scale)
 
+    def longest(self, written: int) -> int:
+        """See `Rope`."""
+        return written
+
     def frequencies(self, lengths: Tensor | None = None, limits: Tensor | None = None) -> Tensor:
         """See `Rope`."""
         import torch

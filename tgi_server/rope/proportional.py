@@ -29,6 +29,10 @@ class ProportionalRope:
         moving = int(entry.partial * entry.head_width // 2)
         return cls(entry.head_width, entry.theta, moving, entry.number("factor", 1.0))
 
+    def longest(self, written: int) -> int:
+        """See `Rope`."""
+        return written
+
     def frequencies(self, lengths: Tensor | None = None, limits: Tensor | None = None) -> Tensor:
         """See `Rope`."""
         frequencies = 1.0 / (self.theta ** exponents(self.turned)) / self.factor

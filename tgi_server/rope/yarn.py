@@ -45,6 +45,10 @@ class YarnRope:
             attention_scale=_attention_scale(entry, factor) if scale is None else float(scale),
         )  # fmt: skip
 
+    def longest(self, written: int) -> int:
+        """See `Rope`; some configurations say what was trained, others what can be reached."""
+        return max(written, int(self.original * self.factor))
+
     def frequencies(self, lengths: Tensor | None = None, limits: Tensor | None = None) -> Tensor:
         """See `Rope`."""
         import torch

@@ -20,8 +20,9 @@ from tgi_server.kernels.attention import AttentionBatch, LayerCache
 from tgi_server.kernels.native import calls
 from tgi_server.kernels.operations import Angles
 from tgi_server.models.model import Inputs, Model
+from tgi_server.models.spec import ModelSpec
 from tgi_server.shard.batch import StepInputs
-from tgi_server.types import BLOCK_SIZE
+from tgi_server.types import BLOCK_SIZE, CacheKind
 
 log = logging.getLogger(__name__)
 
@@ -35,27 +36,28 @@ Run = Callable[[StepInputs], Tensor]
 
 
 def best_forward(
-    model: Model, caches: Sequence[LayerCache], group_of: Sequence[int], options: BatchingOptions,
+    model: Model, caches: Sequence[LayerCache], spec: ModelSpec, options: BatchingOptions,
     cuda_graphs: bool | None = None,
 ) -> Run:  # fmt: skip
     """The fastest way to run `model` that works; the log says which.
 
-    `group_of` has the cache group of each layer. `cuda_graphs` None leaves the choice; graphs need a last block in the
+    `spec` describes the model. `cuda_graphs` None leaves the choice; graphs need a last block in the
     caches that no sequence has. Raises ConfigError when graphs are demanded where they cannot work.
     """
     if cuda_graphs and caches[0].keys.device.type != "cuda":
         raise ConfigError("enable_cuda_graphs=true: there is no CUDA device")
     if cuda_graphs and model.recorder != "graphs":
         raise ConfigError("enable_cuda_graphs=true: some of the model's operations cannot be recorded")
-    if model.recorder is None or (model.recorder == "graphs" and cuda_graphs is False):
+    addressed = all(group.kind in (CacheKind.FULL, CacheKind.WINDOW) for group in spec.groups)
+    if not addressed or model.recorder is None or (model.recorder == "graphs" and cuda_graphs is False):
         log.info("steps are not recorded")
         return Forward(model, caches)
     if model.recorder == "calls":
         log.info("decode steps are recorded")
-        return NativeForward(model, caches, Buffers(MOST_RECORDED, options.max_total_tokens, model, caches, group_of))
+        return NativeForward(model, caches, Buffers(MOST_RECORDED, options.max_total_tokens, model, caches, spec))
     try:
         capture = _capture_on(torch.cuda.Stream())  # type: ignore[no-untyped-call]
-        return GraphForward(model, caches, group_of, options, capture)
+        return GraphForward(model, caches, spec, options, capture)
     except RuntimeError as error:  # a driver, a library or too little memory: there is another way
         if cuda_graphs:
             raise ConfigError(f"enable_cuda_graphs=true: recording failed: {error}") from error
@@ -83,9 +85,7 @@ class Forward:
 class Buffers:
     """Inputs of steps with one new position for each of up to `most` sequences of up to `longest` positions."""
 
-    def __init__(
-        self, most: int, longest: int, model: Model, caches: Sequence[LayerCache], group_of: Sequence[int]
-    ) -> None:
+    def __init__(self, most: int, longest: int, model: Model, caches: Sequence[LayerCache], spec: ModelSpec) -> None:
         device = caches[0].keys.device
         self.most = most
         self.inputs = _zeros_like(_sample(model, device), most)
@@ -93,12 +93,10 @@ class Buffers:
         self._starts = torch.arange(most + 1, device=device)
         self._blocks = -(-longest // BLOCK_SIZE)
         shapes = [(most,), (most, self._blocks)]
-        self._groups = [
-            [torch.zeros(shape, dtype=torch.int64, device=device) for shape in shapes] for _ in range(max(group_of) + 1)
-        ]
+        self._groups = [[torch.zeros(shape, dtype=torch.int64, device=device) for shape in shapes] for _ in spec.groups]
         """Slots and block table of each group."""
         self._spare = [0] * len(self._groups)
-        for cache, group in zip(caches, group_of, strict=True):
+        for cache, group in zip(caches, spec.group_of, strict=True):
             self._spare[group] = len(cache.keys) - 1
 
     def fill(self, inputs: Inputs, batches: Sequence[AttentionBatch]) -> None:
@@ -203,14 +201,14 @@ class GraphForward:
     """
 
     def __init__(
-        self, model: Model, caches: Sequence[LayerCache], group_of: Sequence[int], options: BatchingOptions,
+        self, model: Model, caches: Sequence[LayerCache], spec: ModelSpec, options: BatchingOptions,
         capture: Capture,
     ) -> None:  # fmt: skip
         self._plain = Forward(model, caches)
         self._model = model
         most = next((size for size in GRAPH_SIZES if size >= options.max_concurrent_requests), GRAPH_SIZES[-1])
         self._sizes = [size for size in GRAPH_SIZES if size <= most]
-        self._buffers = Buffers(most, options.max_total_tokens, model, caches, group_of)
+        self._buffers = Buffers(most, options.max_total_tokens, model, caches, spec)
         self._buffers.clear(0, most)
         self._graphs = {
             size: capture(partial(self._buffers.forward, model, caches, size))

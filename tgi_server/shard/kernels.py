@@ -14,7 +14,7 @@ from tgi_server.config import load
 from tgi_server.config.schema import Launch
 from tgi_server.kernels.formats import Dense
 from tgi_server.kernels.row import Needs
-from tgi_server.kernels.table import UnavailableError, every
+from tgi_server.kernels.table import report
 
 
 def lines(launch: Launch, device: torch.device) -> Iterator[str]:
@@ -26,10 +26,7 @@ def lines(launch: Launch, device: torch.device) -> Iterator[str]:
         library=load.instantiate(launch.config.attention).wanted,
         format=Dense,
     )
-    try:
-        yield from map(str, every(needs))
-    except UnavailableError as error:
-        yield f"attention: none: {error}"
+    yield from report(needs)
 
 
 def main() -> None:

@@ -15,7 +15,8 @@ from tgi_server.telemetry import logging
 
 def serve(launch: Launch, rank: int) -> None:
     """Load the model and run plans until told to stop."""
-    spec = described(Path(launch.resolved.model_dir), launch.config, launch.resolved.num_shard)
+    resolved = launch.resolved
+    spec = described(Path(resolved.model_dir), launch.config, resolved.num_shard, resolved.dtype)
     from tgi_server.rpc import server  # with the model's libraries, only once the options are known to work
 
     runner = load.instantiate(launch.config.runner, launch=launch, spec=spec, rank=rank)

@@ -62,9 +62,9 @@ class ModelRunner:
             library=instantiate(config.attention).wanted,
         )  # fmt: skip
         model = self._load(launch, needs)
-        state = BatchState(config.max_total_tokens + draft_width, self._device, spec.groups)
+        state = BatchState(config.max_total_tokens, self._device, spec.groups)
         blocks = self._allocate(config)
-        run = best_forward(model, self._caches, spec.group_of, config, config.enable_cuda_graphs)
+        run = best_forward(model, self._caches, spec, config, config.enable_cuda_graphs)
         watermark = Watermark.of(config)
         self._stepper = Stepper(state, run, model.logits, guides, watermark, self._group, needs, drafter)
         self._warm_up(config)
@@ -95,12 +95,12 @@ class ModelRunner:
 
     def _load(self, launch: Launch, needs: Needs) -> Decoder:
         config = launch.config
-        directory, longest = Path(launch.resolved.model_dir), config.max_total_tokens + self._width
+        directory, longest = Path(launch.resolved.model_dir), config.max_total_tokens
         quantize = instantiate(config.quantize)
         try:
             model = load_model(directory, self._spec, needs, longest, quantize, self._group, self._tell)
         except UnavailableError as error:
-            raise ConfigError(f"attention={config.attention._target_}: {error}") from error
+            raise ConfigError(f"attention={needs.library}: {error}") from error
         for choice in (*model.choices, best("choose", needs)):
             slow = choice.library == "torch"
             log.log(logging.WARNING if slow else logging.INFO, "%s%s", choice, ", which is slow" if slow else "")

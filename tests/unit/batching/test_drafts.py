@@ -66,7 +66,7 @@ def test_tokens_behind_the_last_are_dropped() -> None:
 
 
 def test_guessed_tokens_have_room() -> None:
-    for draft, blocks in ((0, 1), (1, 1), (2, 2)):
+    for draft, blocks in ((0, 1), (1, 2), (2, 2)):
         s = scheduler(draft)
-        s.add(sequence(0, prompt=10, new=6))
+        s.add(sequence(0, prompt=11, new=6))
         assert len(planned(s).new[0].blocks[0]) == blocks

@@ -92,7 +92,7 @@ def test_what_groups_hold() -> None:
     measures = {"prompt": 40, "total": 100, "chunk": 16, "width": 3}
     kinds_of = [CacheKind.FULL, CacheKind.STATE, CacheKind.ENCODER]
     assert [CacheGroup(kind).blocks(**measures) for kind in kinds_of] == [7, 1, 3]
-    assert kinds.positions(prompt=10, max_new_tokens=7, draft=2) == 18
+    assert kinds.positions(prompt=10, max_new_tokens=7, draft=2) == 17
 
 
 def test_what_cannot_be_shared() -> None:

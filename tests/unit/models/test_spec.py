@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tgi_server.config.schema import RopeOptions, RopeScaling, ServerConfig
+from tgi_server.config.schema import DType, RopeOptions, RopeScaling, ServerConfig
 from tgi_server.errors import ConfigError, ModelError
-from tgi_server.models.check import check, described
+from tgi_server.models.check import check, check_memory, described
 from tgi_server.models.families import read_spec
+from tgi_server.models.files import TensorInfo
 from tgi_server.models.spec import ModelSpec, Source, alibi_slopes, interleaved, side_by_side
 from tgi_server.rope.base import Rope
 from tgi_server.rope.linear import LinearRope
 
+F32 = DType.float32
 LLAMA = {
     "model_type": "llama", "vocab_size": 100, "hidden_size": 36, "intermediate_size": 64, "num_hidden_layers": 2,
     "num_attention_heads": 9, "num_key_value_heads": 3, "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
@@ -82,10 +85,46 @@ def test_without_options_the_model_says(tmp_path: Path) -> None:
 def test_longer_texts_fit_a_stretched_model(tmp_path: Path) -> None:
     model = write(tmp_path)
     with pytest.raises(ConfigError, match="max_total_tokens=128 is more than the 64 positions"):
-        described(model, ServerConfig(max_total_tokens=128), 1)
-    assert described(model, ServerConfig(max_total_tokens=128, rope_factor=2.0), 1).max_positions == 128
+        described(model, ServerConfig(max_total_tokens=128), 1, F32)
+    assert described(model, ServerConfig(max_total_tokens=128, rope_factor=2.0), 1, F32).max_positions == 128
     with pytest.raises(ConfigError, match="max_total_tokens=129 is more than the 128 positions"):
-        described(model, ServerConfig(max_total_tokens=129, rope_factor=2.0), 1)
+        described(model, ServerConfig(max_total_tokens=129, rope_factor=2.0), 1, F32)
+
+
+@pytest.mark.parametrize(("scaling", "longest"), [
+    (None, 64),
+    ({"type": "linear", "factor": 4.0}, 256),
+    ({"type": "dynamic", "factor": 2.0}, 128),
+    ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}, 256),
+    ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}, 64),
+    ({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+      "original_max_position_embeddings": 8}, 64),
+])  # fmt: skip
+def test_a_checkpoints_own_scaling_stretches_too(tmp_path: Path, scaling: dict[str, Any] | None, longest: int) -> None:
+    model = write(tmp_path, rope_scaling=scaling)
+    assert described(model, ServerConfig(max_total_tokens=longest), 1, F32).max_positions == longest
+    with pytest.raises(ConfigError, match=f"max_total_tokens={longest} works"):
+        described(model, ServerConfig(max_total_tokens=longest + 1), 1, F32)
+
+
+def test_a_type_that_is_too_small(tmp_path: Path) -> None:
+    model = write(tmp_path, model_type="gemma2", head_dim=4)
+    assert described(model, ServerConfig(max_total_tokens=64), 1, DType.bfloat16).head.softcap == 30.0
+    with pytest.raises(ConfigError, match=r"dtype=float16: .*dtype=bfloat16 works"):
+        described(model, ServerConfig(max_total_tokens=64), 1, DType.float16)
+
+
+def test_memory_is_refused_only_for_what_is_loaded(tmp_path: Path) -> None:
+    spec = read_spec(write(tmp_path, tie_word_embeddings=True))
+    options = ServerConfig(max_total_tokens=64)
+    shapes = {"model.embed_tokens.weight": (100, 36), "lm_head.weight": (10**6, 36), "other.mask": (10**6,)}
+    infos = {name: TensorInfo(tmp_path, "BF16", shape, 0, 2 * math.prod(shape)) for name, shape in shapes.items()}
+    cache = 2 * 4 * 64 * 2 * 3 * 4  # layers, bytes, positions, keys and values, heads, width
+    needed = 100 * 36 * 4 + cache
+    check_memory(spec, options, infos, F32, False, needed)
+    with pytest.raises(ConfigError, match=r"does not fit in the free memory, 0.0 GiB: its weights take"):
+        check_memory(spec, options, infos, F32, False, needed - 1)
+    check_memory(spec, options, infos, F32, True, needed - 1)
 
 
 def test_generation_config_names_all_end_of_sequence_ids(tmp_path: Path) -> None:
@@ -96,18 +135,18 @@ def test_generation_config_names_all_end_of_sequence_ids(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("n", [1, 3, 9])
 def test_heads_can_be_split(tmp_path: Path, n: int) -> None:
-    check(read_spec(write(tmp_path)), ServerConfig(max_total_tokens=64), n)
+    check(read_spec(write(tmp_path)), ServerConfig(max_total_tokens=64), n, F32)
 
 
 @pytest.mark.parametrize("n", [2, 4, 6, 18])
 def test_heads_cannot_be_split(tmp_path: Path, n: int) -> None:
     with pytest.raises(ConfigError, match=f"num_shard={n}: .*9 attention heads and 3 .* work: 1, 3, 9$"):
-        check(read_spec(write(tmp_path)), ServerConfig(max_total_tokens=64), n)
+        check(read_spec(write(tmp_path)), ServerConfig(max_total_tokens=64), n, F32)
 
 
 def test_all_that_is_wrong_is_one_message(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"num_shard=2: .*; max_total_tokens=2048 is more"):
-        check(read_spec(write(tmp_path)), ServerConfig(), 2)
+        check(read_spec(write(tmp_path)), ServerConfig(), 2, F32)
 
 
 @pytest.mark.parametrize(

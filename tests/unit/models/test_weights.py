@@ -107,63 +107,81 @@ def test_what_is_missing_or_too_small_is_named(tmp_path: Path) -> None:
 
 
 class Packed4:
-    """Four-bit codes two a byte along the inputs, groups of 8 inputs, in an order of their own."""
+    """Four-bit codes two a byte along the inputs, in groups of 8 inputs that lie side by side."""
 
     def stored(self) -> Mapping[str, Stored]:
         return {
             "codes": Stored(("out", "in"), (1, 2)),
-            "scale": Stored(("out", "in"), (1, 8)),
-            "zero": Stored(("out", "in"), (1, 8)),
-            "order": Stored(("in",), (1,)),
+            "scale": Stored(("out", "in"), (1, 8), exact=True),
+            "zero": Stored(("out", "in"), (1, 8), exact=True),
         }
 
     def read(self, tensors: Mapping[str, Tensor]) -> Format:
-        order = tensors["order"] - tensors["order"].min()
-        return Int4Grouped(tensors["codes"], tensors["scale"], tensors["zero"], 8, order)
+        groups = torch.arange(2 * tensors["codes"].shape[1]) // 8
+        return Int4Grouped(tensors["codes"], tensors["scale"].float(), tensors["zero"].float(), groups)
+
+
+class ActOrder(Packed4):
+    """Any input may be in any group, so that every rank needs the steps of all of them."""
+
+    def stored(self) -> Mapping[str, Stored]:
+        whole = Stored(("out", "group"), (1, 1), exact=True)
+        return {"codes": Stored(("out", "in"), (1, 2)), "scale": whole, "zero": whole, "groups": Stored(("in",), (1,))}
+
+    def read(self, tensors: Mapping[str, Tensor]) -> Format:
+        return Int4Grouped(tensors["codes"], tensors["scale"].float(), tensors["zero"].float(), tensors["groups"])
+
+
+METHODS = pytest.mark.parametrize("method", [Packed4(), ActOrder()], ids=["grouped", "act-order"])
 
 
 @pytest.fixture
-def quantised(tmp_path: Path) -> tuple[Path, Tensor]:
-    """A layer whose halves of the inputs were permuted each for itself, so that two ranks can have one each."""
+def quantised(tmp_path: Path) -> tuple[Path, dict[str, Tensor]]:
+    """A quantised layer, and the same as plain matrices: its groups as they lie, and in disorder."""
     torch.manual_seed(0)
-    codes, scale, zero = torch.randint(0, 16, (6, 32)), torch.rand(6, 4), torch.randint(0, 16, (6, 4)).float()
-    order = torch.cat((torch.randperm(16), torch.randperm(16) + 16))
-    tensors = {"codes": packed(codes), "scale": scale, "zero": zero, "order": order}
+    codes, scale, zero = torch.randint(0, 16, (6, 32)), torch.rand(6, 4).half(), torch.randint(0, 16, (6, 4)).half()
+    disorder = torch.randint(0, 4, (32,))
+    tensors = {"codes": packed(codes), "scale": scale, "zero": zero, "groups": disorder}
     save_file({f"w.{name}": tensor for name, tensor in tensors.items()}, tmp_path / "model.safetensors")
-    return tmp_path, Int4Grouped(packed(codes), scale, zero, 8, order).widened(torch.float32)
+    dense = {
+        name: Int4Grouped(packed(codes), scale.float(), zero.float(), groups).widened(torch.float32)
+        for name, groups in (("Packed4", torch.arange(32) // 8), ("ActOrder", disorder))
+    }
+    return tmp_path, dense
 
 
-def test_packed_layers_are_cut_along_both_axes(quantised: tuple[Path, Tensor]) -> None:
+@METHODS
+def test_packed_layers_are_cut_along_both_axes(quantised: tuple[Path, dict[str, Tensor]], method: Packed4) -> None:
     directory, dense = quantised
     x = torch.randn(3, 32)
-    whole = x @ dense.T
-    for rank, load in enumerate(both_ranks(directory, Packed4())):
+    whole = x @ dense[type(method).__name__].T
+    for rank, load in enumerate(both_ranks(directory, method)):
         column = load.column([Source("w", 3, 2)], [(rank, rank + 1)])(x)
         assert torch.allclose(column, whole[:, 2 * rank : 2 * rank + 2], atol=1e-4)
     rows = [
         load.row(Source("w", 4, 8), (2 * rank, 2 * rank + 2))(x[:, 16 * rank : 16 * rank + 16])
-        for rank, load in enumerate(both_ranks(directory, Packed4()))
+        for rank, load in enumerate(both_ranks(directory, method))
     ]
     assert torch.allclose(sum(rows), whole, atol=1e-4)  # type: ignore[arg-type]
 
 
-def test_whole_numbers_keep_their_type(quantised: tuple[Path, Tensor]) -> None:
+def test_what_is_exact_keeps_its_type(quantised: tuple[Path, dict[str, Tensor]]) -> None:
     directory, _ = quantised
     seen: dict[str, Tensor] = {}
 
-    class Look(Packed4):
+    class Look(ActOrder):
         def read(self, tensors: Mapping[str, Tensor]) -> Format:
             seen.update(tensors)
             return super().read(tensors)
 
     loader(directory, quantize=Look()).row(Source("w", 4, 8), (0, 4))
     assert {name: tensor.dtype for name, tensor in seen.items()} == {
-        "codes": torch.uint8, "scale": torch.float32, "zero": torch.float32, "order": torch.int64,
+        "codes": torch.uint8, "scale": torch.float16, "zero": torch.float16, "groups": torch.int64,
     }  # fmt: skip
     assert unpacked(seen["codes"]).shape == (6, 32)
 
 
-def test_a_cut_through_a_group_is_refused(quantised: tuple[Path, Tensor]) -> None:
+def test_a_cut_through_a_group_is_refused(quantised: tuple[Path, dict[str, Tensor]]) -> None:
     directory, _ = quantised
     with pytest.raises(ModelError, match=r"tensor w\.scale keeps 8 numbers together; it cannot be cut at 0 and 12"):
         loader(directory, quantize=Packed4()).row(Source("w", 8, 4), (0, 3))
@@ -172,8 +190,8 @@ def test_a_cut_through_a_group_is_refused(quantised: tuple[Path, Tensor]) -> Non
 def test_layers_in_different_orders_are_not_joined(tmp_path: Path) -> None:
     tensors: dict[str, Tensor] = {}
     for name in "ab":
-        tensors |= {f"{name}.codes": torch.zeros(2, 8, dtype=torch.uint8), f"{name}.order": torch.randperm(16)}
+        tensors |= {f"{name}.codes": torch.zeros(2, 8, dtype=torch.uint8), f"{name}.groups": torch.randint(0, 2, (16,))}
         tensors |= {f"{name}.scale": torch.ones(2, 2), f"{name}.zero": torch.zeros(2, 2)}
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(ModelError, match="different orders"):
-        loader(tmp_path, quantize=Packed4()).column([Source("a", 2), Source("b", 2)], [(0, 2)] * 2)
+        loader(tmp_path, quantize=ActOrder()).column([Source("a", 2), Source("b", 2)], [(0, 2)] * 2)

@@ -48,7 +48,7 @@ def compare(plain: Steps, other: Steps) -> None:
 
 def test_recorded_steps_equal_plain_ones(directory: Path) -> None:
     plain, recorded = machine(directory, True), machine(directory, False)
-    recorded.run = best_forward(recorded.model, recorded.caches, recorded.spec.group_of, OPTIONS)
+    recorded.run = best_forward(recorded.model, recorded.caches, recorded.spec, OPTIONS)
     assert isinstance(recorded.run, NativeForward)
     compare(plain, recorded)
 
@@ -73,16 +73,16 @@ def test_padded_batches_equal_plain_ones(directory: Path) -> None:
     for cache in padded.caches:
         cache.keys.fill_(torch.nan)
         cache.values.fill_(torch.nan)
-    padded.run = GraphForward(padded.model, padded.caches, padded.spec.group_of, OPTIONS, capture)
+    padded.run = GraphForward(padded.model, padded.caches, padded.spec, OPTIONS, capture)
     compare(plain, padded)
 
 
 def test_only_what_can_be_recorded_is(directory: Path) -> None:
     plain = machine(directory, True)
-    assert isinstance(best_forward(plain.model, plain.caches, plain.spec.group_of, OPTIONS), Forward)
+    assert isinstance(best_forward(plain.model, plain.caches, plain.spec, OPTIONS), Forward)
 
 
 def test_cuda_graphs_need_a_device(directory: Path) -> None:
     native = machine(directory, False)
     with pytest.raises(ConfigError, match="enable_cuda_graphs=true: there is no CUDA device"):
-        best_forward(native.model, native.caches, native.spec.group_of, OPTIONS, True)
+        best_forward(native.model, native.caches, native.spec, OPTIONS, True)

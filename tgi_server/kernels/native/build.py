@@ -22,6 +22,10 @@ HERE = Path(__file__).parent
 SOURCES = sorted(HERE.glob("*.cpp"))
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC"]
 """The compiler's; tests change them and get a library of their own."""
+_AMX = {"amx_tile", "amx_bf16"}
+"""What the kernel calls what a processor needs to multiply bfloat16 in tiles."""
+_OFF, _REFUSED, _ABSENT = 1, 2, 3
+"""Why the library does not use tiles, as linear.cpp numbers it; 0 when it does."""
 
 
 class NativeError(Exception):
@@ -36,13 +40,37 @@ def library() -> ctypes.CDLL:
     return loaded
 
 
+def tiles() -> str | None:
+    """Why products of bfloat16 do not go through the processor's matrix unit; None when they do. Raises NativeError."""
+    state = library().tiles()
+    if state == _ABSENT:
+        return "built without it" if _amx_here() else "this processor has no AMX"
+    return {_OFF: "switched off", _REFUSED: "the system refuses the use of AMX (arch_prctl)"}.get(state)
+
+
+def use_tiles(use: bool) -> None:
+    """Let products of bfloat16 go through the matrix unit, where it can be used, or not: to compare the two ways."""
+    library().use_tiles(ctypes.c_int64(use))
+
+
+def matrix_unit() -> str:
+    """The matrix unit in use, or why there is none, for people to read. Raises NativeError."""
+    reason = tiles()
+    return "AMX tiles" if reason is None else f"no matrix unit: {reason}"
+
+
+def _amx_here() -> bool:
+    return any(line.startswith("flags") and set(line.split()) >= _AMX for line in cpu_info())
+
+
 @cache
 def _load(flags: tuple[str, ...]) -> ctypes.CDLL | NativeError:
     """The kernels, or why there are none: tried once, as it is asked for often."""
     directory = cache_home() / "tgi_server" / "native"
     try:
-        path = next(filter(_whole, directory.glob(f"kernels-{_key(flags)}-*.so")), None)
-        return _checked(ctypes.CDLL(str(path or _build_into(directory, flags))))
+        compiler = shutil.which("g++") or shutil.which("c++")
+        path = _built(compiler, directory, flags) or _build_into(compiler, directory, flags)
+        return _checked(ctypes.CDLL(str(path)))
     except NativeError as error:
         return error
     except (OSError, subprocess.CalledProcessError) as error:
@@ -56,8 +84,14 @@ def _checked(loaded: ctypes.CDLL) -> ctypes.CDLL:
     return loaded
 
 
-def _build_into(directory: Path, flags: tuple[str, ...]) -> Path:
-    compiler = shutil.which("g++") or shutil.which("c++")
+def _built(compiler: str | None, directory: Path, flags: tuple[str, ...]) -> Path | None:
+    """The library that `compiler` made before; where there is no compiler, the newest that any made."""
+    maker = "*" if compiler is None else _maker(compiler)
+    found = directory.glob(f"kernels-{_key(flags)}-{maker}-*.so")
+    return next(filter(_whole, sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)), None)
+
+
+def _build_into(compiler: str | None, directory: Path, flags: tuple[str, ...]) -> Path:
     if compiler is None:
         raise NativeError("no C++ compiler (g++ or c++) was found")
     return build(compiler, directory, flags)
@@ -67,6 +101,13 @@ def _key(flags: tuple[str, ...]) -> str:
     """Changes with the sources, the flags and the processor."""
     sources = [path.read_text() for path in [*SOURCES, *sorted(HERE.glob("*.h"))]]
     return _digest("\n".join([*sources, " ".join(flags), platform.machine(), _processor()]).encode())
+
+
+@cache
+def _maker(compiler: str) -> str:
+    """Changes with the compiler's version: an older one may know less of the processor than a newer one will."""
+    told = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
+    return _digest(told.partition("\n")[0].encode())
 
 
 def _digest(data: bytes) -> str:
@@ -92,7 +133,7 @@ def cpu_info() -> list[str]:
 
 
 def build(compiler: str, directory: Path, flags: tuple[str, ...]) -> Path:
-    """Compile and link a shared library in `directory`, named by what it is made from and what it holds.
+    """Compile and link a shared library in `directory`, named by what it is made from, by whom, and what it holds.
 
     Built beside its place and renamed, so that several shards that start at once do not hurt each other. Linked without
     -fopenmp: the OpenMP calls then find the library that torch has loaded, and share its threads. Raises OSError and
@@ -106,7 +147,8 @@ def build(compiler: str, directory: Path, flags: tuple[str, ...]) -> Path:
             list(pool.map(lambda arguments: _run([compiler, *arguments]), commands))
         linked = Path(temporary, "kernels.so")
         _run([compiler, "-shared", *objects, "-o", str(linked)])
-        return linked.replace(directory / f"kernels-{_key(flags)}-{_digest(linked.read_bytes())}.so")
+        name = f"kernels-{_key(flags)}-{_maker(compiler)}-{_digest(linked.read_bytes())}.so"
+        return linked.replace(directory / name)
 
 
 def _run(command: list[str]) -> None:

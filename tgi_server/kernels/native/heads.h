@@ -135,11 +135,11 @@ static inline void meet(Head<T>* heads, const Block<T>& block, long start, Scori
         }
 }
 
-static const long AT_ONCE = 4;  // query heads whose sums stay in registers
+static const long HEADS_AT_ONCE = 4;  // those whose sums stay in registers
 
 template <typename T>
 static void meet_all(long count, Head<T>* heads, const Block<T>& block, long start, Scoring how) {
-    for (long n = 0; n < count; n += AT_ONCE) switch (count - n) {
+    for (long n = 0; n < count; n += HEADS_AT_ONCE) switch (count - n) {
             case 1: meet<T, 1>(heads + n, block, start, how); break;
             case 2: meet<T, 2>(heads + n, block, start, how); break;
             case 3: meet<T, 3>(heads + n, block, start, how); break;

@@ -82,15 +82,25 @@ static void linear_vectors(const Linear<T, W, O>& a) {
     }
 }
 
+// What becomes of tiles; build.py knows the numbers.
+enum Tiles : int64_t { USED, OFF, REFUSED, ABSENT };
 #ifdef TILES
-static const bool PERMITTED = tiles_permitted();  // asked when the library is loaded, for all threads
+static Tiles use = tiles_permitted() ? USED : REFUSED;  // asked when the library is loaded, for all threads
+#else
+static Tiles use = ABSENT;
 #endif
+
+extern "C" int64_t tiles() { return use; }
+// Not while kernels run.
+extern "C" void use_tiles(int64_t on) {
+    if (use <= OFF) use = on ? USED : OFF;
+}
 
 template <typename T, typename W, typename O>
 static void linear(const Linear<T, W, O>& a) {
 #ifdef TILES
     if constexpr (sizeof(T) == sizeof(bf16))
-        if (PERMITTED) return linear_tiles(a);
+        if (use == USED) return linear_tiles(a);
 #endif
     linear_vectors(a);
 }

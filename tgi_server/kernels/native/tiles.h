@@ -3,6 +3,8 @@
 // TILES is defined where there are any: real ones, or, compiled with -DEMULATED_TILES, the same in plain C++, so that
 // what is built on them can be tested on every machine.
 #pragma once
+#include <cstddef>
+
 #include "vectors.h"
 #if defined(EMULATED_TILES) || defined(__AMX_BF16__)
 #define TILES
@@ -20,44 +22,66 @@ struct alignas(64) TileShapes {
 
     void set(long tile, long its_rows) { rows[tile] = its_rows, bytes[tile] = TILE_BYTES; }
 };
+static_assert(offsetof(TileShapes, bytes) == 16 && offsetof(TileShapes, rows) == 48 && sizeof(TileShapes) == 64,
+              "the processor reads it");
 #endif
 
 #if defined(EMULATED_TILES)
 #include <cstdlib>
 
+static const long TILE_COUNT = 8;
+
 struct TileRegisters {
     TileShapes shapes;
-    alignas(64) char data[8][TILE_ROWS][TILE_BYTES];
+    alignas(64) char data[TILE_COUNT][TILE_ROWS][TILE_BYTES];
 };
 static thread_local TileRegisters tile_registers;
 
+static inline void tile_check(bool allowed) {
+    if (!allowed) std::abort();  // as the processor would end the process
+}
+
 static inline bool tiles_permitted() { return true; }
-static inline void tile_shapes(const TileShapes& shapes) { tile_registers.shapes = shapes; }
-static inline void tile_release() { tile_registers.shapes = TileShapes{}; }
-static inline void tile_zero(long tile) { std::memset(tile_registers.data[tile], 0, TILE_ROWS * TILE_BYTES); }
+static inline void tile_shapes(const TileShapes& shapes) {
+    for (long i = 0; i < 16; i++) {
+        const long rows = shapes.rows[i], bytes = shapes.bytes[i];
+        tile_check(rows <= TILE_ROWS && bytes <= TILE_BYTES && !rows == !bytes && (!rows || i < TILE_COUNT));
+    }
+    tile_registers = TileRegisters{shapes, {}};
+}
+static inline void tile_release() { tile_registers = TileRegisters{}; }
+static inline void tile_zero(long tile) {
+    tile_check(tile_registers.shapes.rows[tile]);
+    std::memset(tile_registers.data[tile], 0, TILE_ROWS * TILE_BYTES);
+}
 static inline void tile_load(long tile, const void* from, long stride) {
+    TileRegisters& t = tile_registers;
     tile_zero(tile);
-    for (long i = 0; i < tile_registers.shapes.rows[tile]; i++)
-        std::memcpy(tile_registers.data[tile][i], static_cast<const char*>(from) + i * stride, TILE_BYTES);
+    for (long i = 0; i < t.shapes.rows[tile]; i++)
+        std::memcpy(t.data[tile][i], static_cast<const char*>(from) + i * stride, t.shapes.bytes[tile]);
 }
 static inline void tile_store(long tile, void* to, long stride) {
-    for (long i = 0; i < tile_registers.shapes.rows[tile]; i++)
-        std::memcpy(static_cast<char*>(to) + i * stride, tile_registers.data[tile][i], TILE_BYTES);
+    const TileRegisters& t = tile_registers;
+    tile_check(t.shapes.rows[tile]);
+    for (long i = 0; i < t.shapes.rows[tile]; i++)
+        std::memcpy(static_cast<char*>(to) + i * stride, t.data[tile][i], t.shapes.bytes[tile]);
 }
-// sums [rows, 16 floats] += x [rows, 16 pairs of bfloat16] times w [16 pairs, 16 outputs]
+// sums [rows, outputs] += x [rows, pairs of bfloat16] times w [pairs, outputs]; all are 4 bytes
 static inline void tile_multiply_add(long sums, long x, long w) {
     TileRegisters& t = tile_registers;
     const uint8_t* rows = t.shapes.rows;
-    if (rows[sums] != rows[x] || rows[w] != TILE_BYTES / 4) std::abort();  // as the instruction would
+    const uint16_t* bytes = t.shapes.bytes;
+    const long pairs = bytes[x] / 4, outputs = bytes[sums] / 4;
+    tile_check(rows[sums] && rows[sums] == rows[x] && rows[w] == pairs && bytes[sums] == bytes[w]);
     for (long i = 0; i < rows[sums]; i++) {
         vec sum = load(reinterpret_cast<const float*>(t.data[sums][i]));
-        for (long k = 0; k < TILE_BYTES / 4; k++) {
+        for (long k = 0; k < pairs; k++) {
             const uvec units = load_units(t.data[w][k]);
             const uint32_t unit = load_unit(t.data[x][i] + 4 * k);
             sum += (vec)(units << 16) * as_float(unit << 16);
             sum += (vec)(units & 0xffff0000) * as_float(unit & 0xffff0000);
         }
-        store(sum, reinterpret_cast<float*>(t.data[sums][i]));
+        store(sum, reinterpret_cast<float*>(t.data[sums][i]), outputs);
     }
 }
 

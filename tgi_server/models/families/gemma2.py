@@ -16,15 +16,18 @@ def describe(config: ModelConfig) -> ModelSpec:
     if config.get("use_bidirectional_attention"):
         raise ValueError("use_bidirectional_attention (only causal attention is served)")
     layers, window = config.whole("num_hidden_layers"), config.whole("sliding_window", default=4096)
-    spec = gated.model(
-        config, bool(config.get("attention_bias")), activation="gelu_pytorch_tanh", norm_offset=1.0, tied=True,
-        windows=[None if number % 2 else window for number in range(layers)],
-        change=lambda block, name: _changed(config, block, name),
+    bias = bool(config.get("attention_bias"))
+    style = gated.Style(
+        attention_bias=bias, output_bias=bias, activation_entry="hidden_activation", activation="gelu_pytorch_tanh",
+        head_width=256, norm_offset=1.0, tied=True,
+        windows=tuple(None if number % 2 else window for number in range(layers)),
     )  # fmt: skip
+    spec = gated.model(config, style, lambda block, name: _changed(config, block, name))
     return replace(
         spec,
         embedding=replace(spec.embedding, scale=spec.hidden_size**0.5),
-        head=HeadSpec(spec.head.name, softcap=config.get("final_logit_softcapping")),
+        float16=False,
+        head=HeadSpec(spec.head.name, softcap=config.entries.get("final_logit_softcapping", 30.0)),
     )
 
 
@@ -32,7 +35,7 @@ def _changed(config: ModelConfig, block: BlockSpec, name: str) -> BlockSpec:
     attention = replace(
         block.attention,
         scale=config.number("query_pre_attn_scalar", 256) ** -0.5,
-        softcap=config.get("attn_logit_softcapping"),
+        softcap=config.entries.get("attn_logit_softcapping", 50.0),
     )
     post = block.mlp_norm  # under the name that other families give the norm before the MLP
     return replace(

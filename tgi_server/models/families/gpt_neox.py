@@ -14,6 +14,7 @@ from tgi_server.models.spec import (
     Source,
     interleaved,
 )
+from tgi_server.rope.base import Rope
 
 model_types = ("gpt_neox",)
 
@@ -22,26 +23,28 @@ def describe(config: ModelConfig) -> ModelSpec:
     """See `families`."""
     eps = config.number("layer_norm_eps", 1e-5)
     layers = config.whole("num_hidden_layers")
+    width = config.whole("hidden_size") // config.whole("num_attention_heads")
+    rope = config.rope(width, theta=config.get("rotary_emb_base"), partial=config.get("rotary_pct", 0.25))
     return ModelSpec(
         vocab_size=config.whole("vocab_size"),
         hidden_size=config.whole("hidden_size"),
-        blocks=tuple(_block(config, f"layers.{number}", eps) for number in range(layers)),
+        blocks=tuple(_block(config, f"layers.{number}", eps, rope) for number in range(layers)),
         embedding=EmbeddingSpec("embed_in"),
         norm=NormSpec("final_layer_norm", "layer", eps, bias=True),
         head=HeadSpec(None if config.get("tie_word_embeddings") else "embed_out"),
-        max_positions=config.max_positions(),
+        max_positions=config.max_positions(rope),
         prefixes=("gpt_neox.", ""),
     )
 
 
-def _block(config: ModelConfig, name: str, eps: float) -> BlockSpec:
+def _block(config: ModelConfig, name: str, eps: float, rope: Rope) -> BlockSpec:
     heads, inner = config.whole("num_attention_heads"), config.whole("intermediate_size")
     width, bias = config.whole("hidden_size") // heads, bool(config.get("attention_bias", True))
     query, key, value = interleaved(f"{name}.attention.query_key_value", heads, [(1, width)] * 3, bias)
     attention = AttentionSpec(
         query, key, value, Source(f"{name}.attention.dense", heads, width, bias),
         scale=width**-0.5,
-        rope=config.rope(width, theta=config.get("rotary_emb_base"), partial=config.get("rotary_pct", 0.25)),
+        rope=rope,
     )  # fmt: skip
     mlp = MlpSpec(
         up=Source(f"{name}.mlp.dense_h_to_4h", inner, bias=True),

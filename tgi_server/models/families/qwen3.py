@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from tgi_server.models import gated
 from tgi_server.models.config import ModelConfig
-from tgi_server.models.families.qwen2 import windows
 from tgi_server.models.spec import BlockSpec, ModelSpec, NormSpec
 
 model_types = ("qwen3",)
@@ -24,4 +23,5 @@ def describe(config: ModelConfig) -> ModelSpec:
         )
         return replace(block, attention=attention)
 
-    return gated.model(config, bool(config.get("attention_bias")), windows=windows(config), change=with_norms)
+    bias = bool(config.get("attention_bias"))
+    return gated.model(config, gated.Style(bias, bias, windows=gated.later_windows(config)), with_norms)
