@@ -51,7 +51,8 @@ def launch_all(dtype: torch.dtype, heads: int, kv_heads: int, width: int, hidden
     """Every kernel, for a step of two sequences."""
     launch_attention(dtype, heads, kv_heads, width, width)
     launch_operations(dtype, heads, kv_heads, width, hidden)
-    sampling.choose(torch.empty(2, vocabulary), [1, 2], [3, 4], [False, True])
+    for size in (vocabulary, 101):
+        sampling.choose(torch.empty(2, size), [1, 2], [3, 4], [False, True])
     for rows in (1, 2, 100):
         weight = Int8(torch.empty(hidden, hidden, dtype=torch.int8), torch.empty(hidden))
         linear.linear(weight, torch.empty(hidden, dtype=dtype), dtype)(torch.empty(rows, hidden, dtype=dtype))
@@ -82,12 +83,12 @@ def launch_operations(dtype: torch.dtype, heads: int, kv_heads: int, width: int,
             gating.gate(x, activation, gated)
     cache = LayerCache(*(torch.empty(4, kv_heads, 16, width, dtype=dtype) for _ in range(2)))
     qkv = torch.empty(2, (heads + 2 * kv_heads) * width, dtype=dtype)
-    head_norm = Norm(NormKind.RMS, 1e-5, weight[:width])
+    rms, layer = Norm(NormKind.RMS, 1e-5, weight[:width]), Norm(NormKind.LAYER, 1e-5, None, weight[:width])
     for half in (width // 2, width // 8):
         angles = Angles(torch.empty(2, half), torch.empty(2, half))
         rotary.rotate_store(qkv, angles, torch.arange(2), cache, heads)
-        rotary.rotate_store(qkv, angles, torch.arange(2), cache, heads, head_norm, head_norm)
-    rotary.rotate_store(qkv, None, torch.arange(2), cache, heads, None, head_norm)
+        rotary.rotate_store(qkv, angles, torch.arange(2), cache, heads, rms, layer)
+    rotary.rotate_store(qkv, None, torch.arange(2), cache, heads, layer, Norm(NormKind.IDENTITY))
 
 
 if __name__ == "__main__":
@@ -95,3 +96,4 @@ if __name__ == "__main__":
     launch_all(getattr(torch, sys.argv[2]), 32, 8, 128, 4096, 128256)
     launch_attention(getattr(torch, sys.argv[2]), 16, 8, 256, 256)  # the widest heads
     launch_attention(getattr(torch, sys.argv[2]), 16, 16, 192, 128)
+    launch_operations(getattr(torch, sys.argv[2]), 6, 3, 64, 384)  # several key heads a program, more than there are

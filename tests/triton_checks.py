@@ -73,7 +73,7 @@ def check_rotate_store(
 ) -> None:  # fmt: skip
     """`turned` numbers of a head turn: all if None."""
     blocks, value_width = -(-rows // BLOCK_SIZE) + 2, value_width or width
-    qkv = torch.randn(rows, (heads + kv_heads) * width + kv_heads * value_width).to(dtype)
+    qkv = (torch.randn(rows, (heads + kv_heads) * width + kv_heads * value_width) + 0.5).to(dtype)
     angles = None if turned == 0 else angles_of(rows, (turned or width) // 2)
     slots = torch.randperm(blocks * BLOCK_SIZE)[:rows]
     results, caches = [], []

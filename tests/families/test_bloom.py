@@ -9,5 +9,6 @@ class TestBloom(FamilyTests):
     """Heads that are no power of two have slopes of two series."""
 
     config = "BloomConfig"
+    interpreted_tokens = 16
     numbers: ClassVar[dict[str, Any]] = {"hidden_size": 96, "n_layer": 2, "n_head": 6}
     shards = (2, 3)

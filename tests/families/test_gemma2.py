@@ -7,6 +7,7 @@ from tests.families.harness import FamilyTests
 
 class TestGemma2(FamilyTests):
     config = "Gemma2Config"
+    interpreted_tokens = 16
     numbers: ClassVar[dict[str, Any]] = {
         "hidden_size": 64, "intermediate_size": 72, "num_hidden_layers": 4, "num_attention_heads": 4,
         "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 128, "sliding_window": 20,

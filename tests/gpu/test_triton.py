@@ -20,6 +20,7 @@ from tests.triton_checks import (
 )
 from tgi_server.kernels.attention import Features
 from tgi_server.kernels.operations import Activation, Norm, NormKind
+from tgi_server.kernels.triton.decode import MOST_PARTS
 
 pytestmark = pytest.mark.gpu
 
@@ -65,14 +66,15 @@ def test_gate(dtype: torch.dtype, rows: int, activation: Activation) -> None:
 def test_rotate_store(dtype: torch.dtype, rows: int, shape: tuple[int, int, int]) -> None:
     check_rotate_store(dtype, rows, *shape)
     width = shape[-1]
-    query_norm, key_norm = (Norm(NormKind.RMS, 1e-6, torch.randn(width)) for _ in range(2))
+    query_norm = Norm(NormKind.RMS, 1e-6, torch.randn(width))
+    key_norm = Norm(NormKind.LAYER, 1e-6, torch.randn(width), torch.randn(width))
     for turned in (width, width // 4, 0):
         check_rotate_store(dtype, rows, *shape, turned, value_width=64, norms=(query_norm, key_norm))
 
 
 @DTYPES
 @SHAPES
-@pytest.mark.parametrize("parts", [1, 2, 33])
+@pytest.mark.parametrize("parts", [1, 2, 33, MOST_PARTS])
 def test_decode(dtype: torch.dtype, shape: tuple[int, int, int], parts: int) -> None:
     check_decode(dtype, shape, CONTEXTS, parts, plain(shape), spare=7)
 
@@ -111,3 +113,4 @@ def test_choice(rows: int) -> None:
     logits = torch.randn(rows, 128256) * 3
     check_choice(logits, [None] * rows)
     check_choice(logits, [i if i % 3 == 0 else None for i in range(rows)])
+    check_choice(logits[:, :101], [i if i % 3 == 0 else None for i in range(rows)])

@@ -6,6 +6,9 @@ kernels want blocks of 256 positions; ours read the cache as it is.
 
 from __future__ import annotations
 
+import re
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from itertools import accumulate
 
 import torch
@@ -14,6 +17,9 @@ from torch import Tensor
 from tgi_server.kernels.attention import Attend, AttentionBatch, Features, LayerCache
 from tgi_server.kernels.row import Kernel, Needs
 from tgi_server.kernels.triton.rows import attention_unsupported
+
+OLDEST = "2.6"
+"""Version of flash_attn that first took softcap; windows and slopes are older."""
 
 
 def attention(batch: AttentionBatch) -> Attend:
@@ -101,10 +107,24 @@ def select(batch: AttentionBatch, which: list[int]) -> tuple[Tensor, AttentionBa
 
 def _unsupported(needs: Needs) -> list[str]:
     """Its own reasons and those of the Triton kernels, which do the rest."""
-    reasons = attention_unsupported(needs)
+    reasons = _too_old() + attention_unsupported(needs)
     if needs.key_width != needs.value_width:
         reasons.append(f"its keys and values are equally wide, not {needs.key_width} and {needs.value_width}")
     return reasons
+
+
+def _too_old() -> list[str]:
+    """Whether the package, if there is one (the table knows), is known to take all arguments."""
+    try:
+        found = version("flash_attn")
+    except PackageNotFoundError:  # flash-attn-4 puts another interface into a package of the same name
+        return ["the version of the package flash_attn is not known"] if find_spec("flash_attn") else []
+    old = _release(found) < _release(OLDEST)
+    return [f"it needs flash_attn {OLDEST} or newer; {found} is installed"] if old else []
+
+
+def _release(text: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", text)[:2]]
 
 
 ROWS = [Kernel("attention", "flash_attn", lambda: attention, _unsupported, recorder="graphs")]

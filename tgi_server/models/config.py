@@ -12,6 +12,8 @@ from tgi_server.errors import ModelError
 from tgi_server.rope import kinds
 from tgi_server.rope.base import Rope
 
+MOST_LAYERS = 10_000
+
 
 class ModelConfig:
     """Entries of config.json, for a family to describe a model by.
@@ -23,6 +25,10 @@ class ModelConfig:
     def __init__(self, entries: Mapping[str, Any], rope_options: RopeOptions | None = None) -> None:
         self.entries = entries
         self._rope_options = rope_options
+
+    def changed(self, **entries: Any) -> ModelConfig:
+        """The same with other entries."""
+        return ModelConfig({**self.entries, **entries}, self._rope_options)
 
     def get(self, name: str, default: Any = None) -> Any:
         """An entry as it is; the default where it is missing or null."""
@@ -47,6 +53,13 @@ class ModelConfig:
         if isinstance(value, bool) or int(value) != value or value <= 0:
             raise ValueError(f"{names[0]}={value!r} (a whole number above 0 is expected)")
         return int(value)
+
+    def layers(self, *names: str) -> int:
+        """How many layers there are; no model has as many as would take long to describe."""
+        count = self.whole(*(names or ("num_hidden_layers",)))
+        if count > MOST_LAYERS:
+            raise ValueError(f"{(names or ('num_hidden_layers',))[0]}={count} (at most {MOST_LAYERS})")
+        return count
 
     def number(self, name: str, default: float | None = None) -> float:
         """An entry as a number."""

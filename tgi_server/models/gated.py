@@ -51,7 +51,7 @@ def model(config: ModelConfig, style: Style, change: Change = lambda block, name
     width = config.whole("head_dim", default=style.head_width or config.whole("hidden_size") // heads)
     norm = NormSpec("model.norm", eps=config.number("rms_norm_eps", 1e-6), offset=style.norm_offset)
     blocks = []
-    for number, window in enumerate(config.windows(config.whole("num_hidden_layers"), style.windows)):
+    for number, window in enumerate(config.windows(config.layers(), style.windows)):
         name = f"model.layers.{number}"
         block = BlockSpec(
             _attention(config, style, name, (heads, width), window),
@@ -68,6 +68,17 @@ def model(config: ModelConfig, style: Style, change: Change = lambda block, name
         norm=norm,
         head=HeadSpec(None if config.get("tie_word_embeddings", style.tied) else "lm_head"),
         max_positions=config.max_positions(config.rope(width)),
+    )
+
+
+def sandwiched(block: BlockSpec, name: str) -> BlockSpec:
+    """With norms behind attention and MLP as well, as Gemma has them from its second version on."""
+    post = block.mlp_norm  # under the name that other families give the norm before the MLP
+    return replace(
+        block,
+        attention_post=post,
+        mlp_norm=replace(post, name=f"{name}.pre_feedforward_layernorm"),
+        mlp_post=replace(post, name=f"{name}.post_feedforward_layernorm"),
     )
 
 
@@ -99,7 +110,7 @@ def _mlp(config: ModelConfig, style: Style, name: str) -> MlpSpec:
 
 def later_windows(config: ModelConfig) -> tuple[int | None, ...]:
     """Of each layer, where the configuration has no `layer_types`: from `max_window_layers` on, as Qwen has it."""
-    layers = config.whole("num_hidden_layers")
+    layers = config.layers()
     first = int(config.get("max_window_layers", 28))
     window = config.whole("sliding_window", default=4096) if config.get("use_sliding_window") else None
     return tuple(window if number >= first else None for number in range(layers))

@@ -58,8 +58,8 @@ def add_norm(
     if x is None and out is None:
         return None
     block = triton.next_power_of_2(size)
-    weight, bias, eps, kind = _arguments(norm)
-    post_weight, post_bias, post_eps, post_kind = _arguments(post)
+    weight, bias, eps, kind = arguments(norm)
+    post_weight, post_bias, post_eps, post_kind = arguments(post)
     _add_norm[(rows,)](
         residual, x, out, size, scale, weight, bias, eps, post_weight, post_bias, post_eps,
         KIND=kind, POST=post_kind, BLOCK=block, num_warps=min(max(block // 512, 1), 16),
@@ -67,5 +67,7 @@ def add_norm(
     return out
 
 
-def _arguments(norm: Norm | None) -> tuple[Tensor | None, Tensor | None, float, int]:
+def arguments(norm: Norm | None) -> tuple[Tensor | None, Tensor | None, float, int]:
+    """Weight, bias, eps and kind; -1 stands for no norm at all."""
+    """Weight, bias, eps and kind; -1 stands for no norm at all."""
     return (None, None, 0.0, _NO_NORM) if norm is None else (norm.weight, norm.bias, norm.eps, int(norm.kind))

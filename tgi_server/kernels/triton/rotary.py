@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from tgi_server.kernels.attention import LayerCache
-from tgi_server.kernels.operations import Angles, Norm
+from tgi_server.kernels.operations import Angles, Norm, NormKind
+from tgi_server.kernels.triton.norm import arguments
+
+TILE = 512
+"""Numbers of the queries in a program, if one key head has no more of them."""
+_IDENTITY, _LAYER = tl.constexpr(int(NormKind.IDENTITY)), tl.constexpr(int(NormKind.LAYER))
 
 
 @triton.jit
@@ -21,76 +25,106 @@ def _put(x, to, copy, column, mask):
 
 
 @triton.jit
+def _scaled(x, factor, weight, bias, column, mask):
+    """Numbers of a norm's rows times the factors of these rows, weighed and moved; `weight` and `bias` may be None."""
+    x *= factor
+    if weight is not None:
+        x *= tl.load(weight + column, mask=mask, other=0.0)
+    if bias is not None:
+        x += tl.load(bias + column, mask=mask, other=0.0)
+    return x
+
+
+@triton.jit
 def _turn(
-    source, to, copy, exists, cos, sin, weight, eps,
-    WIDTH: tl.constexpr, HALF: tl.constexpr, TURNED: tl.constexpr, STILL: tl.constexpr,
+    source, to, copy, exists, cos, sin, weight, bias, eps,
+    KIND: tl.constexpr, WIDTH: tl.constexpr, HALF: tl.constexpr, TURNED: tl.constexpr, STILL: tl.constexpr,
 ):  # fmt: skip
     """Norm and turn the heads that begin at `source [rows, 1]`; see `_put` for where they go.
 
     `cos` and `sin` are those of the token. Each half of the numbers that turn is held in TURNED columns, the rest of
-    the head in STILL ones; 0 where there are none.
+    the head in STILL ones; 0 where there are none. KIND is that of the norm, -1 for none.
     """
-    squares = tl.zeros_like(exists).to(tl.float32)
     if TURNED > 0:
         near = tl.arange(0, TURNED)[None, :]
         in_half = near < HALF
         left = tl.load(source + near, mask=exists & in_half, other=0.0).to(tl.float32)
         right = tl.load(source + HALF + near, mask=exists & in_half, other=0.0).to(tl.float32)
-        squares += tl.sum(left * left + right * right, axis=1, keep_dims=True)
     if STILL > 0:
         far = 2 * HALF + tl.arange(0, STILL)[None, :]
         in_rest = far < WIDTH
         rest = tl.load(source + far, mask=exists & in_rest, other=0.0).to(tl.float32)
-        squares += tl.sum(rest * rest, axis=1, keep_dims=True)
 
-    if weight is not None:
+    if KIND > _IDENTITY:
+        zero = tl.zeros_like(exists).to(tl.float32)
+        if KIND == _LAYER:
+            sum = zero
+            if TURNED > 0:
+                sum += tl.sum(left + right, axis=1, keep_dims=True)
+            if STILL > 0:
+                sum += tl.sum(rest, axis=1, keep_dims=True)
+            mean = sum / WIDTH
+            if TURNED > 0:
+                left, right = tl.where(in_half, left - mean, 0.0), tl.where(in_half, right - mean, 0.0)
+            if STILL > 0:
+                rest = tl.where(in_rest, rest - mean, 0.0)
+        squares = zero
+        if TURNED > 0:
+            squares += tl.sum(left * left + right * right, axis=1, keep_dims=True)
+        if STILL > 0:
+            squares += tl.sum(rest * rest, axis=1, keep_dims=True)
         factor = tl.rsqrt(squares / WIDTH + eps)
+        if TURNED > 0:
+            left = _scaled(left, factor, weight, bias, near, in_half)
+            right = _scaled(right, factor, weight, bias, HALF + near, in_half)
+        if STILL > 0:
+            rest = _scaled(rest, factor, weight, bias, far, in_rest)
+
     if TURNED > 0:
-        if weight is not None:
-            left *= factor * tl.load(weight + near, mask=in_half, other=0.0)
-            right *= factor * tl.load(weight + HALF + near, mask=in_half, other=0.0)
         c = tl.load(cos + near, mask=in_half, other=0.0)
         s = tl.load(sin + near, mask=in_half, other=0.0)
         _put(left * c - right * s, to, copy, near, exists & in_half)
         _put(right * c + left * s, to, copy, HALF + near, exists & in_half)
     if STILL > 0:
-        if weight is not None:
-            rest *= factor * tl.load(weight + far, mask=in_rest, other=0.0)
         _put(rest, to, copy, far, exists & in_rest)
 
 
 @triton.jit
 def _rotate_store(
-    qkv, cos, sin, slots, query, key, keys, values, query_weight, query_eps, key_weight, key_eps,
+    qkv, cos, sin, slots, query, key, keys, values,
+    query_weight, query_bias, query_eps, key_weight, key_bias, key_eps,
+    QUERY_KIND: tl.constexpr, KEY_KIND: tl.constexpr,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, WIDTH: tl.constexpr, VALUE: tl.constexpr, BLOCK_SIZE: tl.constexpr,
-    HALF: tl.constexpr, TURNED: tl.constexpr, STILL: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    HALF: tl.constexpr, TURNED: tl.constexpr, STILL: tl.constexpr, COLUMNS: tl.constexpr,
+    OWN: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """One program a token and key head: its GROUP query heads as rows of one tile, then the key, then the value."""
+    """One program a token and OWN key heads: their query heads in ROWS rows of a tile, then the keys, the values."""
     HEADS: tl.constexpr = KV_HEADS * GROUP
-    token, kv_head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    token, first = tl.program_id(0).to(tl.int64), tl.program_id(1) * OWN
     source = qkv + token * (HEADS * WIDTH + KV_HEADS * (WIDTH + VALUE))
     if cos is not None:
         cos += token * HALF
         sin += token * HALF
     row = tl.arange(0, ROWS)[:, None]
-    own_head = kv_head * GROUP + row
-    to_query = query + (token * HEADS + own_head) * WIDTH
+    head = first * GROUP + row
     _turn(
-        source + own_head * WIDTH, to_query, None, row < GROUP, cos, sin, query_weight, query_eps,
-        WIDTH, HALF, TURNED, STILL,
+        source + head * WIDTH, query + (token * HEADS + head) * WIDTH, None, (row < OWN * GROUP) & (head < HEADS),
+        cos, sin, query_weight, query_bias, query_eps, QUERY_KIND, WIDTH, HALF, TURNED, STILL,
     )  # fmt: skip
 
     slot = tl.load(slots + token)
+    kv_head = first + tl.arange(0, OWN)[:, None]
+    exists = kv_head < KV_HEADS
     cell = (slot // BLOCK_SIZE * KV_HEADS + kv_head) * BLOCK_SIZE + slot % BLOCK_SIZE
-    one = tl.arange(0, 1)[:, None]
     _turn(
-        source + (HEADS + kv_head) * WIDTH + one, key + (token * KV_HEADS + kv_head) * WIDTH + one,
-        keys + cell * WIDTH + one, one == 0, cos, sin, key_weight, key_eps, WIDTH, HALF, TURNED, STILL,
+        source + (HEADS + kv_head) * WIDTH, key + (token * KV_HEADS + kv_head) * WIDTH, keys + cell * WIDTH, exists,
+        cos, sin, key_weight, key_bias, key_eps, KEY_KIND, WIDTH, HALF, TURNED, STILL,
     )  # fmt: skip
 
-    column = tl.arange(0, COLUMNS)
-    value = tl.load(source + (HEADS + KV_HEADS) * WIDTH + kv_head * VALUE + column, mask=column < VALUE, other=0.0)
-    tl.store(values + cell * VALUE + column, value, mask=column < VALUE)
+    column = tl.arange(0, COLUMNS)[None, :]
+    mask = exists & (column < VALUE)
+    value = tl.load(source + (HEADS + KV_HEADS) * WIDTH + kv_head * VALUE + column, mask=mask, other=0.0)
+    tl.store(values + cell * VALUE + column, value, mask=mask)
 
 
 def rotate_store(
@@ -102,25 +136,19 @@ def rotate_store(
     query, key = qkv.new_empty(rows, heads, width), qkv.new_empty(rows, kv_heads, width)
     cos, sin = (None, None) if angles is None else (angles.cos, angles.sin)
     half, group = 0 if angles is None else angles.cos.shape[-1], heads // kv_heads
-    _rotate_store[(rows, kv_heads)](
-        qkv, cos, sin, slots, query, key, cache.keys, cache.values,
-        *_arguments(query_norm, cache.keys), *_arguments(key_norm, cache.keys),
+    own = min(max(TILE // (_padded(group) * _padded(width)), 1), _padded(kv_heads))
+    *of_query, query_kind = arguments(query_norm)
+    *of_key, key_kind = arguments(key_norm)
+    _rotate_store[(rows, triton.cdiv(kv_heads, own))](
+        qkv, cos, sin, slots, query, key, cache.keys, cache.values, *of_query, *of_key,
+        QUERY_KIND=query_kind, KEY_KIND=key_kind,
         KV_HEADS=kv_heads, GROUP=group, WIDTH=width, VALUE=value_width, BLOCK_SIZE=block_size,
-        HALF=half, TURNED=_columns(half), STILL=_columns(width - 2 * half),
-        ROWS=triton.next_power_of_2(group), COLUMNS=_columns(value_width), num_warps=2,
+        HALF=half, TURNED=_padded(half), STILL=_padded(width - 2 * half), COLUMNS=_padded(value_width),
+        OWN=own, ROWS=_padded(own * group), num_warps=2,
     )  # fmt: skip
     return query, key, qkv[:, (heads + kv_heads) * width :].view(rows, kv_heads, value_width)
 
 
-def _arguments(norm: Norm | None, keys: Tensor) -> tuple[Tensor | None, float]:
-    """Weight and eps of a norm; no weight stands for no norm."""
-    if norm is None:
-        return None, 0.0
-    weight = norm.weight
-    if weight is None:
-        weight = torch.ones(keys.shape[-1], dtype=torch.float32, device=keys.device)
-    return weight, norm.eps
-
-
-def _columns(size: int) -> int:
+def _padded(size: int) -> int:
+    """The power of two that holds `size`, 0 for none."""
     return int(triton.next_power_of_2(size)) if size else 0

@@ -17,7 +17,7 @@ from torch import Tensor
 from tgi_server.kernels.plain import NEGLIGIBLE, signed
 
 PART = 8192
-"""Tokens of the vocabulary a program."""
+"""Tokens of the vocabulary a program, if there are so many."""
 BLOCK = 1024
 
 
@@ -127,7 +127,8 @@ def choose(
 def _launch(logits: Tensor, draws: Tensor, any_drawn: bool) -> tuple[Tensor, Tensor, Tensor]:
     """`draws` (int64 `[rows, 3]`) has seed, position and whether to draw (not 0); `any_drawn`: whether any row does."""
     (rows, vocabulary), stride = logits.shape, logits.stride(0)
-    parts = triton.cdiv(vocabulary, PART)
+    part = min(PART, triton.next_power_of_2(vocabulary))
+    block, parts = min(BLOCK, part), triton.cdiv(vocabulary, part)
     padded = triton.next_power_of_2(parts)
 
     def new(dtype: torch.dtype, *size: int) -> Tensor:
@@ -137,11 +138,11 @@ def _launch(logits: Tensor, draws: Tensor, any_drawn: bool) -> tuple[Tensor, Ten
     place, noisy_place = new(torch.int32, rows, parts), new(torch.int32, rows, parts)
     noisy = new(torch.float64, rows, parts)
     tokens, logprobs, normalisers = new(torch.int64, rows), new(torch.float32, rows), new(torch.float32, rows)
-    _scan[(rows, parts)](logits, best, place, mass, vocabulary, stride, PART=PART, BLOCK=BLOCK)
+    _scan[(rows, parts)](logits, best, place, mass, vocabulary, stride, PART=part, BLOCK=block)
     if any_drawn:
         _draw[(rows, parts)](
             logits, best, draws, noisy, noisy_place, vocabulary, stride, NEGLIGIBLE,
-            PART=PART, BLOCK=BLOCK, PARTS=padded,
+            PART=part, BLOCK=block, PARTS=padded,
         )  # fmt: skip
     _combine[(rows,)](
         logits, best, place, mass, draws, noisy, noisy_place, tokens, logprobs, normalisers, vocabulary, stride, parts,

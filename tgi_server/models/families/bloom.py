@@ -25,7 +25,7 @@ def describe(config: ModelConfig) -> ModelSpec:
         raise ValueError("apply_residual_connection_post_layernorm=true (only false is served)")
     hidden = config.whole("hidden_size", "n_embed")
     eps = config.number("layer_norm_epsilon", 1e-5)
-    layers = config.whole("n_layer", "num_hidden_layers")
+    layers = config.layers("n_layer", "num_hidden_layers")
     return ModelSpec(
         vocab_size=config.whole("vocab_size"),
         hidden_size=hidden,

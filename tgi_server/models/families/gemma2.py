@@ -15,7 +15,7 @@ def describe(config: ModelConfig) -> ModelSpec:
     """See `families`."""
     if config.get("use_bidirectional_attention"):
         raise ValueError("use_bidirectional_attention (only causal attention is served)")
-    layers, window = config.whole("num_hidden_layers"), config.whole("sliding_window", default=4096)
+    layers, window = config.layers(), config.whole("sliding_window", default=4096)
     bias = bool(config.get("attention_bias"))
     style = gated.Style(
         attention_bias=bias, output_bias=bias, activation_entry="hidden_activation", activation="gelu_pytorch_tanh",
@@ -37,11 +37,4 @@ def _changed(config: ModelConfig, block: BlockSpec, name: str) -> BlockSpec:
         scale=config.number("query_pre_attn_scalar", 256) ** -0.5,
         softcap=config.entries.get("attn_logit_softcapping", 50.0),
     )
-    post = block.mlp_norm  # under the name that other families give the norm before the MLP
-    return replace(
-        block,
-        attention=attention,
-        attention_post=post,
-        mlp_norm=replace(post, name=f"{name}.pre_feedforward_layernorm"),
-        mlp_post=replace(post, name=f"{name}.post_feedforward_layernorm"),
-    )
+    return gated.sandwiched(replace(block, attention=attention), name)

@@ -26,7 +26,7 @@ def describe(config: ModelConfig) -> ModelSpec:
         vocab_size=config.whole("vocab_size"),
         hidden_size=hidden,
         blocks=tuple(
-            _block(config, number, hidden, eps) for number in range(config.whole("n_layer", "num_hidden_layers"))
+            _block(config, number, hidden, eps) for number in range(config.layers("n_layer", "num_hidden_layers"))
         ),
         embedding=EmbeddingSpec("wte", positions="wpe"),
         norm=NormSpec("ln_f", "layer", eps, bias=True),

@@ -22,7 +22,7 @@ model_types = ("gpt_neox",)
 def describe(config: ModelConfig) -> ModelSpec:
     """See `families`."""
     eps = config.number("layer_norm_eps", 1e-5)
-    layers = config.whole("num_hidden_layers")
+    layers = config.layers()
     width = config.whole("hidden_size") // config.whole("num_attention_heads")
     rope = config.rope(width, theta=config.get("rotary_emb_base"), partial=config.get("rotary_pct", 0.25))
     return ModelSpec(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -49,13 +50,13 @@ def lengths(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
 
 
 def run(features: Features, steps: list[list[int]]) -> list[Case]:
-    cases, cache = cases_of(torch.float32, 4, 2, 32, [sum(counts) for counts in zip(*steps, strict=True)])
+    cases, cache = cases_of(torch.float32, 4, 1, 32, [sum(counts) for counts in zip(*steps, strict=True)])
     for counts in steps:
         step(attention, cache, cases, counts, features)
     return cases
 
 
-STEPS = [[20, 5, 0], [9, 1, 18], [1, 1, 1]]
+STEPS = [[9, 5, 0], [4, 1, 8], [1, 1, 1]]
 
 
 @pytest.mark.parametrize("name", ["plain", "window", "softcap", "slopes"])
@@ -63,7 +64,7 @@ def test_prompts_go_to_flash_attn(name: str, lengths: list[list[int]]) -> None:
     features = features_of(4)[name]
     for case in run(features, STEPS):
         assert close(torch.cat(case.results), case.expected(features), torch.float32)
-    assert lengths == [[20, 5], [18]]
+    assert lengths == [[9, 5], [8]]
 
 
 @pytest.mark.parametrize("name", ["sinks", "all"])
@@ -90,6 +91,31 @@ def test_reasons_not_to_run() -> None:
     assert len(reasons) == 3
     for reason, part in zip(reasons, ("wider than 256", "84, is not a multiple of 8", "264 and 84"), strict=True):
         assert part in reason
+
+
+@pytest.mark.parametrize(
+    ("version", "reason"),
+    [
+        ("1.0.9", "it needs flash_attn 2.6 or newer; 1.0.9 is installed"),
+        ("2.5.9.post1", "it needs flash_attn 2.6 or newer; 2.5.9.post1 is installed"),
+        ("2.6.0", None),
+        ("2.10.1+cu13", None),
+        ("3", None),
+        (None, "the version of the package flash_attn is not known"),
+    ],
+)
+def test_packages_too_old_for_its_arguments(
+    version: str | None, reason: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package, installed = tmp_path / "flash_attn", tmp_path / f"flash_attn-{version}.dist-info"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise AssertionError('imported')")
+    if version is not None:
+        installed.mkdir()
+        (installed / "METADATA").write_text(f"Metadata-Version: 2.1\nName: flash-attn\nVersion: {version}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    needs = Needs(device=CPU, dtype=torch.bfloat16)
+    assert ROWS[0].unsupported(needs) == ([reason] if reason else [])
 
 
 def test_some_sequences_of_a_batch_are_a_batch() -> None:

@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from tests.families.harness import FamilyTests
+
+SMALL: dict[str, Any] = {
+    "hidden_size": 64, "intermediate_size": 72, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 128,
+}  # fmt: skip
+
+
+class TestMistral(FamilyTests):
+    config = "MistralConfig"
+    numbers: ClassVar[dict[str, Any]] = SMALL | {"sliding_window": 9}
+
+
+class TestMinistral(FamilyTests):
+    config = "MinistralConfig"
+    numbers: ClassVar[dict[str, Any]] = SMALL | {
+        "head_dim": 16, "sliding_window": 20, "layer_types": ["full_attention", "sliding_attention"],
+    }  # fmt: skip
