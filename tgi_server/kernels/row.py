@@ -54,6 +54,7 @@ class Kernel:
         load: gives the callable, importing what it needs only then.
         unsupported: reasons why this one cannot serve; empty when it can.
         recorder: how a step that uses it can be recorded; None when it cannot.
+        detail: what of the processor it uses, for people; None where there is nothing to tell.
     """
 
     operation: Operation
@@ -61,3 +62,4 @@ class Kernel:
     load: Callable[[], Callable[..., Any]]
     unsupported: Callable[[Needs], list[str]] = nothing
     recorder: Recorder | None = None
+    detail: Callable[[], str] | None = None

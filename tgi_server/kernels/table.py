@@ -33,12 +33,14 @@ class Choice:
     library: str
     run: Callable[..., Any]
     recorder: Recorder | None
+    detail: str | None
     passed_over: Mapping[str, list[str]]
 
     def __str__(self) -> str:
         """One line for a log."""
         others = "; ".join(f"not {name}: {', '.join(reasons)}" for name, reasons in self.passed_over.items())
-        return f"{self.operation}: {self.library}" + (f" ({others})" if others else "")
+        told = [text for text in (self.detail, others) if text]
+        return f"{self.operation}: {self.library}" + (f" ({'; '.join(told)})" if told else "")
 
 
 class UnavailableError(Exception):
@@ -60,7 +62,8 @@ def best(operation: Operation, needs: Needs) -> Choice:
         if reasons := _LIBRARIES[kernel.library](needs) + kernel.unsupported(needs):
             passed_over[kernel.library] = reasons
         else:
-            return Choice(operation, kernel.library, kernel.load(), kernel.recorder, passed_over)
+            detail = kernel.detail() if kernel.detail else None
+            return Choice(operation, kernel.library, kernel.load(), kernel.recorder, detail, passed_over)
     wanted = passed_over.get(needs.library or "", ["there is no such library"])
     raise UnavailableError("; ".join(wanted))
 

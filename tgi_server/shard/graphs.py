@@ -177,7 +177,7 @@ class NativeForward:
 
     def _decode(self, size: int) -> tuple[calls.Recording, Tensor]:
         if size not in self._recorded:
-            with calls.record() as recording:
+            with calls.record(strict=True) as recording:  # it runs again without what is no recorded call
                 hidden = self._buffers.forward(self._model, self._caches, size)
             self._recorded[size] = recording, hidden
         return self._recorded[size]

@@ -12,6 +12,7 @@ import torch
 from tests.models import needs
 from tgi_server.kernels import table
 from tgi_server.kernels.formats import Dense, Int8, Int8Outlier
+from tgi_server.kernels.native import build
 from tgi_server.kernels.row import Operation
 from tgi_server.kernels.table import TABLE, UnavailableError, best, every, libraries
 
@@ -43,6 +44,17 @@ def test_a_choice_says_why_others_were_passed_over() -> None:
     assert "it computes in float32 and bfloat16, not float16" in str(best("gate", needs(dtype=torch.float16)))
     assert best("attention", needs(key_width=8)).library == "torch"
     assert "8" in str(best("attention", needs(key_width=8)))
+
+
+def test_the_matrix_unit_is_told() -> None:
+    line = str(best("linear", replace(needs(dtype=torch.bfloat16), format=Dense)))
+    assert "AMX" in line
+    build.use_tiles(False)
+    best.cache_clear()
+    try:
+        assert "no matrix unit: " in str(best("linear", replace(needs(dtype=torch.bfloat16), format=Dense)))
+    finally:
+        build.use_tiles(True)
 
 
 def test_a_wish_for_one_library() -> None:

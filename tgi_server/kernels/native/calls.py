@@ -12,12 +12,16 @@ import time
 import weakref
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from tgi_server.kernels.native import layout
 from tgi_server.kernels.native.build import library
@@ -68,14 +72,44 @@ _recording: Recording | None = None
 
 
 @contextmanager
-def record() -> Iterator[Recording]:
-    """Within it, kernels are not run but added to the recording. Not for several threads at once."""
+def record(strict: bool = False) -> Iterator[Recording]:
+    """Within it, kernels are not run but added to the recording. Not for several threads at once.
+
+    What torch computes meanwhile reads results that are not there yet, and is not done again with the recording. With
+    `strict` that is a RuntimeError which names the operator; only views and new memory are allowed. It takes some
+    milliseconds, and is meant for recordings that are kept.
+    """
     global _recording
     _recording = Recording()
     try:
-        yield _recording
+        with _NothingComputed() if strict else nullcontext():  # type: ignore[no-untyped-call]
+            yield _recording
     finally:
         _recording = None
+
+
+class _NothingComputed(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Lets no operator of torch run but those whose results are other tensors' memory, or nobody's yet."""
+
+    def __torch_dispatch__(
+        self, func: OpOverload, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run `func`, or raise RuntimeError."""
+        kwargs = kwargs or {}
+        result = None if func._schema.is_mutable else func(*args, **kwargs)
+        memory = _memory(result)
+        if func.overloadpacket not in _ALLOCATE and not (memory and memory <= _memory((args, kwargs))):
+            raise RuntimeError(f"{func} is no recorded kernel: it would not be run again with the recording")
+        return result
+
+
+_aten = torch.ops.aten
+_ALLOCATE = {_aten.empty, _aten.empty_like, _aten.empty_strided, _aten.new_empty, _aten.new_empty_strided}
+
+
+def _memory(values: object) -> set[int]:
+    """Where the tensors among `values` lie."""
+    return {value.untyped_storage().data_ptr() for value in tree_leaves(values) if isinstance(value, Tensor)}
 
 
 @cache

@@ -18,7 +18,13 @@ def _row(operation: Operation, module: str, unsupported: Callable[[Needs], list[
     def load() -> Callable[..., Any]:
         return getattr(import_module(f"tgi_server.kernels.native.{module}"), operation)  # type: ignore[no-any-return]
 
-    return Kernel(operation, "native", load, unsupported, recorder="calls")
+    return Kernel(operation, "native", load, unsupported, "calls", _matrix_unit if module == "linear" else None)
+
+
+def _matrix_unit() -> str:
+    from tgi_server.kernels.native.build import matrix_unit  # which the library has to be there for
+
+    return matrix_unit()
 
 
 def _attention_reasons(needs: Needs) -> list[str]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 
+import pytest
 import torch
+from torch import Tensor
 
 from tgi_server.kernels.native import calls, operations
 from tgi_server.kernels.operations import Activation, Norm, NormKind
@@ -56,3 +59,45 @@ def test_after_an_error_nothing_is_recorded() -> None:
     except KeyError:
         pass
     assert torch.equal(operations.gate(torch.zeros(1, 4), Activation.SILU), torch.zeros(1, 2))
+
+
+COMPUTING: dict[str, Callable[[Tensor], object]] = {
+    "aten.mul.Tensor": lambda x: x * 2,
+    "aten.add_.Tensor": lambda x: x.add_(x),
+    "aten.copy_.default": lambda x: x.copy_(torch.empty_like(x)),
+    "aten.clone.default": lambda x: x.t().reshape(-1),
+    "aten.cat.default": lambda x: torch.cat((x, x)),
+    "aten.zeros.default": lambda x: torch.zeros(3),
+    "aten._local_scalar_dense.default": lambda x: x[0, 0].item(),
+}
+LOOKING: list[Callable[[Tensor], object]] = [
+    lambda x: x.view(-1)[3:].unsqueeze(0).transpose(0, 1).squeeze(),
+    lambda x: x.reshape(8, 4).detach().as_strided((2, 2), (1, 4)).expand(3, 2, 2),
+    lambda x: [part.contiguous() for part in (*x.chunk(2), *torch.split(x, 1), *x.unbind())],
+    lambda x: x.to(torch.float32).view(torch.int32).flatten(),
+    lambda x: (torch.empty(3), torch.empty_like(x), x.new_empty(4), calls.empty((3, 5), torch.bfloat16)),
+]
+
+
+@pytest.mark.parametrize("inference", [False, True])
+@pytest.mark.parametrize("operator", COMPUTING)
+def test_a_strict_recording_refuses_what_it_would_not_run_again(operator: str, inference: bool) -> None:
+    x = torch.ones(4, 8)
+    with torch.inference_mode(inference), pytest.raises(RuntimeError) as error, calls.record(strict=True):
+        COMPUTING[operator](x)
+    name = operator.split(".")[1]
+    assert "is no recorded kernel" in str(error.value)
+    assert inference or name in str(error.value)  # in this mode operators arrive whole: reshape, not clone
+    assert torch.equal(x, torch.ones(4, 8))
+    assert torch.equal(operations.gate(x, Activation.RELU), torch.ones(4, 4))  # neither recorded nor strict any more
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_a_strict_recording_allows_views_and_memory(inference: bool) -> None:
+    x = torch.ones(4, 8)
+    with torch.inference_mode(inference), calls.record(strict=True) as recording:
+        for look in LOOKING:
+            look(x)
+        result = operations.gate(x, Activation.RELU)
+    recording.run()
+    assert torch.equal(result, torch.ones(4, 4))

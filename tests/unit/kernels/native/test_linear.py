@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -14,11 +16,14 @@ ROWS = (1, 2, 3, 7, 12, 13, 16, 17, 26, 32, 33, 49, 60, 97)
 
 
 @pytest.fixture(params=["vectors", "tiles"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The library as it is here, or with tile registers in plain C++ where the processor has none."""
-    if request.param == "tiles":
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Products by vectors, or with tile registers, which are plain C++ where the processor has none."""
+    if request.param == "tiles" and build.tiles() is not None:
         monkeypatch.setattr(build, "FLAGS", [*build.FLAGS, "-DEMULATED_TILES"])
-    return str(request.param)
+    build.use_tiles(request.param == "tiles")
+    assert (build.tiles() is None) == (request.param == "tiles")
+    yield str(request.param)
+    build.use_tiles(True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -59,6 +64,22 @@ def test_a_row_does_not_depend_on_its_company() -> None:
     whole = layer(x)
     for rows in ROWS[:-2]:
         assert torch.allclose(layer(x[:rows]), whole[:rows], atol=1e-4)
+
+
+@pytest.mark.parametrize("stored", ["same", "int8"])
+@pytest.mark.parametrize("inner", [64, 8200])
+@pytest.mark.parametrize("rows", [64, 97, 130, 177])
+def test_long_prompts(way: str, stored: str, inner: int, rows: int) -> None:
+    """Of wide rows only a few stay near the processor at a time."""
+    torch.manual_seed(0)
+    x = torch.randn(rows, inner).bfloat16()
+    weight = torch.randn(70, inner).bfloat16() if stored == "same" else torch.randint(-127, 128, (70, inner)).char()
+    layer = NativeLinear(weight, torch.bfloat16)
+    got = layer(x)
+    exact = x.double() @ weight.double().T
+    assert torch.allclose(got.double(), exact, rtol=2**-7, atol=exact.abs().mean().item() * 2**-7)
+    if way == "tiles":  # whose sums of a row know nothing of the others
+        assert torch.equal(got, torch.cat([layer(part) for part in torch.split(x, 13)]))
 
 
 def test_layers_of_a_format() -> None:
