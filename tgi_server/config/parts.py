@@ -69,6 +69,13 @@ def target(path: str) -> Any:
         raise UsageError(f"_target_={path}: {error}") from error
 
 
+def check_kind(part: str, path: str) -> None:
+    """Raise UsageError for a target that is another kind of part."""
+    offers = PARTS[part]["offers"]
+    if missing := [name for name in offers if not hasattr(target(path), name)]:
+        raise UsageError(f"_target_={path}: it is no such part, it has no `{missing[0]}`")
+
+
 @cache
 def fields_of(path: str) -> Mapping[str, PartField]:
     """The fields of a target, in their order; none where it is no dataclass. Raises UsageError as `target` does."""

@@ -113,7 +113,7 @@ class Part(Options):
     fields: dict[str, Any] = field(default_factory=dict)
 
 
-def part(target: str, help: str, concerns: tuple[str, ...], typed: bool = True) -> Any:
+def part(target: str, help: str, concerns: tuple[str, ...], typed: bool = True, offers: tuple[str, ...] = ()) -> Any:
     """A field that names what runs.
 
     Args:
@@ -121,8 +121,9 @@ def part(target: str, help: str, concerns: tuple[str, ...], typed: bool = True) 
         help: what it decides.
         concerns: which of `CONCERNED` it is put into.
         typed: whether the target's fields can be set; it is imported by the launcher then, so that it must be light.
+        offers: attributes by which such a part is known from others.
     """
-    metadata = {"help": help, "target": target, "concerns": concerns, "typed": typed}
+    metadata = {"help": help, "target": target, "concerns": concerns, "typed": typed, "offers": offers}
     return field(default_factory=lambda: Part(target), metadata=metadata)
 
 
@@ -318,7 +319,10 @@ class RopeOptions(Options):
         None, "How positions are scaled. Unset: as the model's own configuration says, linear with rope_factor."
     )
     rope_factor: Optional[float] = option(
-        None, "How many times longer than trained the positions may be; 1 when only rope_scaling is set.", minimum=1.0
+        None,
+        "How many times longer than trained the positions may be; 1 when only rope_scaling is set.",
+        minimum=1.0,
+        maximum=1000.0,
     )
 
 
@@ -398,17 +402,20 @@ class ServerConfig(
     """The whole configuration, one flat list of options and the parts that are put in from YAML groups."""
 
     quantize: Part = part(
-        "tgi_server.quantize.none.NoQuantize", "How linear layers store and multiply their weights.", ("shard",)
-    )
+        "tgi_server.quantize.none.NoQuantize", "How linear layers store and multiply their weights.", ("shard",),
+        offers=("stored", "read"),
+    )  # fmt: skip
     attention: Part = part(
-        "tgi_server.kernels.choice.AttentionChoice", "Which attention kernels the shards use.", ("shard",)
-    )
+        "tgi_server.kernels.choice.AttentionChoice", "Which attention kernels the shards use.", ("shard",),
+        offers=("wanted",),
+    )  # fmt: skip
     runner: Part = part("tgi_server.shard.runner.ModelRunner", "What a shard process runs.", ("shard",), typed=False)
     router: Part = part("tgi_server.router.app.create_app", "What the router process serves.", ("router",), typed=False)
     job: Part = part(
         "tgi_server.launcher.main.Serve",
         "What to do with the configured server: serve it, or measure it (or another) under load.",
         ("job",),
+        offers=("run",),
     )
 
 

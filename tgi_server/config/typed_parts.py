@@ -98,6 +98,7 @@ def _target(name: str, content: Any, origins: Mapping[str, str], problems: list[
         return ""
     try:
         parts.fields(name, path)
+        parts.check_kind(name, path)
     except UsageError as error:
         problems.append(_told(f"{name}.{error}", origins.get(name)))
         return ""

@@ -24,6 +24,7 @@ from tgi_server.launcher.origin import Model
 from tgi_server.launcher.process import environment
 from tgi_server.launcher.progress import Progress
 from tgi_server.launcher.supervise import Programs, Server, StoppedError, StopSignals
+from tgi_server.models import tensors
 from tgi_server.models.check import check_memory, described
 from tgi_server.models.files import headers
 from tgi_server.models.spec import ModelSpec
@@ -220,7 +221,8 @@ def _fetch(config: ServerConfig, dtype: DType, report: Callable[[str, float], No
 
     model = weights.fetch(config, dtype, report, look)
     spec = look(model.directory)
+    tensors.check(spec, files := headers(model.directory))
     if not (hardware.torch_knows_cuda() and hardware.accelerators(environment())):
         quantized = config.quantize != ServerConfig().quantize
-        check_memory(spec, config, headers(model.directory), dtype, quantized, host.free_memory())
+        check_memory(spec, config, files, dtype, quantized, host.free_memory())
     return model

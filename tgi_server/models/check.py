@@ -11,6 +11,7 @@ from tgi_server.errors import ConfigError
 from tgi_server.models.families import read_spec
 from tgi_server.models.files import TensorInfo
 from tgi_server.models.spec import ModelSpec
+from tgi_server.rope.kinds import overruled
 from tgi_server.types import BLOCK_SIZE
 
 ITEM_BYTES = {DType.float16: 2, DType.bfloat16: 2, DType.float32: 4}
@@ -23,9 +24,11 @@ def described(directory: Path, config: ServerConfig, num_shard: int, dtype: DTyp
     return spec
 
 
-def check(spec: ModelSpec, options: BatchingOptions, num_shard: int, dtype: DType) -> None:
+def check(spec: ModelSpec, options: ServerConfig, num_shard: int, dtype: DType) -> None:
     """Raise ConfigError, with all that is wrong, unless the model can be spread and is made for such lengths."""
     problems = [*_shards(spec, num_shard), *_lengths(spec, options), *_range(spec, dtype)]
+    if overruled(options) and not any(block.attention.rope for block in spec.blocks):
+        problems.append("rope_scaling, rope_factor: this model has no rotary positions; leave them out")
     if problems:
         raise ConfigError("; ".join(problems))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from tgi_server.rope import kinds
 from tgi_server.rope.base import Rope
 
 MOST_LAYERS = 10_000
+MOST = 100_000_000
+"""Greatest size of anything."""
 
 
 class ModelConfig:
@@ -44,15 +47,25 @@ class ModelConfig:
 
     def whole(self, *names: str, default: int | None = None) -> int:
         """The first of these entries that is there, as a whole number above 0."""
-        try:
-            value = self.first(*names)
-        except KeyError:
-            if default is None:
-                raise
-            return default
-        if isinstance(value, bool) or int(value) != value or value <= 0:
-            raise ValueError(f"{names[0]}={value!r} (a whole number above 0 is expected)")
+        name = next((name for name in names if self.entries.get(name) is not None), names[0])
+        value = self.entries.get(name, default)
+        if value is None and default is None:
+            raise KeyError(names[0])
+        value = default if value is None else value
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not 0 < value <= MOST
+            or int(value) != value
+        ):
+            raise ValueError(f"{name}={shown(value)} (a whole number from 1 to {MOST} is expected)")
         return int(value)
+
+    def head_width(self, hidden: int, heads: int) -> int:
+        """Of heads that share the hidden size."""
+        if hidden % heads:
+            raise ValueError(f"a hidden size of {hidden} does not divide into {heads} attention heads")
+        return hidden // heads
 
     def layers(self, *names: str) -> int:
         """How many layers there are; no model has as many as would take long to describe."""
@@ -61,35 +74,49 @@ class ModelConfig:
             raise ValueError(f"{(names or ('num_hidden_layers',))[0]}={count} (at most {MOST_LAYERS})")
         return count
 
-    def number(self, name: str, default: float | None = None) -> float:
-        """An entry as a number."""
+    def number(self, name: str, default: float | None = None, least: float = 0.0) -> float:
+        """An entry as a number that is not below `least`."""
         value = self.get(name, default)
         if value is None:
             raise KeyError(name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < math.inf:
+            raise ValueError(f"{name}={shown(value)} (a number of at least {least:g} is expected)")
         return float(value)
 
-    def one_of(self, name: str, choices: Mapping[Any, Any], default: Any = None) -> Any:
+    def bound(self, name: str, default: float | None = None) -> float | None:
+        """An entry as a number above 0, or none where it is null; the default where it is missing."""
+        if self.entries.get(name, default) is None:
+            return None
+        return self.number(name, default, least=1e-30)
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        """An entry that is true or false."""
+        value = self.get(name, default)
+        if not isinstance(value, bool):
+            raise ValueError(f"{name}={shown(value)} (true or false is expected)")
+        return value
+
+    def one_of(self, name: str, choices: Mapping[str, str], default: str) -> str:
         """What an entry stands for. Raises ValueError for one that is not among `choices`."""
         value = self.get(name, default)
-        if value not in choices:
-            raise ValueError(f"{name}={value!r} (served: {', '.join(map(str, choices))})")
+        if not isinstance(value, str) or value not in choices:
+            raise ValueError(f"{name}={shown(value)} (served: {', '.join(choices)})")
         return choices[value]
 
     def activation(self, *names: str, default: str) -> str:
         """An activation, by its name in `kernels.operations`."""
         name = next((name for name in names if self.entries.get(name) is not None), names[0])
-        chosen: str = self.one_of(name, _ACTIVATIONS, default)
-        return chosen
+        return self.one_of(name, _ACTIVATIONS, default)
 
     def windows(self, layers: int, default: Sequence[int | None] | None = None) -> Sequence[int | None]:
         """The window of each layer: of those that `layer_types` calls sliding, or as `default` has it."""
         types = self.get("layer_types")
         if types is None:
             return default if default is not None else [None] * layers
-        if len(types) != layers:
-            raise ValueError(f"layer_types has {len(types)} entries for {layers} layers")
-        if strange := set(types) - {"full_attention", "sliding_attention"}:
-            raise ValueError(f"layer_types has {min(strange)!r} (served: full_attention, sliding_attention)")
+        if not isinstance(types, list) or len(types) != layers:
+            raise ValueError(f"layer_types={shown(types)} (one entry for each of {layers} layers is expected)")
+        if strange := [kind for kind in types if kind not in ("full_attention", "sliding_attention")]:
+            raise ValueError(f"layer_types has {shown(strange[0])} (served: full_attention, sliding_attention)")
         return [self.whole("sliding_window") if kind == "sliding_attention" else None for kind in types]
 
     def rope(
@@ -101,7 +128,7 @@ class ModelConfig:
     def max_positions(self, rope: Rope) -> int:
         """The longest text, as the rotary positions stretch it; where they differ between layers, they do not."""
         written = self.whole("max_position_embeddings")
-        by_layer = any(isinstance(entry, Mapping) for entry in self.get("rope_parameters", {}).values())
+        by_layer = any(isinstance(entry, Mapping) for entry in kinds.table(self.entries, "rope_parameters").values())
         return written if by_layer else rope.longest(written)
 
 
@@ -131,4 +158,13 @@ def end_of_sequence(directory: Path, config: Mapping[str, Any]) -> tuple[int, ..
         entry = config.get("eos_token_id")
     if entry is None:
         return ()
-    return tuple(int(i) for i in (entry if isinstance(entry, list) else [entry]))
+    ids = entry if isinstance(entry, list) else [entry]
+    if strange := [id for id in ids if not isinstance(id, int) or not 0 <= id < MOST]:
+        raise ValueError(f"eos_token_id={shown(strange[0])} (token ids are expected)")
+    return tuple(ids)
+
+
+def shown(value: object) -> str:
+    """A value in a message, which is not to be longer than a line."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

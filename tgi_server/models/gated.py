@@ -48,7 +48,8 @@ class Style:
 def model(config: ModelConfig, style: Style, change: Change = lambda block, name: block) -> ModelSpec:
     """A decoder of such blocks, under the names of the Llama checkpoints."""
     heads = config.whole("num_attention_heads")
-    width = config.whole("head_dim", default=style.head_width or config.whole("hidden_size") // heads)
+    width = style.head_width or (0 if config.get("head_dim") else config.head_width(config.whole("hidden_size"), heads))
+    width = config.whole("head_dim", default=width)
     norm = NormSpec("model.norm", eps=config.number("rms_norm_eps", 1e-6), offset=style.norm_offset)
     blocks = []
     for number, window in enumerate(config.windows(config.layers(), style.windows)):
@@ -66,7 +67,7 @@ def model(config: ModelConfig, style: Style, change: Change = lambda block, name
         blocks=tuple(blocks),
         embedding=EmbeddingSpec("model.embed_tokens"),
         norm=norm,
-        head=HeadSpec(None if config.get("tie_word_embeddings", style.tied) else "lm_head"),
+        head=HeadSpec(None if config.flag("tie_word_embeddings", style.tied) else "lm_head"),
         max_positions=config.max_positions(config.rope(width)),
     )
 
@@ -112,5 +113,5 @@ def later_windows(config: ModelConfig) -> tuple[int | None, ...]:
     """Of each layer, where the configuration has no `layer_types`: from `max_window_layers` on, as Qwen has it."""
     layers = config.layers()
     first = int(config.get("max_window_layers", 28))
-    window = config.whole("sliding_window", default=4096) if config.get("use_sliding_window") else None
+    window = config.whole("sliding_window", default=4096) if config.flag("use_sliding_window") else None
     return tuple(window if number >= first else None for number in range(layers))

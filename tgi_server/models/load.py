@@ -7,10 +7,12 @@ from pathlib import Path
 
 from tgi_server.kernels.row import Needs
 from tgi_server.layers.parallel import Group
+from tgi_server.models import tensors
 from tgi_server.models.decoder import Decoder
+from tgi_server.models.files import headers
 from tgi_server.models.spec import ModelSpec
 from tgi_server.models.weights import Checkpoint, WeightLoader
-from tgi_server.quantize.base import QuantizeMethod
+from tgi_server.quantize.base import PLAIN, QuantizeMethod
 from tgi_server.quantize.none import NoQuantize
 
 
@@ -30,9 +32,11 @@ def load_model(
         report: hears how much is loaded, from 0 to 1.
 
     Raises:
-        ModelError: a tensor is missing or has the wrong shape.
+        ModelError: tensors are missing or have the wrong shape.
         UnavailableError: attention of one library is wanted that does not work here.
     """
-    checkpoint = Checkpoint(directory, report)
-    loader = WeightLoader(checkpoint, spec.prefixes, quantize or NoQuantize(), group or Group(), needs)
+    quantize = quantize or NoQuantize()
+    if set(quantize.stored()) == set(PLAIN):
+        tensors.check(spec, headers(directory))
+    loader = WeightLoader(Checkpoint(directory, report), spec.prefixes, quantize, group or Group(), needs)
     return Decoder(spec, loader, max_positions)

@@ -207,7 +207,7 @@ class ModelSpec:
         """The numbers of ranks over which all heads can be spread."""
         pairs = {(block.attention.query.units, block.attention.key.units) for block in self.blocks}
         most = gcd(*(heads for heads, _ in pairs))
-        return [n for n in range(1, most + 1) if all(_divides(n, *pair) for pair in pairs)]
+        return [n for n in range(1, most + 1) if most % n == 0 and all(_divides(n, *pair) for pair in pairs)]
 
 
 def kv_heads_of_rank(heads: int, world: int) -> int:

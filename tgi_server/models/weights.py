@@ -20,6 +20,7 @@ from tgi_server.kernels.table import Choice, best
 from tgi_server.layers.parallel import Group
 from tgi_server.models.files import weight_files
 from tgi_server.models.spec import NormSpec, Source
+from tgi_server.models.tensors import found
 from tgi_server.quantize.base import QuantizeMethod, Stored
 
 Span = tuple[int, int]
@@ -45,7 +46,7 @@ class Checkpoint:
                     raise ModelError(f"{directory}: tensor {name} is in more than one file")
                 self._files[name] = file
 
-    def __contains__(self, name: str) -> bool:
+    def __contains__(self, name: object) -> bool:
         return name in self._files
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -188,8 +189,7 @@ class WeightLoader:
 
     def _found(self, name: str) -> str:
         """The name under which the checkpoint has it."""
-        names = [*(prefix + name for prefix in self._prefixes), name]
-        return next((found for found in names if found in self._checkpoint), names[0])
+        return found(name, self._prefixes, self._checkpoint) or self._prefixes[0] + name
 
     def _placed(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         # .clone() where nothing changes: otherwise the whole file would stay mapped behind a small slice

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -40,6 +41,8 @@ class Entry:
             if default is None:
                 raise KeyError(name)
             return default
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise ValueError(f"{name}={value!r:.60} (a number above 0 is expected)")
         return float(value)
 
     @property

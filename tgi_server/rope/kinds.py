@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import pkgutil
 from collections.abc import Mapping
 from functools import cache
@@ -57,18 +58,33 @@ def read(
     part = written.get("partial_rotary_factor") or config.get("partial_rotary_factor") or partial or 1.0
     numbers = overruled(options) or written
     name = numbers.get("rope_type") or numbers.get("type") or "default"
-    if name not in kinds():
+    if not isinstance(name, str) or name not in kinds():
         raise ValueError(f"rope type {name!r} (served: {', '.join(sorted(kinds()))})")
+    for what, value in (("rope_theta", base), ("partial_rotary_factor", part)):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise ValueError(f"{what}={value!r} (a number above 0 is expected)")
     entry = Entry(numbers, head_width, float(base), float(part), _positions(config))
+    if not 2 <= entry.turned <= head_width or entry.turned % 2:
+        raise ValueError(f"{entry.turned} of {head_width} numbers of a head would turn (an even part is expected)")
     return kinds()[name].read(entry)
 
 
 def _written(config: Mapping[str, Any], layer_type: str | None) -> dict[str, Any]:
-    entry = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if layer_type is not None and isinstance(entry.get(layer_type), Mapping):
-        entry = entry[layer_type]
+    entry = table(config, "rope_parameters") or table(config, "rope_scaling")
+    if layer_type is not None and layer_type in entry:
+        entry = table(entry, layer_type)
     original = config.get("original_max_position_embeddings")
     return {**entry, **({"original_max_position_embeddings": original} if original else {})}
+
+
+def table(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """An entry that holds entries itself; empty where it is missing or null. Raises ValueError for any other."""
+    value = config.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name}={value!r:.60} (an object is expected)")
+    return value
 
 
 def _positions(config: Mapping[str, Any]) -> int | None:

@@ -30,6 +30,8 @@ class Llama3Rope:
     def read(cls, entry: Entry) -> Llama3Rope:
         """See `Rope`."""
         factor, low, high = (entry.number(name) for name in ("factor", "low_freq_factor", "high_freq_factor"))
+        if low >= high:
+            raise ValueError(f"low_freq_factor={low:g} is not below high_freq_factor={high:g}")
         return cls(entry.turned, entry.theta, factor, low, high, entry.original)
 
     def longest(self, written: int) -> int:

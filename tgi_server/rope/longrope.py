@@ -36,6 +36,8 @@ class LongRope:
         for name, factors in (("short_factor", short), ("long_factor", long)):
             if len(factors) != entry.turned // 2:
                 raise ValueError(f"{name} has {len(factors)} numbers, {entry.turned // 2} are needed")
+            if not all(0 < factor < math.inf for factor in factors):
+                raise ValueError(f"{name} has numbers that are not above 0")
         scale = entry.numbers.get("attention_factor")
         scale = _attention_scale(entry) if scale is None else float(scale)
         return cls(entry.turned, entry.theta, entry.original, short, long, scale)

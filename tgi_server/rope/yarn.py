@@ -33,6 +33,8 @@ class YarnRope:
     @classmethod
     def read(cls, entry: Entry) -> YarnRope:
         """See `Rope`."""
+        if entry.theta <= 1:
+            raise ValueError(f"rope_theta={entry.theta:g} is not above 1")
         ratio = entry.max_positions / entry.original if entry.max_positions else None
         factor = entry.number("factor", ratio)
         numbers = entry.numbers

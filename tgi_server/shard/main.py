@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from logging import getLogger
 from pathlib import Path
 
 from tgi_server.config import load
@@ -11,6 +12,8 @@ from tgi_server.config.schema import Launch
 from tgi_server.errors import TgiError
 from tgi_server.models.check import described
 from tgi_server.telemetry import logging
+
+log = getLogger(__name__)
 
 
 def serve(launch: Launch, rank: int) -> None:
@@ -34,6 +37,10 @@ def main() -> int:
         serve(launch, rank)
     except TgiError as error:
         print(f"Error: {error}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        log.debug("rank %d failed", rank, exc_info=True)
+        print(f"Error: {type(error).__name__}: {error} (log_level=debug shows where)", file=sys.stderr)
         return 1
     return 0
 

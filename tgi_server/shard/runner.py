@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
 from pathlib import Path
@@ -150,8 +151,11 @@ class ModelRunner:
             Plan(step=-2, ids=[-2], counts=[len(prompt)], new=[sequence(-2, SamplingParams())], finished=[-1]),
             Plan(step=-1, ids=[-2], counts=[1]),
         ):
-            if failed := self.step(plan).failed:
-                raise ModelError(f"the model does not run: {next(iter(failed.values()))}")
+            outcome = self.step(plan)
+            if outcome.failed:
+                raise ModelError(f"the model does not run: {next(iter(outcome.failed.values()))}")
+            if not all(map(math.isfinite, outcome.logprobs)):
+                raise ModelError("the model computes no finite scores: its weights or its config.json are damaged")
         self._stepper.forget(-2)
 
     def step(self, plan: Plan) -> Outcome:

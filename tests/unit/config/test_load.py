@@ -72,8 +72,8 @@ def test_provenance(site: Path) -> None:
         "max_batch_size": f"deployment file {site}/deployment/mine.yaml",
         "port": "--port",
     }
-    inside = {"attention._target_": "command line"}
-    assert origins([f"attention._target_={EETQ}", "deployment=mine"], site, **inside)["attention"] == "command line"
+    inside = {"quantize._target_": "command line"}
+    assert origins([f"quantize._target_={EETQ}", "deployment=mine"], site, **inside)["quantize"] == "command line"
 
 
 def test_shown_with_provenance(site: Path) -> None:

@@ -48,6 +48,12 @@ class Probe:
         if self.bits == 5 and self.sorted:
             raise ValueError("5 bits cannot be sorted")
 
+    def stored(self) -> None:
+        """As methods have it."""
+
+    def read(self) -> None:
+        """As methods have it."""
+
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
@@ -279,3 +285,8 @@ def test_the_schema_knows_no_class_of_a_part() -> None:
 
 def test_the_default_parts_need_no_fields() -> None:
     assert all(getattr(ServerConfig(), name).fields == {} for name in parts.PARTS)
+
+
+def test_another_kind_of_part_is_refused(site: Path) -> None:
+    with pytest.raises(UsageError, match=r"quantize.eetq.Eetq: it is no such part, it has"):
+        composed(site, "attention._target_=tgi_server.quantize.eetq.Eetq")

@@ -21,7 +21,7 @@ model_types = ("bloom",)
 
 def describe(config: ModelConfig) -> ModelSpec:
     """See `families`. Nothing limits the length of a text."""
-    if config.get("apply_residual_connection_post_layernorm"):
+    if config.flag("apply_residual_connection_post_layernorm"):
         raise ValueError("apply_residual_connection_post_layernorm=true (only false is served)")
     hidden = config.whole("hidden_size", "n_embed")
     eps = config.number("layer_norm_epsilon", 1e-5)
@@ -32,7 +32,7 @@ def describe(config: ModelConfig) -> ModelSpec:
         blocks=tuple(_block(config, f"h.{number}", hidden, eps) for number in range(layers)),
         embedding=EmbeddingSpec("word_embeddings", norm=NormSpec("word_embeddings_layernorm", "layer", eps, bias=True)),
         norm=NormSpec("ln_f", "layer", eps, bias=True),
-        head=HeadSpec(None if config.get("tie_word_embeddings", True) else "lm_head"),
+        head=HeadSpec(None if config.flag("tie_word_embeddings", True) else "lm_head"),
         max_positions=None,
         prefixes=("transformer.", ""),
     )
@@ -40,7 +40,7 @@ def describe(config: ModelConfig) -> ModelSpec:
 
 def _block(config: ModelConfig, name: str, hidden: int, eps: float) -> BlockSpec:
     heads = config.whole("n_head", "num_attention_heads")
-    width = hidden // heads
+    width = config.head_width(hidden, heads)
     query, key, value = interleaved(f"{name}.self_attention.query_key_value", heads, [(1, width)] * 3, bias=True)
     attention = AttentionSpec(
         query, key, value, Source(f"{name}.self_attention.dense", heads, width, bias=True),

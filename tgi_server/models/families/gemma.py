@@ -13,9 +13,9 @@ model_types = ("gemma",)
 
 def describe(config: ModelConfig) -> ModelSpec:
     """See `families`. Old configurations call the activation gelu where its approximation is meant."""
-    if config.get("use_bidirectional_attention"):
+    if config.flag("use_bidirectional_attention"):
         raise ValueError("use_bidirectional_attention (only causal attention is served)")
-    bias = bool(config.get("attention_bias"))
+    bias = config.flag("attention_bias")
     changed = config.changed(hidden_act="gelu_pytorch_tanh") if config.get("hidden_act") == "gelu" else config
     style = gated.Style(
         attention_bias=bias, output_bias=bias, activation="gelu_pytorch_tanh", head_width=256, norm_offset=1.0,

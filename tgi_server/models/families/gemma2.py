@@ -13,10 +13,10 @@ model_types = ("gemma2",)
 
 def describe(config: ModelConfig) -> ModelSpec:
     """See `families`."""
-    if config.get("use_bidirectional_attention"):
+    if config.flag("use_bidirectional_attention"):
         raise ValueError("use_bidirectional_attention (only causal attention is served)")
     layers, window = config.layers(), config.whole("sliding_window", default=4096)
-    bias = bool(config.get("attention_bias"))
+    bias = config.flag("attention_bias")
     style = gated.Style(
         attention_bias=bias, output_bias=bias, activation_entry="hidden_activation", activation="gelu_pytorch_tanh",
         head_width=256, norm_offset=1.0, tied=True,
@@ -27,7 +27,7 @@ def describe(config: ModelConfig) -> ModelSpec:
         spec,
         embedding=replace(spec.embedding, scale=spec.hidden_size**0.5),
         float16=False,
-        head=HeadSpec(spec.head.name, softcap=config.entries.get("final_logit_softcapping", 30.0)),
+        head=HeadSpec(spec.head.name, softcap=config.bound("final_logit_softcapping", 30.0)),
     )
 
 
@@ -35,6 +35,6 @@ def _changed(config: ModelConfig, block: BlockSpec, name: str) -> BlockSpec:
     attention = replace(
         block.attention,
         scale=config.number("query_pre_attn_scalar", 256) ** -0.5,
-        softcap=config.entries.get("attn_logit_softcapping", 50.0),
+        softcap=config.bound("attn_logit_softcapping", 50.0),
     )
     return gated.sandwiched(replace(block, attention=attention), name)

@@ -13,11 +13,11 @@ model_types = ("gemma3_text",)
 
 def describe(config: ModelConfig) -> ModelSpec:
     """See `families`."""
-    if config.get("use_bidirectional_attention"):
+    if config.flag("use_bidirectional_attention"):
         raise ValueError("use_bidirectional_attention (only causal attention is served)")
     config = _with_bases(config)
     window, layers = config.whole("sliding_window", default=4096), config.layers()
-    each, bias = config.whole("sliding_window_pattern", default=6), bool(config.get("attention_bias"))
+    each, bias = config.whole("sliding_window_pattern", default=6), config.flag("attention_bias")
     style = gated.Style(
         attention_bias=bias, output_bias=bias, activation_entry="hidden_activation", activation="gelu_pytorch_tanh",
         head_width=256, norm_offset=1.0, tied=True,
@@ -28,7 +28,7 @@ def describe(config: ModelConfig) -> ModelSpec:
         spec,
         embedding=replace(spec.embedding, scale=spec.hidden_size**0.5),
         float16=False,
-        head=HeadSpec(spec.head.name, softcap=config.get("final_logit_softcapping")),
+        head=HeadSpec(spec.head.name, softcap=config.bound("final_logit_softcapping")),
     )
 
 
@@ -37,7 +37,7 @@ def _changed(config: ModelConfig, block: BlockSpec, name: str) -> BlockSpec:
     attention = replace(
         block.attention,
         scale=config.number("query_pre_attn_scalar", 256) ** -0.5,
-        softcap=config.get("attn_logit_softcapping"),
+        softcap=config.bound("attn_logit_softcapping"),
         query_norm=norm,
         key_norm=replace(norm, name=f"{name}.self_attn.k_norm"),
     )

@@ -30,7 +30,7 @@ def describe(config: ModelConfig) -> ModelSpec:
         ),
         embedding=EmbeddingSpec("wte", positions="wpe"),
         norm=NormSpec("ln_f", "layer", eps, bias=True),
-        head=HeadSpec(None if config.get("tie_word_embeddings", True) else "lm_head"),
+        head=HeadSpec(None if config.flag("tie_word_embeddings", True) else "lm_head"),
         max_positions=config.whole("n_positions", "max_position_embeddings"),
         prefixes=("transformer.", ""),
     )
@@ -39,10 +39,10 @@ def describe(config: ModelConfig) -> ModelSpec:
 def _block(config: ModelConfig, number: int, hidden: int, eps: float) -> BlockSpec:
     name = f"h.{number}"
     heads = config.whole("n_head", "num_attention_heads")
-    width, inner = hidden // heads, config.whole("n_inner", default=4 * hidden)
+    width, inner = config.head_width(hidden, heads), config.whole("n_inner", default=4 * hidden)
     query, key, value = side_by_side(f"{name}.attn.c_attn", [(heads, width)] * 3, bias=True, transposed=True)
-    scale = width**-0.5 if config.get("scale_attn_weights", True) else 1.0
-    if config.get("scale_attn_by_inverse_layer_idx"):
+    scale = width**-0.5 if config.flag("scale_attn_weights", True) else 1.0
+    if config.flag("scale_attn_by_inverse_layer_idx"):
         scale /= number + 1
     attention = AttentionSpec(
         query, key, value, Source(f"{name}.attn.c_proj", heads, width, bias=True, transposed=True), scale

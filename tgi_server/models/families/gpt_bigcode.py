@@ -28,7 +28,7 @@ def describe(config: ModelConfig) -> ModelSpec:
         blocks=tuple(_block(config, f"h.{number}", eps) for number in range(layers)),
         embedding=EmbeddingSpec("wte", positions="wpe"),
         norm=NormSpec("ln_f", "layer", eps, bias=True),
-        head=HeadSpec(None if config.get("tie_word_embeddings", True) else "lm_head"),
+        head=HeadSpec(None if config.flag("tie_word_embeddings", True) else "lm_head"),
         max_positions=config.whole("n_positions", "max_position_embeddings"),
         prefixes=("transformer.", ""),
     )
@@ -36,15 +36,15 @@ def describe(config: ModelConfig) -> ModelSpec:
 
 def _block(config: ModelConfig, name: str, eps: float) -> BlockSpec:
     hidden, heads = config.whole("n_embd", "hidden_size"), config.whole("n_head", "num_attention_heads")
-    width, inner = hidden // heads, config.whole("n_inner", default=4 * hidden)
+    width, inner = config.head_width(hidden, heads), config.whole("n_inner", default=4 * hidden)
     fused = f"{name}.attn.c_attn"
-    if config.get("multi_query", True):
+    if config.flag("multi_query", True):
         query, key, value = side_by_side(fused, [(heads, width), (1, width), (1, width)], bias=True)
     else:
         query, key, value = interleaved(fused, heads, [(1, width)] * 3, bias=True)
     attention = AttentionSpec(
         query, key, value, Source(f"{name}.attn.c_proj", heads, width, bias=True),
-        scale=width**-0.5 if config.get("scale_attn_weights", True) else 1.0,
+        scale=width**-0.5 if config.flag("scale_attn_weights", True) else 1.0,
     )  # fmt: skip
     mlp = MlpSpec(
         up=Source(f"{name}.mlp.c_fc", inner, bias=True),

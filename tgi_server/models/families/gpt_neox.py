@@ -23,7 +23,7 @@ def describe(config: ModelConfig) -> ModelSpec:
     """See `families`."""
     eps = config.number("layer_norm_eps", 1e-5)
     layers = config.layers()
-    width = config.whole("hidden_size") // config.whole("num_attention_heads")
+    width = config.head_width(config.whole("hidden_size"), config.whole("num_attention_heads"))
     rope = config.rope(width, theta=config.get("rotary_emb_base"), partial=config.get("rotary_pct", 0.25))
     return ModelSpec(
         vocab_size=config.whole("vocab_size"),
@@ -31,7 +31,7 @@ def describe(config: ModelConfig) -> ModelSpec:
         blocks=tuple(_block(config, f"layers.{number}", eps, rope) for number in range(layers)),
         embedding=EmbeddingSpec("embed_in"),
         norm=NormSpec("final_layer_norm", "layer", eps, bias=True),
-        head=HeadSpec(None if config.get("tie_word_embeddings") else "embed_out"),
+        head=HeadSpec(None if config.flag("tie_word_embeddings") else "embed_out"),
         max_positions=config.max_positions(rope),
         prefixes=("gpt_neox.", ""),
     )
@@ -39,7 +39,7 @@ def describe(config: ModelConfig) -> ModelSpec:
 
 def _block(config: ModelConfig, name: str, eps: float, rope: Rope) -> BlockSpec:
     heads, inner = config.whole("num_attention_heads"), config.whole("intermediate_size")
-    width, bias = config.whole("hidden_size") // heads, bool(config.get("attention_bias", True))
+    width, bias = config.head_width(config.whole("hidden_size"), heads), config.flag("attention_bias", True)
     query, key, value = interleaved(f"{name}.attention.query_key_value", heads, [(1, width)] * 3, bias)
     attention = AttentionSpec(
         query, key, value, Source(f"{name}.attention.dense", heads, width, bias),
@@ -55,4 +55,4 @@ def _block(config: ModelConfig, name: str, eps: float, rope: Rope) -> BlockSpec:
         NormSpec(f"{name}.input_layernorm", "layer", eps, bias=True),
         NormSpec(f"{name}.post_attention_layernorm", "layer", eps, bias=True),
     )
-    return BlockSpec(attention, mlp, first, second, parallel=bool(config.get("use_parallel_residual", True)))
+    return BlockSpec(attention, mlp, first, second, parallel=config.flag("use_parallel_residual", True))

@@ -13,7 +13,7 @@ model_types = ("granite",)
 
 def describe(config: ModelConfig) -> ModelSpec:
     """See `families`."""
-    bias, mlp_bias = bool(config.get("attention_bias")), bool(config.get("mlp_bias"))
+    bias, mlp_bias = config.flag("attention_bias"), config.flag("mlp_bias")
 
     def scaled(block: BlockSpec, name: str) -> BlockSpec:
         attention = replace(block.attention, scale=config.number("attention_multiplier", 1.0))

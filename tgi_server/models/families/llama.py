@@ -11,5 +11,5 @@ model_types = ("llama",)
 
 def describe(config: ModelConfig) -> ModelSpec:
     """See `families`."""
-    attention_bias, mlp_bias = bool(config.get("attention_bias")), bool(config.get("mlp_bias"))
+    attention_bias, mlp_bias = config.flag("attention_bias"), config.flag("mlp_bias")
     return gated.model(config, gated.Style(attention_bias, attention_bias, mlp_bias))

@@ -25,7 +25,7 @@ def describe(config: ModelConfig) -> ModelSpec:
     for entry, name, off in ((attention, "clip_qkv", None), (attention, "qk_ln", False), (config, "logit_scale", None)):
         if entry.get(name) not in (None, off):
             raise ValueError(f"{name}={entry.get(name)} (only {off} is served)")
-    if not config.get("no_bias", True):
+    if not config.flag("no_bias", True):
         raise ValueError("no_bias=false (only true is served)")
     eps, layers = config.number("layer_norm_epsilon", 1e-5), config.layers("n_layers")
     return ModelSpec(
@@ -34,7 +34,7 @@ def describe(config: ModelConfig) -> ModelSpec:
         blocks=tuple(_block(config, attention, f"blocks.{number}", eps) for number in range(layers)),
         embedding=EmbeddingSpec("wte"),
         norm=NormSpec("norm_f", "layer", eps),
-        head=HeadSpec(None if config.get("tie_word_embeddings", True) else "lm_head"),
+        head=HeadSpec(None if config.flag("tie_word_embeddings", True) else "lm_head"),
         max_positions=None,
         prefixes=("transformer.", ""),
     )
@@ -42,7 +42,7 @@ def describe(config: ModelConfig) -> ModelSpec:
 
 def _block(config: ModelConfig, entry: ModelConfig, name: str, eps: float) -> BlockSpec:
     hidden, heads = config.whole("d_model"), config.whole("n_heads")
-    width, inner = hidden // heads, config.whole("expansion_ratio", default=4) * hidden
+    width, inner = config.head_width(hidden, heads), config.whole("expansion_ratio", default=4) * hidden
     query, key, value = side_by_side(f"{name}.attn.Wqkv", [(heads, width)] * 3, bias=False)
     attention = AttentionSpec(
         query, key, value, Source(f"{name}.attn.out_proj", heads, width),

@@ -32,8 +32,8 @@ def describe(config: ModelConfig) -> ModelSpec:
         hidden_size=hidden,
         blocks=tuple(_block(config, f"layers.{number}") for number in range(config.layers())),
         embedding=EmbeddingSpec("embed_tokens", positions="embed_positions", first_position=2),
-        norm=NormSpec(kind="identity") if config.get("_remove_final_layer_norm") else last,
-        head=HeadSpec(None if config.get("tie_word_embeddings", True) else "lm_head"),
+        norm=NormSpec(kind="identity") if config.flag("_remove_final_layer_norm") else last,
+        head=HeadSpec(None if config.flag("tie_word_embeddings", True) else "lm_head"),
         max_positions=config.whole("max_position_embeddings"),
         prefixes=("model.decoder.", "decoder.", ""),
     )
@@ -41,7 +41,7 @@ def describe(config: ModelConfig) -> ModelSpec:
 
 def _block(config: ModelConfig, name: str) -> BlockSpec:
     heads, inner = config.whole("num_attention_heads"), config.whole("ffn_dim")
-    width, bias = config.whole("hidden_size") // heads, bool(config.get("enable_bias", True))
+    width, bias = config.head_width(config.whole("hidden_size"), heads), config.flag("enable_bias", True)
     attention = AttentionSpec(
         query=Source(f"{name}.self_attn.q_proj", heads, width, bias),
         key=Source(f"{name}.self_attn.k_proj", heads, width, bias),

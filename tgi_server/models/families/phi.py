@@ -20,9 +20,9 @@ model_types = ("phi",)
 
 def describe(config: ModelConfig) -> ModelSpec:
     """See `families`."""
-    if config.get("qk_layernorm"):
+    if config.flag("qk_layernorm"):
         raise ValueError("qk_layernorm=true (only false is served)")
-    width = config.whole("hidden_size") // config.whole("num_attention_heads")
+    width = config.head_width(config.whole("hidden_size"), config.whole("num_attention_heads"))
     rope, eps = config.rope(width, partial=0.5), config.number("layer_norm_eps", 1e-5)
     layers = config.layers()
     return ModelSpec(
@@ -40,7 +40,8 @@ def describe(config: ModelConfig) -> ModelSpec:
 
 def _block(config: ModelConfig, name: str, rope: Rope, eps: float) -> BlockSpec:
     heads, inner = config.whole("num_attention_heads"), config.whole("intermediate_size")
-    kv_heads, width = config.whole("num_key_value_heads", default=heads), config.whole("hidden_size") // heads
+    kv_heads = config.whole("num_key_value_heads", default=heads)
+    width = config.head_width(config.whole("hidden_size"), heads)
     attention = AttentionSpec(
         query=Source(f"{name}.self_attn.q_proj", heads, width, bias=True),
         key=Source(f"{name}.self_attn.k_proj", kv_heads, width, bias=True),

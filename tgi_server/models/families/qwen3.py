@@ -23,5 +23,5 @@ def describe(config: ModelConfig) -> ModelSpec:
         )
         return replace(block, attention=attention)
 
-    bias = bool(config.get("attention_bias"))
+    bias = config.flag("attention_bias")
     return gated.model(config, gated.Style(bias, bias, windows=gated.later_windows(config)), with_norms)

@@ -22,6 +22,6 @@ def describe(config: ModelConfig) -> ModelSpec:
     def changed(block: BlockSpec, name: str) -> BlockSpec:
         return replace(block, attention=replace(block.attention, rope=None)) if name in without else block
 
-    bias, mlp_bias = bool(config.get("attention_bias")), bool(config.get("mlp_bias"))
+    bias, mlp_bias = config.flag("attention_bias"), config.flag("mlp_bias")
     config = config if config.get("rope_parameters") or config.get("rope_theta") else config.changed(rope_theta=2e6)
     return gated.model(config, gated.Style(bias, bias, mlp_bias, tied=True), changed)

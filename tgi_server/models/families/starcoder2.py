@@ -13,7 +13,7 @@ model_types = ("starcoder2",)
 
 def describe(config: ModelConfig) -> ModelSpec:
     """See `families`."""
-    bias, eps = bool(config.get("use_bias", True)), config.number("norm_epsilon", 1e-5)
+    bias, eps = config.flag("use_bias", True), config.number("norm_epsilon", 1e-5)
     window = None if config.get("sliding_window") is None else config.whole("sliding_window")
     style = gated.Style(bias, bias, activation="gelu_pytorch_tanh", tied=True, windows=(window,) * config.layers())
 
