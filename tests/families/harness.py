@@ -90,7 +90,6 @@ class Rank:
         self.recorded = run.__class__ is not Forward
         state = BatchState(LONGEST, of.device, spec.groups)
         self.scores: list[Tensor] = []
-        self.libraries = {choice.library for choice in self._model.choices}
         self.stepper = Stepper(state, run, self._logits, None, Watermark(), group, of)
 
     def _logits(self, hidden: Tensor) -> Tensor | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tgi_server.cache.kinds import CacheKind
@@ -11,6 +12,7 @@ from tgi_server.errors import ConfigError
 from tgi_server.models.families import read_spec
 from tgi_server.models.files import TensorInfo
 from tgi_server.models.spec import ModelSpec
+from tgi_server.models.tensors import FLOATS, expected, found
 from tgi_server.rope.kinds import overruled
 from tgi_server.types import BLOCK_SIZE
 
@@ -72,10 +74,8 @@ def check_memory(
     quantised while they load half a byte a number.
     """
     item = ITEM_BYTES[dtype]
-    needed = set(spec.layers())
-    weights = sum(
-        _bytes(tensor, item, quantized) for name, tensor in tensors.items() if _layer(name, spec.prefixes) in needed
-    )
+    needed = (found(name, spec.prefixes, tensors) for name, _ in expected(spec))
+    weights = sum(_bytes(tensors[name], item, quantized) for name in needed if name is not None)
     positions = -(-options.max_total_tokens // BLOCK_SIZE) * BLOCK_SIZE
     cache = sum(
         item * spec.block_elements(number, 1) * (positions if group.kind is CacheKind.FULL else BLOCK_SIZE)
@@ -92,16 +92,7 @@ def _gib(size: float) -> str:
     return f"{size / 2**30:.1f} GiB"
 
 
-def _layer(name: str, prefixes: Sequence[str]) -> str:
-    """The name of the layer that a tensor belongs to, as the description has it."""
-    prefix = next((prefix for prefix in prefixes if prefix and name.startswith(prefix)), "")
-    return name.removeprefix(prefix).rpartition(".")[0]
-
-
 def _bytes(tensor: TensorInfo, item: int, quantized: bool) -> float:
-    if tensor.dtype not in ("F16", "BF16", "F32", "F64"):
+    if tensor.dtype not in FLOATS:
         return tensor.bytes
-    numbers = 1
-    for size in tensor.shape:
-        numbers *= size
-    return numbers * (0.5 if quantized and len(tensor.shape) > 1 else item)
+    return math.prod(tensor.shape) * (0.5 if quantized and len(tensor.shape) > 1 else item)

@@ -6,8 +6,8 @@ launcher reads it too, without torch, to refuse what cannot be served before any
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from math import gcd
 
@@ -68,9 +68,6 @@ class NormSpec:
     eps: float = 1e-5
     offset: float = 0.0
     bias: bool = False
-
-
-NO_NORM = NormSpec(kind="identity")
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,14 +191,6 @@ class ModelSpec:
         """Numbers that one rank keeps for one position in all layers of a group."""
         own = [b.attention for b, number in zip(self.blocks, self.group_of, strict=True) if number == group]
         return sum(kv_heads_of_rank(a.key.units, world) * (a.key.width + a.value.width) for a in own)
-
-    def layers(self) -> Iterator[str]:
-        """The names of all layers whose tensors are read, without prefix and `.weight`."""
-        yield from filter(None, (self.embedding.name, self.embedding.positions, self.head.name, self.norm.name))
-        parts = [part for block in self.blocks for part in (block, block.attention, block.mlp)]
-        for part in [self.embedding, *parts]:
-            values = (getattr(part, field.name) for field in fields(part))
-            yield from (value.name for value in values if isinstance(value, Source | NormSpec))
 
     def shards_that_work(self) -> list[int]:
         """The numbers of ranks over which all heads can be spread."""

@@ -49,10 +49,6 @@ class Checkpoint:
     def __contains__(self, name: object) -> bool:
         return name in self._files
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Of tensor `name`; raises ModelError when there is none."""
-        return tuple(self._view(name).get_shape())
-
     def read(self, name: str, axis: int = 0, pieces: Sequence[Span] | None = None) -> Tensor:
         """Tensor `name`, or only `pieces` of its `axis` one after the other, in the dtype of the file, on the CPU."""
         view = self._view(name)

@@ -21,8 +21,8 @@ _EPS = 1e-5
 def describe(config: ModelConfig) -> ModelSpec:
     """See `families`."""
     hidden = config.whole("hidden_size")
-    for name, served in (("do_layer_norm_before", True), ("layer_norm_elementwise_affine", True)):
-        if bool(config.get(name, True)) is not served:
+    for name in ("do_layer_norm_before", "layer_norm_elementwise_affine"):
+        if not config.flag(name, True):
             raise ValueError(f"{name}=false (only true is served)")
     if (width := config.whole("word_embed_proj_dim", default=hidden)) != hidden:
         raise ValueError(f"word_embed_proj_dim={width} (only hidden_size, {hidden}, is served)")
