@@ -15,7 +15,6 @@ from torch import Tensor
 from tgi_server.cache.memory import allocate
 from tgi_server.config.schema import RopeOptions
 from tgi_server.kernels.row import Needs
-from tgi_server.models.decoder import Decoder
 from tgi_server.models.families import read_spec
 from tgi_server.models.load import load_model
 from tgi_server.shard.batch import BatchState
@@ -67,7 +66,7 @@ class Steps:
         rope: RopeOptions | None = None, answers: Sequence[Sequence[int]] | None = None,
     ) -> None:  # fmt: skip
         self.spec = read_spec(directory, rope)
-        self.model: Decoder = load_model(directory, self.spec, of, longest)
+        self.model = load_model(directory, self.spec, of, longest)
         self._answers = [list(answer) for answer in answers] if answers else [[] for _ in prompts]
         each = -(-longest // BLOCK_SIZE)
         groups = len(self.spec.groups)

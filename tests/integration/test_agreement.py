@@ -9,9 +9,9 @@ from tests.integration import reference
 from tests.models import needs
 from tgi_server.cache.memory import allocate
 from tgi_server.config.schema import BatchingOptions
-from tgi_server.models.decoder import Decoder
 from tgi_server.models.families import read_spec
 from tgi_server.models.load import load_model
+from tgi_server.models.model import Model
 from tgi_server.quantize.base import QuantizeMethod
 from tgi_server.quantize.eetq import Eetq
 from tgi_server.quantize.none import NoQuantize
@@ -22,7 +22,7 @@ from tgi_server.types import BLOCK_SIZE, NewSequence, Plan, SamplingParams
 CPU = torch.device("cpu")
 
 
-def best_tokens(model: Decoder, known: list[int], prompt: int) -> list[int]:
+def best_tokens(model: Model, known: list[int], prompt: int) -> list[int]:
     """The first choice after each position from `prompt - 1` on: prompt in one step, then the rest in two."""
     spec = read_spec(reference.model_directory())
     blocks = list(range(-(-len(known) // BLOCK_SIZE)))

@@ -12,7 +12,7 @@ from tgi_server.cache.kinds import CacheGroup, CacheKind, blocks_of, held
 from tgi_server.config.schema import BatchingOptions
 from tgi_server.errors import ConfigError
 from tgi_server.kernels.attention import LayerCache
-from tgi_server.models.spec import ModelSpec, kv_heads_of_rank
+from tgi_server.models.description import Description, kv_heads_of_rank
 from tgi_server.types import BLOCK_SIZE
 
 USABLE = 0.9
@@ -28,10 +28,10 @@ class GroupSize:
     block_bytes: int
 
 
-def group_sizes(spec: ModelSpec, world: int, dtype: torch.dtype) -> list[GroupSize]:
+def group_sizes(spec: Description, world: int, dtype: torch.dtype) -> list[GroupSize]:
     """Of each group of a model."""
     return [
-        GroupSize(group, spec.group_of.count(number), spec.block_elements(number, world) * BLOCK_SIZE * dtype.itemsize)
+        GroupSize(group, spec.group_of.count(number), spec.block_bytes(number, world, dtype.itemsize))
         for number, group in enumerate(spec.groups)
     ]
 
@@ -129,18 +129,18 @@ def plan_tokens(options: BatchingOptions, plan: CachePlan, free: int) -> int:
 
 
 def allocate(
-    spec: ModelSpec, blocks: Sequence[int], world: int, dtype: torch.dtype, device: torch.device
+    spec: Description, blocks: Sequence[int], world: int, dtype: torch.dtype, device: torch.device
 ) -> list[LayerCache]:
     """The cache of every layer, of as many blocks as its group has.
 
     Left unwritten, so that on a CPU a block costs memory only once it is used.
     """
     caches = []
-    for block, group in zip(spec.blocks, spec.group_of, strict=True):
-        heads = kv_heads_of_rank(block.attention.key.units, world)
+    for past, group in zip(spec.pasts, spec.group_of, strict=True):
+        heads = kv_heads_of_rank(past.kv_heads, world)
         keys, values = (
             torch.empty((blocks[group], heads, BLOCK_SIZE, width), dtype=dtype, device=device)
-            for width in (block.attention.key.width, block.attention.value.width)
+            for width in (past.key_width, past.value_width)
         )
         caches.append(LayerCache(keys, values))
     return caches

@@ -26,11 +26,11 @@ from tgi_server.launcher.progress import Progress
 from tgi_server.launcher.supervise import Programs, Server, StoppedError, StopSignals
 from tgi_server.models import tensors
 from tgi_server.models.check import check_memory, described
+from tgi_server.models.description import Description
 from tgi_server.models.files import headers
-from tgi_server.models.spec import ModelSpec
 from tgi_server.telemetry import logging as log
 
-Look = Callable[[Path], ModelSpec]
+Look = Callable[[Path], Description]
 """Describes the model in a directory; raises ModelError or ConfigError for one that cannot be served."""
 Fetch = Callable[[ServerConfig, DType, Callable[[str, float], None], Look], Model]
 """Brings a model to this machine; see `tgi_server.launcher.weights.fetch`."""

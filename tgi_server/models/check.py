@@ -9,45 +9,43 @@ from pathlib import Path
 from tgi_server.cache.kinds import CacheKind
 from tgi_server.config.schema import BatchingOptions, DType, ServerConfig
 from tgi_server.errors import ConfigError
+from tgi_server.models.description import Description
 from tgi_server.models.families import read_spec
 from tgi_server.models.files import TensorInfo
-from tgi_server.models.spec import ModelSpec
-from tgi_server.models.tensors import FLOATS, expected, found
+from tgi_server.models.tensors import FLOATS, found
 from tgi_server.rope.kinds import overruled
 from tgi_server.types import BLOCK_SIZE
 
 ITEM_BYTES = {DType.float16: 2, DType.bfloat16: 2, DType.float32: 4}
 
 
-def described(directory: Path, config: ServerConfig, num_shard: int, dtype: DType) -> ModelSpec:
+def described(directory: Path, config: ServerConfig, num_shard: int, dtype: DType) -> Description:
     """The model in `directory`, of which config.json is enough; raises ModelError or ConfigError as `check` does."""
     spec = read_spec(directory, config)
     check(spec, config, num_shard, dtype)
     return spec
 
 
-def check(spec: ModelSpec, options: ServerConfig, num_shard: int, dtype: DType) -> None:
+def check(spec: Description, options: ServerConfig, num_shard: int, dtype: DType) -> None:
     """Raise ConfigError, with all that is wrong, unless the model can be spread and is made for such lengths."""
     problems = [*_shards(spec, num_shard), *_lengths(spec, options), *_range(spec, dtype)]
-    if overruled(options) and not any(block.attention.rope for block in spec.blocks):
+    if overruled(options) and not spec.has_rope:
         problems.append("rope_scaling, rope_factor: this model has no rotary positions; leave them out")
     if problems:
         raise ConfigError("; ".join(problems))
 
 
-def _shards(spec: ModelSpec, num_shard: int) -> Iterator[str]:
+def _shards(spec: Description, num_shard: int) -> Iterator[str]:
     works = spec.shards_that_work()
     if num_shard in works:
         return
-    heads = sorted({(block.attention.query.units, block.attention.key.units) for block in spec.blocks})
-    words = ", ".join(f"{query} attention heads and {kv} key/value heads" for query, kv in heads)
     yield (
-        f"num_shard={num_shard}: the model's {words} cannot be split over {num_shard} shards; these numbers work: "
-        f"{', '.join(map(str, works))}"
+        f"num_shard={num_shard}: the model's {spec.unsplit()} cannot be split over {num_shard} shards; "
+        f"these numbers work: {', '.join(map(str, works))}"
     )
 
 
-def _lengths(spec: ModelSpec, options: BatchingOptions) -> Iterator[str]:
+def _lengths(spec: Description, options: BatchingOptions) -> Iterator[str]:
     if spec.max_positions is not None and options.max_total_tokens > spec.max_positions:
         yield (
             f"max_total_tokens={options.max_total_tokens} is more than the {spec.max_positions} positions the "
@@ -55,13 +53,13 @@ def _lengths(spec: ModelSpec, options: BatchingOptions) -> Iterator[str]:
         )
 
 
-def _range(spec: ModelSpec, dtype: DType) -> Iterator[str]:
+def _range(spec: Description, dtype: DType) -> Iterator[str]:
     if dtype is DType.float16 and not spec.float16:
         yield "dtype=float16: values of this model are too large for it; dtype=bfloat16 works"
 
 
 def check_memory(
-    spec: ModelSpec,
+    spec: Description,
     options: BatchingOptions,
     tensors: Mapping[str, TensorInfo],
     dtype: DType,
@@ -74,11 +72,11 @@ def check_memory(
     quantised while they load half a byte a number.
     """
     item = ITEM_BYTES[dtype]
-    needed = (found(name, spec.prefixes, tensors) for name, _ in expected(spec))
+    needed = (found(name, spec.prefixes, tensors) for name, _ in spec.tensors())
     weights = sum(_bytes(tensors[name], item, quantized) for name in needed if name is not None)
-    positions = -(-options.max_total_tokens // BLOCK_SIZE) * BLOCK_SIZE
+    blocks = -(-options.max_total_tokens // BLOCK_SIZE)
     cache = sum(
-        item * spec.block_elements(number, 1) * (positions if group.kind is CacheKind.FULL else BLOCK_SIZE)
+        spec.block_bytes(number, 1, item) * (blocks if group.kind is CacheKind.FULL else 1)
         for number, group in enumerate(spec.groups)
     )
     if weights + cache > free:

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 from tgi_server.kernels.row import Needs
 from tgi_server.layers.parallel import Group
 from tgi_server.models import tensors
-from tgi_server.models.decoder import Decoder
+from tgi_server.models.description import Description
 from tgi_server.models.files import headers
-from tgi_server.models.spec import ModelSpec
+from tgi_server.models.model import Model
 from tgi_server.models.weights import Checkpoint, WeightLoader
 from tgi_server.quantize.base import PLAIN, QuantizeMethod
 from tgi_server.quantize.none import NoQuantize
 
 
 def load_model(
-    directory: Path, spec: ModelSpec, needs: Needs, max_positions: int, quantize: QuantizeMethod | None = None,
+    directory: Path, spec: Description, needs: Needs, max_positions: int, quantize: QuantizeMethod | None = None,
     group: Group | None = None, report: Callable[[float], None] = lambda fraction: None,
-) -> Decoder:  # fmt: skip
+) -> Model:  # fmt: skip
     """The model in `directory`, one rank's part of it.
 
     Args:
@@ -39,4 +40,6 @@ def load_model(
     if set(quantize.stored()) == set(PLAIN):
         tensors.check(spec, headers(directory))
     loader = WeightLoader(Checkpoint(directory, report), spec.prefixes, quantize, group or Group(), needs)
-    return Decoder(spec, loader, max_positions)
+    module, _, name = spec.builder.partition(":")
+    model: Model = getattr(import_module(module), name)(spec, loader, max_positions)
+    return model

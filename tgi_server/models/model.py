@@ -11,6 +11,7 @@ from torch import Tensor
 from tgi_server.kernels.attention import AttentionBatch, LayerCache
 from tgi_server.kernels.operations import Angles
 from tgi_server.kernels.row import Recorder
+from tgi_server.kernels.table import Choice
 from tgi_server.rope.table import IntArray
 
 
@@ -32,10 +33,12 @@ class Model(Protocol):
 
     Attributes:
         hidden_size: width of the residual stream.
+        choices: who computes its operations.
         recorder: how `forward` may be recorded and run again with other data at the same addresses; None if not.
     """
 
     hidden_size: int
+    choices: list[Choice]
     recorder: Recorder | None
 
     def begin(self, ids: Tensor, positions: Tensor, lengths: IntArray, limits: IntArray) -> Inputs:

@@ -6,12 +6,14 @@ launcher reads it too, without torch, to refuse what cannot be served before any
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import gcd
+from typing import ClassVar
 
 from tgi_server.cache.kinds import CacheGroup, CacheKind
+from tgi_server.models.description import Description, Past, Shape
 from tgi_server.rope.base import Rope
 
 
@@ -150,47 +152,32 @@ class HeadSpec:
     softcap: float | None = None
 
 
-@dataclass(frozen=True)
-class ModelSpec:
-    """A whole decoder.
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec(Description):
+    """A whole decoder."""
 
-    Attributes:
-        prefixes: what may stand before every name, in the order in which they are tried.
-        float16: whether the activations fit into its range.
-        max_positions: longest text; None where nothing limits it.
-        eos_token_ids: tokens that end a text.
-    """
+    builder: ClassVar[str] = "tgi_server.models.decoder:Decoder"
 
-    vocab_size: int
-    hidden_size: int
     blocks: tuple[BlockSpec, ...]
     embedding: EmbeddingSpec
     norm: NormSpec
     head: HeadSpec
-    max_positions: int | None
-    eos_token_ids: tuple[int, ...] = ()
-    prefixes: tuple[str, ...] = ("",)
-    float16: bool = True
 
     @cached_property
-    def groups(self) -> tuple[CacheGroup, ...]:
-        """The groups of layers whose past is held alike, in the order of their first layers."""
-        return tuple(dict.fromkeys(_group(block) for block in self.blocks))
-
-    @cached_property
-    def group_of(self) -> tuple[int, ...]:
-        """Of each block, the number of its group."""
-        return tuple(self.groups.index(_group(block)) for block in self.blocks)
+    def pasts(self) -> tuple[Past, ...]:
+        """One a block."""
+        own = [block.attention for block in self.blocks]
+        return tuple(Past(_group(a), a.key.units, a.key.width, a.value.width) for a in own)
 
     @property
     def by_length(self) -> bool:
         """Whether what is cached for a token depends on how long its text is or may get."""
         return any(block.attention.rope is not None and block.attention.rope.by_length for block in self.blocks)
 
-    def block_elements(self, group: int, world: int) -> int:
-        """Numbers that one rank keeps for one position in all layers of a group."""
-        own = [b.attention for b, number in zip(self.blocks, self.group_of, strict=True) if number == group]
-        return sum(kv_heads_of_rank(a.key.units, world) * (a.key.width + a.value.width) for a in own)
+    @property
+    def has_rope(self) -> bool:
+        """See `Description`."""
+        return any(block.attention.rope for block in self.blocks)
 
     def shards_that_work(self) -> list[int]:
         """The numbers of ranks over which all heads can be spread."""
@@ -198,10 +185,25 @@ class ModelSpec:
         most = gcd(*(heads for heads, _ in pairs))
         return [n for n in range(1, most + 1) if most % n == 0 and all(_divides(n, *pair) for pair in pairs)]
 
+    def unsplit(self) -> str:
+        """See `Description`."""
+        heads = sorted({(block.attention.query.units, block.attention.key.units) for block in self.blocks})
+        return ", ".join(f"{query} attention heads and {kv} key/value heads" for query, kv in heads)
 
-def kv_heads_of_rank(heads: int, world: int) -> int:
-    """Key/value heads of one of `world` ranks; they are repeated where there are fewer of them than ranks."""
-    return max(1, heads // world)
+    def tensors(self) -> Iterator[tuple[str, Shape]]:
+        """See `Description`."""
+        from tgi_server.models.tensors import expected  # which walks this description
+
+        return expected(self)
+
+    @property
+    def longer(self) -> str | None:
+        """See `Description`."""
+        return f"{self.embedding.positions}.weight" if self.embedding.positions else None
+
+    def layers(self) -> tuple[str, int]:
+        """See `Description`."""
+        return self.blocks[0].attention.query.name.partition(".0.")[0], len(self.blocks)
 
 
 def alibi_slopes(heads: int, most: float = 8.0) -> tuple[float, ...]:
@@ -235,8 +237,8 @@ def interleaved(name: str, groups: int, sizes: Sequence[tuple[int, int]], bias: 
     return sources
 
 
-def _group(block: BlockSpec) -> CacheGroup:
-    window = block.attention.window
+def _group(attention: AttentionSpec) -> CacheGroup:
+    window = attention.window
     return CacheGroup(CacheKind.FULL) if window is None else CacheGroup(CacheKind.WINDOW, window)
 
 

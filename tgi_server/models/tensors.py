@@ -7,16 +7,16 @@ from collections import defaultdict
 from collections.abc import Container, Iterator, Mapping, Sequence
 
 from tgi_server.errors import ModelError
+from tgi_server.models.description import Description, Shape
 from tgi_server.models.files import TensorInfo
 from tgi_server.models.spec import BlockSpec, ModelSpec, NormSpec, Source
 
-Shape = tuple[int, ...]
 FLOATS = ("F16", "BF16", "F32", "F64")
 MOST_TOLD = 5
 """Tensors at fault that a message names."""
 
 
-def check(spec: ModelSpec, tensors: Mapping[str, TensorInfo]) -> None:
+def check(spec: Description, tensors: Mapping[str, TensorInfo]) -> None:
     """Raise ModelError, naming what is wrong, unless a checkpoint that is not quantised is as the description says."""
     problems = [*_wrong(spec, tensors), *_more_layers(spec, tensors)]
     if problems:
@@ -45,26 +45,24 @@ def found(name: str, prefixes: Sequence[str], tensors: Container[str]) -> str | 
     return next((full for full in (*(prefix + name for prefix in prefixes), name) if full in tensors), None)
 
 
-def _wrong(spec: ModelSpec, tensors: Mapping[str, TensorInfo]) -> Iterator[str]:
-    positions = f"{spec.embedding.positions}.weight"
-    for name, shape in expected(spec):
+def _wrong(spec: Description, tensors: Mapping[str, TensorInfo]) -> Iterator[str]:
+    for name, shape in spec.tensors():
         full = found(name, spec.prefixes, tensors)
         if full is None:
             yield f"tensor {spec.prefixes[0]}{name} is missing"
             continue
         has = tensors[full]
-        longer = name == positions and has.shape[1:] == shape[1:] and has.shape >= shape
-        if has.shape != shape and not longer:
+        if has.shape != shape and not (name == spec.longer and has.shape[1:] == shape[1:] and has.shape >= shape):
             yield f"tensor {full} has the shape {list(has.shape)}, {list(shape)} was expected"
         elif has.dtype not in FLOATS:
             yield f"tensor {full} is of the type {has.dtype}; {', '.join(FLOATS)} are served"
 
 
-def _more_layers(spec: ModelSpec, tensors: Mapping[str, TensorInfo]) -> Iterator[str]:
+def _more_layers(spec: Description, tensors: Mapping[str, TensorInfo]) -> Iterator[str]:
     """Layers beyond those of the description, which would be left out."""
-    before = spec.blocks[0].attention.query.name.partition(".0.")[0]
+    before, count = spec.layers()
     prefixes = "|".join(map(re.escape, spec.prefixes))
-    layer, count = re.compile(rf"(?:{prefixes}){re.escape(before)}\.(\d+)\."), len(spec.blocks)
+    layer = re.compile(rf"(?:{prefixes}){re.escape(before)}\.(\d+)\.")
     numbers = {int(match[1]) for name in tensors if (match := layer.match(name))}
     if beyond := sorted(n for n in numbers if n >= count):
         yield f"it has a layer {beyond[0]}, and config.json counts {count}"

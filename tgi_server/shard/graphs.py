@@ -19,8 +19,8 @@ from tgi_server.errors import ConfigError
 from tgi_server.kernels.attention import AttentionBatch, LayerCache
 from tgi_server.kernels.native import calls
 from tgi_server.kernels.operations import Angles
+from tgi_server.models.description import Description
 from tgi_server.models.model import Inputs, Model
-from tgi_server.models.spec import ModelSpec
 from tgi_server.shard.batch import StepInputs
 from tgi_server.types import BLOCK_SIZE, CacheKind
 
@@ -36,7 +36,7 @@ Run = Callable[[StepInputs], Tensor]
 
 
 def best_forward(
-    model: Model, caches: Sequence[LayerCache], spec: ModelSpec, options: BatchingOptions,
+    model: Model, caches: Sequence[LayerCache], spec: Description, options: BatchingOptions,
     cuda_graphs: bool | None = None,
 ) -> Run:  # fmt: skip
     """The fastest way to run `model` that works; the log says which.
@@ -85,7 +85,7 @@ class Forward:
 class Buffers:
     """Inputs of steps with one new position for each of up to `most` sequences of up to `longest` positions."""
 
-    def __init__(self, most: int, longest: int, model: Model, caches: Sequence[LayerCache], spec: ModelSpec) -> None:
+    def __init__(self, most: int, longest: int, model: Model, caches: Sequence[LayerCache], spec: Description) -> None:
         device = caches[0].keys.device
         self.most = most
         self.inputs = _zeros_like(_sample(model, device), most)
@@ -201,7 +201,7 @@ class GraphForward:
     """
 
     def __init__(
-        self, model: Model, caches: Sequence[LayerCache], spec: ModelSpec, options: BatchingOptions,
+        self, model: Model, caches: Sequence[LayerCache], spec: Description, options: BatchingOptions,
         capture: Capture,
     ) -> None:  # fmt: skip
         self._plain = Forward(model, caches)

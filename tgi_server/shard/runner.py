@@ -17,9 +17,9 @@ from tgi_server.errors import ConfigError, ModelError
 from tgi_server.kernels.row import Needs
 from tgi_server.kernels.table import UnavailableError, best, efficient_tokens
 from tgi_server.layers.parallel import Group
-from tgi_server.models.decoder import Decoder
+from tgi_server.models.description import Description
 from tgi_server.models.load import load_model
-from tgi_server.models.spec import ModelSpec
+from tgi_server.models.model import Model
 from tgi_server.shard.batch import BatchState
 from tgi_server.shard.graphs import best_forward
 from tgi_server.shard.guides import Guides
@@ -47,7 +47,7 @@ class ModelRunner:
     """
 
     def __init__(
-        self, launch: Launch, spec: ModelSpec, rank: int, drafter: Drafter | None = None, draft_width: int = 0
+        self, launch: Launch, spec: Description, rank: int, drafter: Drafter | None = None, draft_width: int = 0
     ) -> None:
         config, world = launch.config, launch.resolved.num_shard
         self._spec = spec
@@ -94,7 +94,7 @@ class ModelRunner:
         path = Path(launch.resolved.model_dir) / "tokenizer.json"
         return Guides(path, self._spec.vocab_size, self._spec.eos_token_ids)
 
-    def _load(self, launch: Launch, needs: Needs) -> Decoder:
+    def _load(self, launch: Launch, needs: Needs) -> Model:
         config = launch.config
         directory, longest = Path(launch.resolved.model_dir), config.max_total_tokens
         quantize = instantiate(config.quantize)

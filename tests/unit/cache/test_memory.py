@@ -37,7 +37,7 @@ def test_a_blocks_size_is_what_is_allocated(tmp_path: Path) -> None:
         caches = allocate(spec, [3], world, torch.bfloat16, CPU)
         (size,) = group_sizes(spec, world, torch.bfloat16)
         assert sum(c.keys.nbytes + c.values.nbytes for c in caches) == 3 * size.block_bytes
-        assert size.layers == len(spec.blocks)
+        assert size.layers == len(spec.pasts)
 
 
 def test_inferred_capacity_stops_at_what_requests_can_use() -> None:

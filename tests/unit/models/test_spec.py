@@ -12,6 +12,7 @@ import pytest
 from tgi_server.config.schema import DType, RopeOptions, RopeScaling, ServerConfig
 from tgi_server.errors import ConfigError, ModelError
 from tgi_server.models.check import check, check_memory, described
+from tgi_server.models.description import Description
 from tgi_server.models.families import read_spec
 from tgi_server.models.files import TensorInfo
 from tgi_server.models.spec import ModelSpec, Source, alibi_slopes, interleaved, side_by_side
@@ -31,7 +32,8 @@ def write(directory: Path, **changes: Any) -> Path:
     return directory
 
 
-def rope_of(spec: ModelSpec) -> Rope:
+def rope_of(spec: Description) -> Rope:
+    assert isinstance(spec, ModelSpec)
     rope = spec.blocks[0].attention.rope
     assert rope is not None
     return rope
@@ -59,6 +61,7 @@ def test_a_base_by_layer_type(tmp_path: Path) -> None:
             layer_types=["sliding_attention", "full_attention"],
         )
     )  # fmt: skip
+    assert isinstance(spec, ModelSpec)
     ropes = [block.attention.rope for block in spec.blocks]
     assert [vars_of(rope)["theta"] for rope in ropes if rope] == [1e4, 1e6]
     assert ropes[1] == LinearRope(4, 1e6, 8.0)
@@ -109,7 +112,8 @@ def test_a_checkpoints_own_scaling_stretches_too(tmp_path: Path, scaling: dict[s
 
 def test_a_type_that_is_too_small(tmp_path: Path) -> None:
     model = write(tmp_path, model_type="gemma2", head_dim=4)
-    assert described(model, ServerConfig(max_total_tokens=64), 1, DType.bfloat16).head.softcap == 30.0
+    spec = described(model, ServerConfig(max_total_tokens=64), 1, DType.bfloat16)
+    assert isinstance(spec, ModelSpec) and spec.head.softcap == 30.0
     with pytest.raises(ConfigError, match=r"dtype=float16: .*dtype=bfloat16 works"):
         described(model, ServerConfig(max_total_tokens=64), 1, DType.float16)
 

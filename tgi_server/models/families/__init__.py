@@ -16,9 +16,9 @@ from typing import Any
 from tgi_server.config.schema import RopeOptions
 from tgi_server.errors import ModelError
 from tgi_server.models.config import ModelConfig, end_of_sequence, read_json
-from tgi_server.models.spec import ModelSpec
+from tgi_server.models.description import Description
 
-Describe = Callable[[ModelConfig], ModelSpec]
+Describe = Callable[[ModelConfig], Description]
 
 
 @cache
@@ -31,7 +31,7 @@ def families() -> Mapping[str, Describe]:
     return found
 
 
-def read_spec(directory: Path, rope: RopeOptions | None = None) -> ModelSpec:
+def read_spec(directory: Path, rope: RopeOptions | None = None) -> Description:
     """Describe the model in `directory` by its config.json (and generation_config.json); `rope` overrules it.
 
     Raises ModelError when a file is unreadable or describes something that is not served.

@@ -1,0 +1,118 @@
+"""What launcher, caches and runner have to know of a model, whatever it is made of. Stdlib only."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import ClassVar
+
+from tgi_server.cache.kinds import CacheGroup
+from tgi_server.types import BLOCK_SIZE
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What a layer keeps of a sequence: keys and values of its positions, or states of fixed size.
+
+    Attributes:
+        group: how it is kept.
+        kv_heads: of the whole model, all ranks together.
+        key_width, value_width: numbers in a head.
+        states: shapes of the float32 states of a sequence, in STATE groups; each rank has them whole.
+    """
+
+    group: CacheGroup
+    kv_heads: int = 0
+    key_width: int = 0
+    value_width: int = 0
+    states: tuple[Shape, ...] = ()
+
+    def block_bytes(self, world: int, item: int) -> int:
+        """Bytes of one block on one rank, of numbers of `item` bytes."""
+        heads = kv_heads_of_rank(self.kv_heads, world) if self.kv_heads else 0
+        return heads * (self.key_width + self.value_width) * BLOCK_SIZE * item + 4 * sum(map(prod, self.states))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description(ABC):
+    """A model, as its config.json tells.
+
+    Attributes:
+        builder: `module:class` of its `models.model.Model`, called with the description, a WeightLoader and the length
+            of the longest text.
+        max_positions: longest text; None where nothing limits it.
+        eos_token_ids: tokens that end a text.
+        prefixes: what may stand before every tensor's name, in the order in which they are tried.
+        float16: whether the activations fit into its range.
+    """
+
+    builder: ClassVar[str]
+
+    vocab_size: int
+    hidden_size: int
+    max_positions: int | None
+    eos_token_ids: tuple[int, ...] = ()
+    prefixes: tuple[str, ...] = ("",)
+    float16: bool = True
+
+    @property
+    @abstractmethod
+    def pasts(self) -> tuple[Past, ...]:
+        """What each layer keeps, in the order of the caches that the model is run with."""
+
+    @cached_property
+    def groups(self) -> tuple[CacheGroup, ...]:
+        """The groups of layers whose past is held alike, in the order of their first layers."""
+        return tuple(dict.fromkeys(past.group for past in self.pasts))
+
+    @cached_property
+    def group_of(self) -> tuple[int, ...]:
+        """Of each layer, the number of its group."""
+        return tuple(self.groups.index(past.group) for past in self.pasts)
+
+    def block_bytes(self, group: int, world: int, item: int) -> int:
+        """Bytes that one rank keeps in a block for all layers of a group, in a serving dtype of `item` bytes."""
+        return sum(
+            past.block_bytes(world, item) for past, own in zip(self.pasts, self.group_of, strict=True) if own == group
+        )
+
+    @property
+    def by_length(self) -> bool:
+        """Whether what is cached for a token depends on how long its text is or may get."""
+        return False
+
+    @property
+    def has_rope(self) -> bool:
+        """Whether there are rotary positions that `rope_scaling` could change."""
+        return False
+
+    @abstractmethod
+    def shards_that_work(self) -> list[int]:
+        """The numbers of ranks over which it can be spread."""
+
+    @abstractmethod
+    def unsplit(self) -> str:
+        """Of what there are too few, or no fitting number, for other numbers of ranks; for people."""
+
+    @abstractmethod
+    def tensors(self) -> Iterator[tuple[str, Shape]]:
+        """Each tensor that it reads, without prefix, and its shape."""
+
+    @property
+    def longer(self) -> str | None:
+        """The tensor that may have more rows than that: of learned positions beyond the longest text."""
+        return None
+
+    @abstractmethod
+    def layers(self) -> tuple[str, int]:
+        """What stands before the number of a layer in names of tensors, and how many layers there are."""
+
+
+def kv_heads_of_rank(heads: int, world: int) -> int:
+    """Key/value heads of one of `world` ranks; they are repeated where there are fewer of them than ranks."""
+    return max(1, heads // world)
