@@ -82,7 +82,7 @@ class Rank:
         spec = read_spec(directory)
         options = BatchingOptions(max_total_tokens=LONGEST)
         self._model = load_model(directory, spec, of, LONGEST, group=group)
-        caches = allocate(spec, [count + 1 for count in blocks], group.world, of.dtype, of.device)
+        caches = allocate(spec, [count + 1 for count in blocks], group.world, of.dtype, of.device, group.rank)
         for cache in caches:  # what was never written must not matter
             cache.keys.fill_(torch.nan)
             cache.values.fill_(torch.nan)
@@ -168,14 +168,14 @@ class FamilyTests:
         implementation: of transformers' attention.
         interpreted_tokens: how many the Triton kernels generate, which the interpreter makes slow; all of them in the
             families that together have every feature.
-        shards: rank counts that have to work.
+        shards: rank counts that have to work, whether they divide heads and features or not.
     """
 
     config: ClassVar[str]
     numbers: ClassVar[dict[str, Any]]
     implementation: ClassVar[str] = "eager"
     interpreted_tokens: ClassVar[int] = 3
-    shards: ClassVar[tuple[int, ...]] = (2,)
+    shards: ClassVar[tuple[int, ...]] = (2, 3)
     lengths: ClassVar[tuple[int, ...]] = (37, 3, 20, 1)
     """Of prompts in one batch: more than two blocks, and longer than the windows."""
 

@@ -11,4 +11,4 @@ class TestBloom(FamilyTests):
     config = "BloomConfig"
     interpreted_tokens = 16
     numbers: ClassVar[dict[str, Any]] = {"hidden_size": 96, "n_layer": 2, "n_head": 6}
-    shards = (2, 3)
+    shards = (3, 4)

@@ -10,7 +10,7 @@ SMALL: dict[str, Any] = {"hidden_size": 64, "num_hidden_layers": 2, "num_attenti
 class TestFalcon7B(FamilyTests):
     config = "FalconConfig"
     numbers: ClassVar[dict[str, Any]] = SMALL
-    shards = (2, 4)
+    shards = (2, 3, 4)
 
 
 class TestFalcon40B(FamilyTests):

@@ -9,4 +9,4 @@ class TestGpt2(FamilyTests):
     config = "GPT2Config"
     interpreted_tokens = 16
     numbers: ClassVar[dict[str, Any]] = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128}
-    shards = (2, 4)
+    shards = (2, 3, 4)

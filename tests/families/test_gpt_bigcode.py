@@ -10,7 +10,7 @@ SMALL: dict[str, Any] = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions":
 class TestStarCoder(FamilyTests):
     config = "GPTBigCodeConfig"
     numbers: ClassVar[dict[str, Any]] = SMALL
-    shards = (2, 4)
+    shards = (2, 3, 4)
 
 
 class TestManyHeads(FamilyTests):

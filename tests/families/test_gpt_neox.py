@@ -13,7 +13,7 @@ SMALL: dict[str, Any] = {
 class TestGptNeoX(FamilyTests):
     config = "GPTNeoXConfig"
     numbers: ClassVar[dict[str, Any]] = SMALL
-    shards = (2, 4)
+    shards = (2, 3, 4)
 
 
 class TestOneAfterTheOther(FamilyTests):

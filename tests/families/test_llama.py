@@ -20,4 +20,4 @@ class TestTiedLlamaWithRepeatedHeads(FamilyTests):
     numbers: ClassVar[dict[str, Any]] = SMALL | {
         "hidden_size": 96, "num_attention_heads": 6, "num_key_value_heads": 1, "tie_word_embeddings": True,
     }  # fmt: skip
-    shards = (2, 3)
+    shards = (3, 4)

@@ -28,10 +28,10 @@ class GroupSize:
     block_bytes: int
 
 
-def group_sizes(spec: Description, world: int, dtype: torch.dtype) -> list[GroupSize]:
-    """Of each group of a model."""
+def group_sizes(spec: Description, world: int, dtype: torch.dtype, rank: int | None = None) -> list[GroupSize]:
+    """Of each group of a model, on one of its ranks; by default on that which keeps most, as all have to be planned."""
     return [
-        GroupSize(group, spec.group_of.count(number), spec.block_bytes(number, world, dtype.itemsize))
+        GroupSize(group, spec.group_of.count(number), spec.block_bytes(number, world, dtype.itemsize, rank))
         for number, group in enumerate(spec.groups)
     ]
 
@@ -129,15 +129,15 @@ def plan_tokens(options: BatchingOptions, plan: CachePlan, free: int) -> int:
 
 
 def allocate(
-    spec: Description, blocks: Sequence[int], world: int, dtype: torch.dtype, device: torch.device
+    spec: Description, blocks: Sequence[int], world: int, dtype: torch.dtype, device: torch.device, rank: int = 0
 ) -> list[LayerCache]:
-    """The cache of every layer, of as many blocks as its group has.
+    """The cache of every layer on one rank, of as many blocks as its group has.
 
     Left unwritten, so that on a CPU a block costs memory only once it is used.
     """
     caches = []
     for past, group in zip(spec.pasts, spec.group_of, strict=True):
-        heads = kv_heads_of_rank(past.kv_heads, world)
+        heads = kv_heads_of_rank(past.kv_heads, world, rank)
         keys, values = (
             torch.empty((blocks[group], heads, BLOCK_SIZE, width), dtype=dtype, device=device)
             for width in (past.key_width, past.value_width)

@@ -187,7 +187,8 @@ class ShardOptions(Options):
     )
     num_shard: Optional[int] = option(
         None,
-        "Number of shard processes. Unset: the number of visible accelerators, 1 where there is none.",
+        "Number of shard processes. Unset: the number of visible accelerators, 1 where there is none. Any number up to "
+        "the model's attention heads works; the work is even where it divides the key/value heads.",
         minimum=1,
     )
     shard_uds_path: str = option(

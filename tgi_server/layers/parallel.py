@@ -8,13 +8,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tgi_server.layers import spread
+from tgi_server.layers.spread import Span
+
 TIMEOUT = timedelta(seconds=60)
-
-
-def span(size: int, rank: int, world: int) -> tuple[int, int]:
-    """Start and stop of rank's part of `size` things, in chunks of ceil(size / world); the last may be shorter."""
-    chunk = -(-size // world)
-    return min(rank * chunk, size), min((rank + 1) * chunk, size)
 
 
 def _bracketed(address: str) -> str:
@@ -42,9 +39,13 @@ class Group:
             )
         return cls(rank, world)
 
-    def span(self, size: int) -> tuple[int, int]:
-        """This rank's part of `size` things."""
-        return span(size, self.rank, self.world)
+    def span(self, size: int) -> Span:
+        """This rank's part of `size` things; see `spread.span`."""
+        return spread.span(size, self.rank, self.world)
+
+    def heads(self, queries: int, keys: int) -> tuple[Span, Span]:
+        """This rank's query heads and key/value heads; see `spread.heads`."""
+        return spread.heads(queries, keys, self.rank, self.world)
 
     def all_reduce(self, x: Tensor) -> Tensor:
         """Sum of every rank's `x`, in place."""
@@ -61,14 +62,17 @@ class Group:
         return int(x.item())
 
     def gather_columns(self, x: Tensor, size: int) -> Tensor | None:
-        """Join the ranks' column parts `[rows, part]` into `[rows, size]` on rank 0; None on the others."""
+        """Join the ranks' column parts (`span(size)`) into `[rows, size]` on rank 0; None on the others."""
         if self.world == 1:
             return x
-        chunk = -(-size // self.world)
-        padded = torch.nn.functional.pad(x, (0, chunk - x.shape[1])).contiguous()
+        spans = [spread.span(size, rank, self.world) for rank in range(self.world)]
+        most = -(-size // self.world)  # parts that are gathered have one shape
+        padded = torch.nn.functional.pad(x, (0, most - x.shape[1])).contiguous()
         parts = [torch.empty_like(padded) for _ in range(self.world)] if self.rank == 0 else None
         dist.gather(padded, parts, dst=0)
-        return torch.cat(parts, dim=1)[:, :size] if parts is not None else None
+        if parts is None:
+            return None
+        return torch.cat([part[:, : stop - start] for part, (start, stop) in zip(parts, spans, strict=True)], dim=1)
 
     def broadcast(self, x: Tensor) -> Tensor:
         """Rank 0's `x` on every rank, in place."""

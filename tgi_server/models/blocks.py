@@ -12,9 +12,8 @@ from tgi_server.kernels.attention import Attend, Features, LayerCache
 from tgi_server.kernels.operations import Activation, Angles, Norm
 from tgi_server.kernels.row import Recorder
 from tgi_server.kernels.table import Choice
-from tgi_server.layers.parallel import Group
 from tgi_server.models.spec import AttentionSpec, BlockSpec, MlpSpec
-from tgi_server.models.weights import Span, WeightLoader
+from tgi_server.models.weights import WeightLoader
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +31,7 @@ class AttentionBlock:
 
     def __init__(self, spec: AttentionSpec, load: WeightLoader) -> None:
         group = load.group
-        heads, kv = group.span(spec.query.units), kv_span(spec.key.units, group)
+        heads, kv = group.heads(spec.query.units, spec.key.units)
         widths = {"key_width": spec.key.width, "value_width": spec.value.width}
         self._group = group
         self._heads = heads[1] - heads[0]
@@ -61,7 +60,7 @@ class MlpBlock:
 
     def __init__(self, spec: MlpSpec, load: WeightLoader) -> None:
         group = load.group
-        inner = group.span(spec.up.units)
+        inner = load.features(spec.up.units)
         sources = [spec.up] if spec.gate is None else [spec.gate, spec.up]
         self._group = group
         self._inputs = load.column(sources, [inner] * len(sources))
@@ -127,14 +126,6 @@ class Block:
         else:
             y = stream.read(residual, Added(self._attention(x, step), self._posts[0], self._scale), self._mlp_norm)
         return Added(self._mlp(y), self._posts[1], self._scale)
-
-
-def kv_span(heads: int, group: Group) -> Span:
-    """The key/value heads of a rank: its part, or the one that its query heads share with other ranks."""
-    if heads >= group.world:
-        return group.span(heads)
-    head = group.rank * heads // group.world
-    return head, head + 1
 
 
 def recorder_of(choices: Sequence[Choice]) -> Recorder | None:

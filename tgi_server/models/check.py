@@ -13,6 +13,7 @@ from tgi_server.models.description import Description
 from tgi_server.models.families import read_spec
 from tgi_server.models.files import TensorInfo
 from tgi_server.models.tensors import FLOATS, found
+from tgi_server.quantize.base import Stored, together
 from tgi_server.rope.kinds import overruled
 from tgi_server.types import BLOCK_SIZE
 
@@ -35,14 +36,31 @@ def check(spec: Description, options: ServerConfig, num_shard: int, dtype: DType
         raise ConfigError("; ".join(problems))
 
 
+def check_cuts(spec: Description, num_shard: int, stored: Mapping[str, Stored]) -> None:
+    """Raise ConfigError unless every shard's part is made of whole elements of what a quantisation method stores."""
+    outputs, inputs = together(stored)
+    if spec.whole(num_shard, outputs, inputs):
+        return
+    works = [n for n in spec.shards_that_work() if spec.whole(n, outputs, inputs)]
+    raise ConfigError(
+        f"num_shard={num_shard}: the checkpoint keeps {outputs} outputs and {inputs} inputs of a layer together, which "
+        f"so many shards would cut apart; these numbers work: {_listed(works)}"
+    )
+
+
 def _shards(spec: Description, num_shard: int) -> Iterator[str]:
     works = spec.shards_that_work()
     if num_shard in works:
         return
     yield (
         f"num_shard={num_shard}: the model's {spec.unsplit()} cannot be split over {num_shard} shards; "
-        f"these numbers work: {', '.join(map(str, works))}"
+        f"these numbers work: {_listed(works)}"
     )
+
+
+def _listed(works: list[int]) -> str:
+    every = len(works) > 1 and works == list(range(1, works[-1] + 1))
+    return f"1 to {works[-1]}" if every else ", ".join(map(str, works))
 
 
 def _lengths(spec: Description, options: BatchingOptions) -> Iterator[str]:

@@ -10,6 +10,7 @@ from math import prod
 from typing import ClassVar
 
 from tgi_server.cache.kinds import CacheGroup
+from tgi_server.layers import spread
 from tgi_server.types import BLOCK_SIZE
 
 Shape = tuple[int, ...]
@@ -32,9 +33,9 @@ class Past:
     value_width: int = 0
     states: tuple[Shape, ...] = ()
 
-    def block_bytes(self, world: int, item: int) -> int:
-        """Bytes of one block on one rank, of numbers of `item` bytes."""
-        heads = kv_heads_of_rank(self.kv_heads, world) if self.kv_heads else 0
+    def block_bytes(self, world: int, item: int, rank: int | None = None) -> int:
+        """Bytes of one block on one rank, of numbers of `item` bytes; by default on the rank that keeps most."""
+        heads = kv_heads_of_rank(self.kv_heads, world, rank) if self.kv_heads else 0
         return heads * (self.key_width + self.value_width) * BLOCK_SIZE * item + 4 * sum(map(prod, self.states))
 
 
@@ -75,11 +76,11 @@ class Description(ABC):
         """Of each layer, the number of its group."""
         return tuple(self.groups.index(past.group) for past in self.pasts)
 
-    def block_bytes(self, group: int, world: int, item: int) -> int:
-        """Bytes that one rank keeps in a block for all layers of a group, in a serving dtype of `item` bytes."""
-        return sum(
-            past.block_bytes(world, item) for past, own in zip(self.pasts, self.group_of, strict=True) if own == group
-        )
+    def block_bytes(self, group: int, world: int, item: int, rank: int | None = None) -> int:
+        """Bytes that one rank keeps in a block for all layers of a group, in a serving dtype of `item` bytes; by
+        default the rank that keeps most."""
+        pasts = zip(self.pasts, self.group_of, strict=True)
+        return sum(past.block_bytes(world, item, rank) for past, own in pasts if own == group)
 
     @property
     def by_length(self) -> bool:
@@ -94,6 +95,11 @@ class Description(ABC):
     @abstractmethod
     def shards_that_work(self) -> list[int]:
         """The numbers of ranks over which it can be spread."""
+
+    def whole(self, world: int, outputs: int, inputs: int) -> bool:
+        """Whether no part of so many ranks begins or ends within `outputs` outputs or `inputs` inputs of a layer, which
+        a quantised checkpoint keeps together."""
+        return True
 
     @abstractmethod
     def unsplit(self) -> str:
@@ -113,6 +119,8 @@ class Description(ABC):
         """What stands before the number of a layer in names of tensors, and how many layers there are."""
 
 
-def kv_heads_of_rank(heads: int, world: int) -> int:
-    """Key/value heads of one of `world` ranks; they are repeated where there are fewer of them than ranks."""
-    return max(1, heads // world)
+def kv_heads_of_rank(heads: int, world: int, rank: int | None = None) -> int:
+    """Key/value heads of one of `world` ranks, by default of that which has most; they are repeated where there are
+    fewer of them than ranks."""
+    first, last = spread.span(heads, world - 1 if rank is None else rank, world)
+    return max(1, last - first)

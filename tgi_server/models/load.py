@@ -9,6 +9,7 @@ from pathlib import Path
 from tgi_server.kernels.row import Needs
 from tgi_server.layers.parallel import Group
 from tgi_server.models import tensors
+from tgi_server.models.check import check_cuts
 from tgi_server.models.description import Description
 from tgi_server.models.files import headers
 from tgi_server.models.model import Model
@@ -34,12 +35,14 @@ def load_model(
 
     Raises:
         ModelError: tensors are missing or have the wrong shape.
+        ConfigError: the ranks would cut what a quantised checkpoint keeps together.
         UnavailableError: attention of one library is wanted that does not work here.
     """
-    quantize = quantize or NoQuantize()
+    quantize, group = quantize or NoQuantize(), group or Group()
+    check_cuts(spec, group.world, quantize.stored())
     if set(quantize.stored()) == set(PLAIN):
         tensors.check(spec, headers(directory))
-    loader = WeightLoader(Checkpoint(directory, report), spec.prefixes, quantize, group or Group(), needs)
+    loader = WeightLoader(Checkpoint(directory, report), spec.prefixes, quantize, group, needs)
     module, _, name = spec.builder.partition(":")
     model: Model = getattr(import_module(module), name)(spec, loader, max_positions)
     return model

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import gcd
+from itertools import product
+from math import lcm
 from typing import ClassVar
 
 from tgi_server.cache.kinds import CacheGroup, CacheKind
+from tgi_server.layers import spread
 from tgi_server.models.description import Description, Past, Shape
 from tgi_server.rope.base import Rope
 
@@ -99,6 +101,11 @@ class AttentionSpec:
     query_norm: NormSpec | None = None
     key_norm: NormSpec | None = None
 
+    def __post_init__(self) -> None:
+        """ValueError for query heads that do not share the key/value heads evenly."""
+        if self.query.units % self.key.units:
+            raise ValueError(f"{self.query.units} attention heads cannot share {self.key.units} key/value heads evenly")
+
 
 @dataclass(frozen=True, slots=True)
 class MlpSpec:
@@ -180,10 +187,24 @@ class ModelSpec(Description):
         return any(block.attention.rope for block in self.blocks)
 
     def shards_that_work(self) -> list[int]:
-        """The numbers of ranks over which all heads can be spread."""
-        pairs = {(block.attention.query.units, block.attention.key.units) for block in self.blocks}
-        most = gcd(*(heads for heads, _ in pairs))
-        return [n for n in range(1, most + 1) if most % n == 0 and all(_divides(n, *pair) for pair in pairs)]
+        """See `Description`: as many as all have a query head of each layer, and less."""
+        units = ((block.attention.query.units, block.mlp.up.units) for block in self.blocks)
+        return list(range(1, min(self.vocab_size, *(min(pair) for pair in units)) + 1))
+
+    def whole(self, world: int, outputs: int, inputs: int) -> bool:
+        """See `Description`."""
+        if world == 1 or outputs == inputs == 1:
+            return True
+        for block, rank in product(self.blocks, range(world)):
+            own, mlp = block.attention, block.mlp
+            heads, kv = spread.heads(own.query.units, own.key.units, rank, world)
+            inner = spread.features(mlp.up.units, rank, world, lcm(outputs, inputs))
+            columns = [(own.query, heads), (own.key, kv), (own.value, kv), (mlp.gate or mlp.up, inner), (mlp.up, inner)]
+            rows = [(own.output, heads), (mlp.down, inner)]
+            for number, parts in ((outputs, columns), (inputs, rows)):
+                if any(edge % number for source, part in parts for piece in source.pieces(*part) for edge in piece):
+                    return False
+        return True
 
     def unsplit(self) -> str:
         """See `Description`."""
@@ -240,7 +261,3 @@ def interleaved(name: str, groups: int, sizes: Sequence[tuple[int, int]], bias: 
 def _group(attention: AttentionSpec) -> CacheGroup:
     window = attention.window
     return CacheGroup(CacheKind.FULL) if window is None else CacheGroup(CacheKind.WINDOW, window)
-
-
-def _divides(n: int, heads: int, kv_heads: int) -> bool:
-    return heads % n == 0 and (kv_heads % n == 0 or n % kv_heads == 0)

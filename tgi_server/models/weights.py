@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import lcm
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ from tgi_server.kernels.operations import Norm, NormKind
 from tgi_server.kernels.plain import LinearOp
 from tgi_server.kernels.row import Needs, Operation
 from tgi_server.kernels.table import Choice, best
+from tgi_server.layers import spread
 from tgi_server.layers.parallel import Group
+from tgi_server.layers.spread import Span
 from tgi_server.models.files import weight_files
 from tgi_server.models.spec import NormSpec, Source
 from tgi_server.models.tensors import found
-from tgi_server.quantize.base import QuantizeMethod, Stored
+from tgi_server.quantize.base import QuantizeMethod, Stored, together
 
-Span = tuple[int, int]
 MOST_PIECES = 64
 """Pieces of a tensor that are read one by one; of more, the whole tensor is read and cut."""
 
@@ -108,6 +110,10 @@ class WeightLoader:
         if spec.offset:
             weight += spec.offset
         return Norm(kind, spec.eps, weight, self.vector(f"{spec.name}.bias") if spec.bias else None)
+
+    def features(self, size: int) -> Span:
+        """This rank's part of an MLP's `size` features; see `spread.features`."""
+        return spread.features(size, self.group.rank, self.group.world, lcm(*together(self._quantize.stored())))
 
     def column(self, sources: Sequence[Source], parts: Sequence[Span]) -> LinearOp:
         """One layer from several that share their input; of `sources[i]` this rank takes the units `parts[i]`."""

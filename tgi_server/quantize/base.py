@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import lcm
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -33,6 +34,13 @@ class Stored:
 
 PLAIN: Mapping[str, Stored] = {"weight": Stored()}
 """Of a checkpoint that is not quantised. The loader gives such a matrix as `[out, in]` however it is stored."""
+
+
+def together(stored: Mapping[str, Stored]) -> tuple[int, int]:
+    """How many outputs, and how many inputs of a layer no cut may part."""
+    numbers = [pair for one in stored.values() for pair in zip(one.axes, one.numbers, strict=True)]
+    outputs, inputs = (lcm(*(number for axis, number in numbers if axis == which)) for which in ("out", "in"))
+    return outputs, inputs
 
 
 class QuantizeMethod(Protocol):

@@ -115,8 +115,8 @@ class ModelRunner:
             print(f"{PROGRESS}{fraction:.3f}", file=sys.stderr, flush=True)
 
     def _allocate(self, config: ServerConfig) -> list[int]:
-        """Make the caches; every rank gets as many blocks as the poorest can hold."""
-        world = self._group.world
+        """Make the caches; every rank gets as many blocks as the poorest would hold of the largest."""
+        rank, world = self._group.rank, self._group.world
         free = memory.free_memory(self._device, config.cuda_memory_fraction)
         weights = max(0, self._free - free)
         if self._device.type == "cpu":
@@ -126,8 +126,9 @@ class ModelRunner:
         blocks = plan.blocks(memory.plan_tokens(config, plan, self._group.minimum(free, self._device)))
         spare = 1 if self._device.type == "cuda" else 0  # for the padded rows of CUDA graphs
         self._caches = memory.allocate(
-            self._spec, [count + spare for count in blocks], world, self._dtype, self._device
+            self._spec, [count + spare for count in blocks], world, self._dtype, self._device, rank
         )
+        sizes = memory.group_sizes(self._spec, world, self._dtype, rank)
         for line in memory.arithmetic(sizes, blocks, weights, free):
             log.info("memory: %s", line)
         return blocks

@@ -33,11 +33,15 @@ def blocks(options: BatchingOptions, free: int, *sizes: GroupSize) -> list[int]:
 def test_a_blocks_size_is_what_is_allocated(tmp_path: Path) -> None:
     write_llama(tmp_path)
     spec = read_spec(tmp_path)
-    for world in (1, 2, 4):
-        caches = allocate(spec, [3], world, torch.bfloat16, CPU)
-        (size,) = group_sizes(spec, world, torch.bfloat16)
-        assert sum(c.keys.nbytes + c.values.nbytes for c in caches) == 3 * size.block_bytes
-        assert size.layers == len(spec.pasts)
+    for world in (1, 2, 3, 4):
+        sizes = []
+        for rank in range(world):
+            caches = allocate(spec, [3], world, torch.bfloat16, CPU, rank)
+            (size,) = group_sizes(spec, world, torch.bfloat16, rank)
+            assert sum(c.keys.nbytes + c.values.nbytes for c in caches) == 3 * size.block_bytes
+            assert size.layers == len(spec.pasts)
+            sizes.append(size.block_bytes)
+        assert group_sizes(spec, world, torch.bfloat16)[0].block_bytes == max(sizes)
 
 
 def test_inferred_capacity_stops_at_what_requests_can_use() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import pytest
 
 from tgi_server.config.schema import DType, RopeOptions, RopeScaling, ServerConfig
 from tgi_server.errors import ConfigError, ModelError
-from tgi_server.models.check import check, check_memory, described
+from tgi_server.models.check import check, check_cuts, check_memory, described
 from tgi_server.models.description import Description
 from tgi_server.models.families import read_spec
 from tgi_server.models.files import TensorInfo
 from tgi_server.models.spec import ModelSpec, Source, alibi_slopes, interleaved, side_by_side
+from tgi_server.quantize.base import Stored
+from tgi_server.quantize.none import NoQuantize
 from tgi_server.rope.base import Rope
 from tgi_server.rope.linear import LinearRope
 
@@ -137,20 +140,38 @@ def test_generation_config_names_all_end_of_sequence_ids(tmp_path: Path) -> None
     assert read_spec(tmp_path).eos_token_ids == (2, 7)
 
 
-@pytest.mark.parametrize("n", [1, 3, 9])
-def test_heads_can_be_split(tmp_path: Path, n: int) -> None:
-    check(read_spec(write(tmp_path)), ServerConfig(max_total_tokens=64), n, F32)
+def test_any_number_of_ranks_up_to_the_heads(tmp_path: Path) -> None:
+    spec = read_spec(write(tmp_path))
+    for n in range(1, 10):
+        check(spec, ServerConfig(max_total_tokens=64), n, F32)
+    with pytest.raises(
+        ConfigError, match=r"num_shard=10: .*9 attention heads and 3 .* work: 1 to 9$"
+    ):
+        check(spec, ServerConfig(max_total_tokens=64), 10, F32)
+    with pytest.raises(ConfigError, match=r"these numbers work: 1$"):
+        check(read_spec(write(tmp_path, vocab_size=1)), ServerConfig(max_total_tokens=64), 2, F32)
 
 
-@pytest.mark.parametrize("n", [2, 4, 6, 18])
-def test_heads_cannot_be_split(tmp_path: Path, n: int) -> None:
-    with pytest.raises(ConfigError, match=f"num_shard={n}: .*9 attention heads and 3 .* work: 1, 3, 9$"):
-        check(read_spec(write(tmp_path)), ServerConfig(max_total_tokens=64), n, F32)
+class Grouped:
+    """Four outputs in each element of the codes, 16 inputs in each of the scales."""
+
+    def stored(self) -> Mapping[str, Stored]:
+        return {"codes": Stored(("in", "out"), (1, 4)), "scale": Stored(("in", "out"), (16, 1), exact=True)}
+
+
+def test_what_is_stored_together_is_not_cut(tmp_path: Path) -> None:
+    spec = read_spec(write(tmp_path, hidden_size=72, num_attention_heads=18, num_key_value_heads=6, head_dim=8))
+    stored = Grouped().stored()
+    for n in (1, 3):  # 18 heads of 8 numbers are 9 groups
+        check_cuts(spec, n, stored)
+    with pytest.raises(ConfigError, match=r"num_shard=2: .* 4 outputs and 16 inputs .* numbers work: 1, 3$"):
+        check_cuts(spec, 2, stored)
+    check_cuts(spec, 7, NoQuantize().stored())
 
 
 def test_all_that_is_wrong_is_one_message(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"num_shard=2: .*; max_total_tokens=2048 is more"):
-        check(read_spec(write(tmp_path)), ServerConfig(), 2, F32)
+    with pytest.raises(ConfigError, match=r"num_shard=12: .*; max_total_tokens=2048 is more"):
+        check(read_spec(write(tmp_path)), ServerConfig(), 12, F32)
 
 
 @pytest.mark.parametrize(
@@ -172,6 +193,7 @@ def test_all_that_is_wrong_is_one_message(tmp_path: Path) -> None:
         ({"num_hidden_layers": 10**6}, "at most 10000"),
         ({"num_attention_heads": 10**9}, "num_attention_heads"),
         ({"num_attention_heads": 7}, "36 does not divide into 7 attention heads"),
+        ({"num_key_value_heads": 2}, "9 attention heads cannot share 2 key/value heads evenly"),
         ({"rms_norm_eps": -1}, "rms_norm_eps=-1"),
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps=nan"),
         ({"rope_theta": -5}, "rope_theta=-5"),
