@@ -88,6 +88,9 @@ def launch_operations(dtype: torch.dtype, heads: int, kv_heads: int, width: int,
         angles = Angles(torch.empty(2, half), torch.empty(2, half))
         rotary.rotate_store(qkv, angles, torch.arange(2), cache, heads)
         rotary.rotate_store(qkv, angles, torch.arange(2), cache, heads, rms, layer)
+    all_heads = Norm(NormKind.RMS, 1e-5, torch.empty(heads * width))
+    squares = norm.mean_squares(qkv, (heads * width, kv_heads * width), (heads * width, kv_heads * width))
+    rotary.rotate_store(qkv, angles, torch.arange(2), cache, heads, all_heads, all_heads, squares)
     rotary.rotate_store(qkv, None, torch.arange(2), cache, heads, layer, Norm(NormKind.IDENTITY))
 
 

@@ -70,6 +70,7 @@ def angles_of(tokens: int, half: int) -> Angles:
 def check_rotate_store(
     dtype: torch.dtype, rows: int, heads: int, kv_heads: int, width: int,
     turned: int | None = None, value_width: int | None = None, norms: tuple[Norm | None, Norm | None] = (None, None),
+    squares: Tensor | None = None,
 ) -> None:  # fmt: skip
     """`turned` numbers of a head turn: all if None."""
     blocks, value_width = -(-rows // BLOCK_SIZE) + 2, value_width or width
@@ -80,13 +81,24 @@ def check_rotate_store(
     for rotate_store in (rotary.rotate_store, operations.rotate_store):
         sizes = ((blocks, kv_heads, BLOCK_SIZE, size) for size in (width, value_width))
         cache = LayerCache(*(torch.zeros(size, dtype=dtype) for size in sizes))
-        results.append(rotate_store(qkv, angles, slots, cache, heads, *norms))
+        results.append(rotate_store(qkv, angles, slots, cache, heads, *norms, squares))
         caches.append(cache)
     for got, expected in zip(*results, strict=True):
         assert got.dtype == dtype
         assert close(got, expected, dtype)
     assert torch.equal(caches[0].values, caches[1].values)
     assert close(caches[0].keys, caches[1].keys, dtype)
+
+
+def check_norms_of_all_heads(dtype: torch.dtype, rows: int, heads: int, kv_heads: int, width: int) -> None:
+    """What such norms divide by, and heads divided by it."""
+    qkv = torch.randn(rows, (heads + 2 * kv_heads) * width).to(dtype)
+    sizes, totals = (heads * width, kv_heads * width), (2 * heads * width, 3 * kv_heads * width)
+    got = norm.mean_squares(qkv, sizes, totals)
+    assert close(got, operations.mean_squares(qkv, sizes, totals), torch.float32)
+    query, key = (Norm(NormKind.RMS, 1e-5, torch.randn(size)) for size in sizes)
+    for own, turned in (((query, key), width), ((None, key), width // 2), ((Norm(NormKind.RMS, 1e-5), None), 0)):
+        check_rotate_store(dtype, rows, heads, kv_heads, width, turned, norms=own, squares=torch.rand(rows, 2) + 0.5)
 
 
 def cases_of(

@@ -14,6 +14,7 @@ from tests.triton_checks import (
     check_decode,
     check_gate,
     check_int8_linear,
+    check_norms_of_all_heads,
     check_rotate_store,
     check_steps,
     norms,
@@ -70,6 +71,7 @@ def test_rotate_store(dtype: torch.dtype, rows: int, shape: tuple[int, int, int]
     key_norm = Norm(NormKind.LAYER, 1e-6, torch.randn(width), torch.randn(width))
     for turned in (width, width // 4, 0):
         check_rotate_store(dtype, rows, *shape, turned, value_width=64, norms=(query_norm, key_norm))
+    check_norms_of_all_heads(dtype, rows, *shape)
 
 
 @DTYPES

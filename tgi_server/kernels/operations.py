@@ -95,9 +95,23 @@ def normed(x: Tensor, norm: Norm) -> Tensor:
     return normed if norm.bias is None else normed + norm.bias
 
 
+def mean_squares(qkv: Tensor, sizes: tuple[int, int], totals: tuple[int, int]) -> Tensor:
+    """What a row's queries and keys add to the mean squares of all queries and all keys of its token.
+
+    Args:
+        qkv: `[tokens, size]`; each row begins with queries, then keys.
+        sizes: how many numbers of each there are in it.
+        totals: how many of each all ranks have together.
+
+    Returns float32 `[tokens, 2]`, of which the sum over all ranks is the means.
+    """
+    parts = torch.split(qkv[:, : sum(sizes)].float(), list(sizes), dim=-1)
+    return torch.stack([part.square().sum(-1) / total for part, total in zip(parts, totals, strict=True)], dim=-1)
+
+
 def rotate_store(
     qkv: Tensor, angles: Angles | None, slots: Tensor, cache: LayerCache, heads: int, query_norm: Norm | None = None,
-    key_norm: Norm | None = None,
+    key_norm: Norm | None = None, squares: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Split `qkv`, norm and turn its queries and keys, put keys and values in the cache.
 
@@ -110,6 +124,8 @@ def rotate_store(
         cache: of the layer; its shapes give the widths and the number of key/value heads.
         heads: query heads.
         query_norm, key_norm: RMS norm of each head, weights `[key_width]`, before it turns (Qwen 3); None for none.
+        squares: float32 `[tokens, 2]`, mean squares by which these norms divide in the place of each head's own: those
+            of all queries and of all keys (OLMo 2). The weights are `[heads * key_width]` and `[kv_heads * key_width]`.
 
     Returns query `[tokens, heads, key_width]`, key `[tokens, kv_heads, key_width]`, value
     `[tokens, kv_heads, value_width]`.
@@ -118,18 +134,24 @@ def rotate_store(
     parts = torch.split(qkv, [heads * width, kv_heads * width, kv_heads * value_width], dim=-1)
     query, key = (x.view(len(qkv), -1, width) for x in parts[:2])
     value = parts[2].view(len(qkv), kv_heads, value_width)
-    query, key = _turned(query, query_norm, angles), _turned(key, key_norm, angles)
+    means = [None, None] if squares is None else squares.unbind(-1)
+    query, key = _turned(query, query_norm, angles, means[0]), _turned(key, key_norm, angles, means[1])
     block, offset = slots // block_size, slots % block_size
     cache.keys[block, :, offset] = key
     cache.values[block, :, offset] = value
     return query, key, value
 
 
-def _turned(x: Tensor, norm: Norm | None, angles: Angles | None) -> Tensor:
+def _turned(x: Tensor, norm: Norm | None, angles: Angles | None, square: Tensor | None) -> Tensor:
     """Heads `[tokens, heads, width]`, computed in float32."""
     if norm is None and angles is None:
         return x
-    wide = x.float() if norm is None else normed(x.float(), norm)
+    wide = x.float()
+    if norm is not None and square is not None:
+        wide = wide * torch.rsqrt(square + norm.eps).view(-1, 1, 1)
+        wide = wide if norm.weight is None else wide * norm.weight.view(x.shape[1:])
+    elif norm is not None:
+        wide = normed(wide, norm)
     if angles is not None:
         turned = 2 * angles.cos.shape[-1]
         cos, sin = angles.cos.unsqueeze(1), angles.sin.unsqueeze(1)

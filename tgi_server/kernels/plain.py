@@ -11,7 +11,7 @@ from torch.nn.functional import linear as multiply
 
 from tgi_server.kernels.attention import attention
 from tgi_server.kernels.formats import Dense, Format
-from tgi_server.kernels.operations import add_norm, gate, rotate_store
+from tgi_server.kernels.operations import add_norm, gate, mean_squares, rotate_store
 from tgi_server.kernels.row import Kernel, Needs
 
 LinearOp = Callable[[Tensor], Tensor]
@@ -144,6 +144,7 @@ ROWS = [
     Kernel("linear", "cublas", lambda: linear, _only_dense, recorder="graphs"),
     Kernel("head", "cublas", lambda: _cuda_head, recorder="graphs"),
     Kernel("add_norm", "torch", lambda: add_norm),
+    Kernel("mean_squares", "torch", lambda: mean_squares),
     Kernel("rotate_store", "torch", lambda: rotate_store),
     Kernel("gate", "torch", lambda: gate),
     Kernel("attention", "torch", lambda: attention),

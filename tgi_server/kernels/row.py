@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 import torch
 
-Operation = Literal["add_norm", "rotate_store", "gate", "attention", "linear", "head", "choose"]
-"""add_norm, rotate_store and gate are declared in `operations`, attention in `attention`, the rest in `plain`."""
+Operation = Literal["add_norm", "mean_squares", "rotate_store", "gate", "attention", "linear", "head", "choose"]
+"""add_norm, mean_squares, rotate_store and gate are declared in `operations`, attention in `attention`, the rest in
+`plain`."""
 
 Recorder = Literal["calls", "graphs"]
 """How steps are recorded to be run again: as lists of compiled calls (`native.calls`), or as CUDA graphs."""

@@ -12,6 +12,8 @@ from tgi_server.kernels.attention import Attend, Features, LayerCache
 from tgi_server.kernels.operations import Activation, Angles, Norm
 from tgi_server.kernels.row import Recorder
 from tgi_server.kernels.table import Choice
+from tgi_server.layers import spread
+from tgi_server.layers.spread import Span
 from tgi_server.models.spec import AttentionSpec, BlockSpec, MlpSpec
 from tgi_server.models.weights import WeightLoader
 
@@ -38,7 +40,8 @@ class AttentionBlock:
         self._qkv = load.column((spec.query, spec.key, spec.value), (heads, kv, kv))
         self._output = load.row(spec.output, heads)
         self._rotate_store = load.best("rotate_store", **widths).run
-        self._norms = [None if norm is None else load.norm(norm) for norm in (spec.query_norm, spec.key_norm)]
+        self._norms = _head_norms(spec, load, heads, kv)
+        self._measure = Measure(spec, load) if spec.normed_together else None
         self._features = Features(
             spec.scale, spec.window, spec.softcap,
             slopes=None if spec.slopes is None else torch.tensor(spec.slopes[slice(*heads)], device=load.needs.device),
@@ -48,11 +51,41 @@ class AttentionBlock:
 
     def __call__(self, x: Tensor, step: LayerStep) -> Tensor:
         """Normed `[tokens, hidden]` to what attention adds."""
+        qkv = self._qkv(x)
+        squares = None if self._measure is None else self._measure(qkv)
         query, key, value = self._rotate_store(
-            self._qkv(x), step.angles, step.slots, step.cache, self._heads, *self._norms
+            qkv, step.angles, step.slots, step.cache, self._heads, *self._norms, squares
         )
         attended = step.attend(query, key, value, step.cache, self._features)
         return self._group.all_reduce(self._output(attended.view(len(x), -1)))
+
+
+class Measure:
+    """What norms of all heads together divide by: the ranks sum up what their own heads add."""
+
+    def __init__(self, spec: AttentionSpec, load: WeightLoader) -> None:
+        world, query, key = load.group.world, spec.query, spec.key
+        heads, kv = load.group.heads(query.units, key.units)
+        alike = sum(spread.heads(query.units, key.units, rank, world)[1] == kv for rank in range(world))
+        self._sizes = (heads[1] - heads[0]) * query.width, (kv[1] - kv[0]) * key.width
+        self._totals = query.size, key.size * alike  # ranks that share a key head each add a part of its squares
+        self._mean_squares = load.best("mean_squares").run
+        self._group = load.group
+
+    def __call__(self, qkv: Tensor) -> Tensor:
+        """Mean squares of all queries and of all keys of each token, float32 `[tokens, 2]`, of a rank's own heads."""
+        return self._group.all_reduce(self._mean_squares(qkv, self._sizes, self._totals))
+
+
+def _head_norms(spec: AttentionSpec, load: WeightLoader, heads: Span, kv: Span) -> list[Norm | None]:
+    norms: list[Norm | None] = []
+    for norm, (first, last), width in (
+        (spec.query_norm, heads, spec.query.width),
+        (spec.key_norm, kv, spec.key.width),
+    ):
+        part = (first * width, last * width) if spec.normed_together else None
+        norms.append(None if norm is None else load.norm(norm, part))
+    return norms
 
 
 class MlpBlock:

@@ -125,6 +125,15 @@ class ModelConfig:
         """The rotary positions; see `rope.kinds.read`."""
         return kinds.read(self.entries, head_width, self._rope_options, layer_type, theta, partial)
 
+    def rope_by_layer_type(self, theta: float, local_theta: float) -> ModelConfig:
+        """With the entries that say it before transformers 5 in the form of later ones: a scaling is that of layers
+        without a window. Both bases are those where nothing is said."""
+        if self.get("rope_parameters"):
+            return self
+        whole = {**kinds.table(self.entries, "rope_scaling"), "rope_theta": self.number("rope_theta", theta)}
+        local = {"rope_type": "default", "rope_theta": self.number("rope_local_base_freq", local_theta)}
+        return self.changed(rope_parameters={"full_attention": whole, "sliding_attention": local})
+
     def max_positions(self, rope: Rope) -> int:
         """The longest text, as the rotary positions stretch it; where they differ between layers, they do not."""
         written = self.whole("max_position_embeddings")

@@ -83,6 +83,23 @@ def sandwiched(block: BlockSpec, name: str) -> BlockSpec:
     )
 
 
+def normed_behind(block: BlockSpec, name: str) -> BlockSpec:
+    """With norms behind attention and MLP only, and those of queries and keys over all heads together (OLMo 2, 3)."""
+    post = block.mlp_norm  # post_attention_layernorm
+    query = NormSpec(f"{name}.self_attn.q_norm", eps=post.eps)
+    return replace(
+        block,
+        attention=replace(
+            block.attention, query_norm=query, key_norm=replace(query, name=f"{name}.self_attn.k_norm"),
+            normed_together=True,
+        ),
+        attention_norm=NormSpec(kind="identity"),
+        mlp_norm=NormSpec(kind="identity"),
+        attention_post=post,
+        mlp_post=replace(post, name=f"{name}.post_feedforward_layernorm"),
+    )  # fmt: skip
+
+
 def _attention(
     config: ModelConfig, style: Style, name: str, shape: tuple[int, int], window: int | None
 ) -> AttentionSpec:

@@ -65,13 +65,17 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class NormSpec:
-    """`kind` is `rms`, `layer` or `identity`; `offset` is added to the stored weight (Gemma stores weight - 1)."""
+    """`kind` is `rms`, `layer` or `identity`; `offset` is added to the stored weight (Gemma stores weight - 1).
+
+    Without `weighted` nothing is stored (OLMo 1).
+    """
 
     name: str = ""
     kind: str = "rms"
     eps: float = 1e-5
     offset: float = 0.0
     bias: bool = False
+    weighted: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,7 @@ class AttentionSpec:
         rope: None where positions do not turn heads.
         slopes: one a query head.
         sinks: name of the tensor `[heads]`.
-        query_norm, key_norm: of each head.
+        query_norm, key_norm: of each head, or with `normed_together` RMS norms of all heads as one row (OLMo 2).
     """
 
     query: Source
@@ -100,6 +104,7 @@ class AttentionSpec:
     causal: bool = True
     query_norm: NormSpec | None = None
     key_norm: NormSpec | None = None
+    normed_together: bool = False
 
     def __post_init__(self) -> None:
         """ValueError for query heads that do not share the key/value heads evenly."""

@@ -80,8 +80,8 @@ def _block(block: BlockSpec, hidden: int) -> Iterator[tuple[str, Shape]]:
         yield from _linear(source, (hidden, source.size))
     for norm in (block.attention_norm, block.mlp_norm, block.attention_post, block.mlp_post):
         yield from _norm(norm, hidden)
-    for norm in (attention.query_norm, attention.key_norm):
-        yield from _norm(norm, attention.query.width)
+    for norm, heads in ((attention.query_norm, attention.query), (attention.key_norm, attention.key)):
+        yield from _norm(norm, heads.size if attention.normed_together else heads.width)
     if attention.sinks:
         yield attention.sinks, (attention.query.units,)
 
@@ -94,7 +94,7 @@ def _linear(source: Source, shape: tuple[int, int]) -> Iterator[tuple[str, Shape
 
 
 def _norm(norm: NormSpec | None, size: int) -> Iterator[tuple[str, Shape]]:
-    if norm is not None and norm.kind != "identity":
+    if norm is not None and norm.kind != "identity" and norm.weighted:
         yield f"{norm.name}.weight", (size,)
         if norm.bias:
             yield f"{norm.name}.bias", (size,)

@@ -101,12 +101,12 @@ class WeightLoader:
         """The same in the serving dtype, and only one piece of it."""
         return self.vector(name, None if part is None else [part], self.needs.dtype)
 
-    def norm(self, spec: NormSpec) -> Norm:
-        """The weights of a norm, float32."""
+    def norm(self, spec: NormSpec, part: Span | None = None) -> Norm:
+        """The weights of a norm, float32; or those of a part of its rows."""
         kind = NormKind[spec.kind.upper()]
-        if kind is NormKind.IDENTITY:
-            return Norm(kind)
-        weight = self.vector(f"{spec.name}.weight")
+        if kind is NormKind.IDENTITY or not spec.weighted:
+            return Norm(kind, spec.eps)
+        weight = self.vector(f"{spec.name}.weight", None if part is None else [part])
         if spec.offset:
             weight += spec.offset
         return Norm(kind, spec.eps, weight, self.vector(f"{spec.name}.bias") if spec.bias else None)

@@ -41,8 +41,39 @@ static void add_norm(const AddNorm<T>& a) {
     }
 }
 
+#define MEAN_SQUARES(member)                                                                     \
+    member(const T*, x) member(float*, out) member(int64_t, rows) member(int64_t, stride)         \
+    member(int64_t, queries) member(int64_t, keys) /* numbers of a row, one after the other */    \
+    member(double, query_total) member(double, key_total)
+
+template <typename T>
+struct MeanSquares {
+    MEMBERS(MEAN_SQUARES)
+};
+
+template <typename T>
+static inline float sum_of_squares(const T* x, long size) {
+    vec sums{};
+    for (long i = 0; i < size; i += LANES) {
+        const vec some = load(x + i, size - i);  // zeros beyond the end
+        sums += some * some;
+    }
+    return total(sums);
+}
+
+template <typename T>
+static void mean_squares(const MeanSquares<T>& a) {
+#pragma omp for schedule(static)
+    for (long row = 0; row < a.rows; row++) {
+        const T* x = a.x + row * a.stride;
+        a.out[2 * row] = sum_of_squares(x, a.queries) / a.query_total;
+        a.out[2 * row + 1] = sum_of_squares(x + a.queries, a.keys) / a.key_total;
+    }
+}
+
 #define ROTATE_STORE(member)                                                                                      \
     member(const T*, qkv) member(const float*, cos) member(const float*, sin) member(const int64_t*, slots)       \
+    member(const float*, squares) /* of all queries and all keys of a row, or none */                             \
     member(T*, query) member(T*, key) member(T*, keys) member(T*, values)                                         \
     member(int64_t, rows) member(int64_t, heads) member(int64_t, kv) member(int64_t, key_width)                   \
     member(int64_t, value_width) member(int64_t, turned) NORM(member, query) NORM(member, key)
@@ -82,13 +113,16 @@ static void rotate_store(const RotateStore<T>& a) {
         const T* queries = a.qkv + row * ((a.heads + a.kv) * kw + a.kv * vw);
         const T *keys = queries + a.heads * kw, *values = keys + a.kv * kw;
         const float *c = a.cos + row * half, *s = a.sin + row * half;
+        const auto of_head = [&](const Norm& norm, long which, long h) {
+            return a.squares && norm.kind != NONE ? norm.of_part(a.squares[2 * row + which], h * kw) : norm;
+        };
         for (long h = 0; h < a.heads; h++)
-            turn(queries + h * kw, query_norm, c, s, half, kw, a.query + (row * a.heads + h) * kw);
+            turn(queries + h * kw, of_head(query_norm, 0, h), c, s, half, kw, a.query + (row * a.heads + h) * kw);
         const long block = a.slots[row] / BLOCK, offset = a.slots[row] % BLOCK;
         for (long h = 0; h < a.kv; h++) {
             const long place = (block * a.kv + h) * BLOCK + offset;
             T* key = a.key + (row * a.kv + h) * kw;
-            turn(keys + h * kw, key_norm, c, s, half, kw, key);
+            turn(keys + h * kw, of_head(key_norm, 1, h), c, s, half, kw, key);
             std::memcpy(a.keys + place * kw, key, kw * sizeof(T));
             std::memcpy(a.values + place * vw, values + h * vw, vw * sizeof(T));
         }
@@ -133,6 +167,8 @@ static void gate(const Gate<T>& a) {
 
 KERNEL(add_norm, float32, AddNorm<float>)
 KERNEL(add_norm, bfloat16, AddNorm<bf16>)
+KERNEL(mean_squares, float32, MeanSquares<float>)
+KERNEL(mean_squares, bfloat16, MeanSquares<bf16>)
 KERNEL(rotate_store, float32, RotateStore<float>)
 KERNEL(rotate_store, bfloat16, RotateStore<bf16>)
 KERNEL(gate, float32, Gate<float>)

@@ -36,9 +36,10 @@ _ARGUMENTS = {
     "add_norm": (_COMPUTED, "residual x out rows size scale:d" + _norm("norm") + _norm("post")),
     "rotate_store": (
         _COMPUTED,
-        "qkv cos sin slots query key keys values rows heads kv key_width value_width turned"
+        "qkv cos sin slots squares query key keys values rows heads kv key_width value_width turned"
         + (_norm("query") + _norm("key")),
     ),
+    "mean_squares": (_COMPUTED, "x out rows stride queries keys query_total:d key_total:d"),
     "gate": (_COMPUTED, "x out rows inner activation gated"),
     "attend": (
         _COMPUTED,

@@ -3,7 +3,7 @@
 #include "kernel.h"
 #include "vectors.h"
 
-enum { NONE = -1, IDENTITY = 0, RMS = 1, LAYER = 2 };  // NormKind
+enum { NONE = -1, IDENTITY = 0, RMS = 1, LAYER = 2, MEASURED = 3 };  // NormKind, and one whose factor is known
 
 // The members of a struct of arguments that describe a norm, and the norm.
 #define NORM(member, name)             \
@@ -35,6 +35,14 @@ struct Norm {
             squares += x * x;
         }
         factor = 1.0f / std::sqrt(total(squares) / size + eps);
+    }
+    // The RMS norm of a part that begins at number `begin` of a row whose mean square is known.
+    Norm of_part(float mean_square, long begin) const {
+        Norm part = *this;
+        part.kind = MEASURED;
+        part.factor = 1.0f / std::sqrt(mean_square + eps);
+        if (weight) part.weight += begin;
+        return part;
     }
     // Numbers i to i + 16 of the row, or the last `left`, after the norm.
     vec operator()(vec x, long i, long left) const {

@@ -28,17 +28,25 @@ def add_norm(
     return out
 
 
+def mean_squares(qkv: Tensor, sizes: tuple[int, int], totals: tuple[int, int]) -> Tensor:
+    """See `kernels.operations.mean_squares`."""
+    rows, size = qkv.shape
+    out = empty((rows, 2), torch.float32)
+    call(f"mean_squares_{NAMES[qkv.dtype]}", rows * sum(sizes), qkv, out, rows, size, *sizes, *totals)
+    return out
+
+
 def rotate_store(
     qkv: Tensor, angles: Angles | None, slots: Tensor, cache: LayerCache, heads: int, query_norm: Norm | None = None,
-    key_norm: Norm | None = None,
+    key_norm: Norm | None = None, squares: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """See `kernels.operations.rotate_store`; the value is a view of `qkv`."""
     rows, (_, kv, _, width), value_width = len(qkv), cache.keys.shape, cache.values.shape[-1]
     query, key = empty((rows, heads, width), qkv.dtype), empty((rows, kv, width), qkv.dtype)
     cos, sin, turned = (None, None, 0) if angles is None else (angles.cos, angles.sin, 2 * angles.cos.shape[-1])
     call(
-        f"rotate_store_{NAMES[qkv.dtype]}", qkv.numel(), qkv, cos, sin, slots, query, key, cache.keys, cache.values,
-        rows, heads, kv, width, value_width, turned, *_members(query_norm), *_members(key_norm),
+        f"rotate_store_{NAMES[qkv.dtype]}", qkv.numel(), qkv, cos, sin, slots, squares, query, key, cache.keys,
+        cache.values, rows, heads, kv, width, value_width, turned, *_members(query_norm), *_members(key_norm),
     )  # fmt: skip
     return query, key, qkv[:, (heads + kv) * width :].view(rows, kv, value_width)
 

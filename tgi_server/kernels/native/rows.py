@@ -49,6 +49,7 @@ def _linear_reasons(needs: Needs) -> list[str]:
 
 ROWS = [
     _row("add_norm", "operations"),
+    _row("mean_squares", "operations"),
     _row("rotate_store", "operations"),
     _row("gate", "operations"),
     _row("attention", "attention", _attention_reasons),

@@ -67,6 +67,26 @@ def add_norm(
     return out
 
 
+@triton.jit
+def _mean_squares(qkv, out, stride, queries, keys, query_total, key_total, BLOCK: tl.constexpr):
+    """One program a row and kind, of which 0 is queries."""
+    row, kind = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    start, size = tl.where(kind == 0, 0, queries), tl.where(kind == 0, queries, keys)
+    column = tl.arange(0, BLOCK)
+    x = tl.load(qkv + row * stride + start + column, mask=column < size, other=0.0).to(tl.float32)
+    tl.store(out + 2 * row + kind, tl.sum(x * x, axis=0) / tl.where(kind == 0, query_total, key_total))
+
+
+def mean_squares(qkv: Tensor, sizes: tuple[int, int], totals: tuple[int, int]) -> Tensor:
+    """The operation `mean_squares`."""
+    out = torch.empty(len(qkv), 2, dtype=torch.float32, device=qkv.device)
+    block = triton.next_power_of_2(max(sizes))
+    _mean_squares[(len(qkv), 2)](
+        qkv, out, qkv.stride(0), *sizes, *totals, BLOCK=block, num_warps=min(max(block // 512, 1), 16)
+    )
+    return out
+
+
 def arguments(norm: Norm | None) -> tuple[Tensor | None, Tensor | None, float, int]:
     """Weight, bias, eps and kind; -1 stands for no norm at all."""
     """Weight, bias, eps and kind; -1 stands for no norm at all."""

@@ -36,14 +36,24 @@ def _scaled(x, factor, weight, bias, column, mask):
 
 
 @triton.jit
+def _at_heads(weight, head, WIDTH: tl.constexpr):
+    """Where the weights of each head begin; None where there are none."""
+    if weight is None:
+        return None
+    else:  # noqa: RET505 (known when it is compiled)
+        return weight + head * WIDTH
+
+
+@triton.jit
 def _turn(
-    source, to, copy, exists, cos, sin, weight, bias, eps,
+    source, to, copy, exists, cos, sin, weight, bias, eps, square,
     KIND: tl.constexpr, WIDTH: tl.constexpr, HALF: tl.constexpr, TURNED: tl.constexpr, STILL: tl.constexpr,
 ):  # fmt: skip
     """Norm and turn the heads that begin at `source [rows, 1]`; see `_put` for where they go.
 
     `cos` and `sin` are those of the token. Each half of the numbers that turn is held in TURNED columns, the rest of
-    the head in STILL ones; 0 where there are none. KIND is that of the norm, -1 for none.
+    the head in STILL ones; 0 where there are none. KIND is that of the norm, -1 for none. `square` is the mean square
+    that the norm divides by, and `weight [rows, 1]` then where each head's weights begin; None for each head's own.
     """
     if TURNED > 0:
         near = tl.arange(0, TURNED)[None, :]
@@ -74,11 +84,15 @@ def _turn(
         if STILL > 0:
             squares += tl.sum(rest * rest, axis=1, keep_dims=True)
         factor = tl.rsqrt(squares / WIDTH + eps)
+        if square is not None:
+            factor = tl.rsqrt(square + eps)
         if TURNED > 0:
-            left = _scaled(left, factor, weight, bias, near, in_half)
-            right = _scaled(right, factor, weight, bias, HALF + near, in_half)
+            here = in_half if square is None else exists & in_half
+            left = _scaled(left, factor, weight, bias, near, here)
+            right = _scaled(right, factor, weight, bias, HALF + near, here)
         if STILL > 0:
-            rest = _scaled(rest, factor, weight, bias, far, in_rest)
+            here = in_rest if square is None else exists & in_rest
+            rest = _scaled(rest, factor, weight, bias, far, here)
 
     if TURNED > 0:
         c = tl.load(cos + near, mask=in_half, other=0.0)
@@ -92,7 +106,7 @@ def _turn(
 @triton.jit
 def _rotate_store(
     qkv, cos, sin, slots, query, key, keys, values,
-    query_weight, query_bias, query_eps, key_weight, key_bias, key_eps,
+    query_weight, query_bias, query_eps, key_weight, key_bias, key_eps, squares,
     QUERY_KIND: tl.constexpr, KEY_KIND: tl.constexpr,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, WIDTH: tl.constexpr, VALUE: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     HALF: tl.constexpr, TURNED: tl.constexpr, STILL: tl.constexpr, COLUMNS: tl.constexpr,
@@ -107,18 +121,23 @@ def _rotate_store(
         sin += token * HALF
     row = tl.arange(0, ROWS)[:, None]
     head = first * GROUP + row
+    kv_head = first + tl.arange(0, OWN)[:, None]
+    query_square, key_square = None, None
+    if squares is not None:
+        query_square, key_square = tl.load(squares + 2 * token), tl.load(squares + 2 * token + 1)
+        query_weight = _at_heads(query_weight, head, WIDTH)
+        key_weight = _at_heads(key_weight, kv_head, WIDTH)
     _turn(
         source + head * WIDTH, query + (token * HEADS + head) * WIDTH, None, (row < OWN * GROUP) & (head < HEADS),
-        cos, sin, query_weight, query_bias, query_eps, QUERY_KIND, WIDTH, HALF, TURNED, STILL,
+        cos, sin, query_weight, query_bias, query_eps, query_square, QUERY_KIND, WIDTH, HALF, TURNED, STILL,
     )  # fmt: skip
 
     slot = tl.load(slots + token)
-    kv_head = first + tl.arange(0, OWN)[:, None]
     exists = kv_head < KV_HEADS
     cell = (slot // BLOCK_SIZE * KV_HEADS + kv_head) * BLOCK_SIZE + slot % BLOCK_SIZE
     _turn(
         source + (HEADS + kv_head) * WIDTH, key + (token * KV_HEADS + kv_head) * WIDTH, keys + cell * WIDTH, exists,
-        cos, sin, key_weight, key_bias, key_eps, KEY_KIND, WIDTH, HALF, TURNED, STILL,
+        cos, sin, key_weight, key_bias, key_eps, key_square, KEY_KIND, WIDTH, HALF, TURNED, STILL,
     )  # fmt: skip
 
     column = tl.arange(0, COLUMNS)[None, :]
@@ -129,7 +148,7 @@ def _rotate_store(
 
 def rotate_store(
     qkv: Tensor, angles: Angles | None, slots: Tensor, cache: LayerCache, heads: int, query_norm: Norm | None = None,
-    key_norm: Norm | None = None,
+    key_norm: Norm | None = None, squares: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """The operation `rotate_store`; the value it returns is part of `qkv`."""
     rows, (_, kv_heads, block_size, width), value_width = len(qkv), cache.keys.shape, cache.values.shape[-1]
@@ -140,7 +159,7 @@ def rotate_store(
     *of_query, query_kind = arguments(query_norm)
     *of_key, key_kind = arguments(key_norm)
     _rotate_store[(rows, triton.cdiv(kv_heads, own))](
-        qkv, cos, sin, slots, query, key, cache.keys, cache.values, *of_query, *of_key,
+        qkv, cos, sin, slots, query, key, cache.keys, cache.values, *of_query, *of_key, squares,
         QUERY_KIND=query_kind, KEY_KIND=key_kind,
         KV_HEADS=kv_heads, GROUP=group, WIDTH=width, VALUE=value_width, BLOCK_SIZE=block_size,
         HALF=half, TURNED=_padded(half), STILL=_padded(width - 2 * half), COLUMNS=_padded(value_width),

@@ -39,6 +39,7 @@ def _loader(module: str, function: str) -> Callable[[], Callable[..., Any]]:
 
 ROWS = [
     Kernel("add_norm", "triton", _loader("norm", "add_norm"), recorder="graphs"),
+    Kernel("mean_squares", "triton", _loader("norm", "mean_squares"), recorder="graphs"),
     Kernel("rotate_store", "triton", _loader("rotary", "rotate_store"), recorder="graphs"),
     Kernel("gate", "triton", _loader("gating", "gate"), recorder="graphs"),
     Kernel("attention", "triton", _loader("attention", "attention"), attention_unsupported, recorder="graphs"),

@@ -15,7 +15,7 @@ def describe(config: ModelConfig) -> ModelSpec:
     """See `families`."""
     if config.flag("use_bidirectional_attention"):
         raise ValueError("use_bidirectional_attention (only causal attention is served)")
-    config = _with_bases(config)
+    config = config.rope_by_layer_type(1e6, 1e4)
     window, layers = config.whole("sliding_window", default=4096), config.layers()
     each, bias = config.whole("sliding_window_pattern", default=6), config.flag("attention_bias")
     style = gated.Style(
@@ -42,12 +42,3 @@ def _changed(config: ModelConfig, block: BlockSpec, name: str) -> BlockSpec:
         key_norm=replace(norm, name=f"{name}.self_attn.k_norm"),
     )
     return gated.sandwiched(replace(block, attention=attention), name)
-
-
-def _with_bases(config: ModelConfig) -> ModelConfig:
-    """Before transformers 5 the base of layers with a window was an entry of its own, and scaling for the others."""
-    if config.get("rope_parameters"):
-        return config
-    whole = {**config.get("rope_scaling", {}), "rope_theta": config.number("rope_theta", 1e6)}
-    local = {"rope_type": "default", "rope_theta": config.number("rope_local_base_freq", 1e4)}
-    return config.changed(rope_parameters={"full_attention": whole, "sliding_attention": local})

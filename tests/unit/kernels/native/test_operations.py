@@ -112,6 +112,43 @@ def test_rotate_store(
         assert torch.equal(caches[0].keys.sum((0, 2)) != 0, caches[1].keys.sum((0, 2)) != 0)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), DTYPES, ids=str)
+@pytest.mark.parametrize(("rows", "heads", "kv_heads", "width"), [(1, 9, 3, 64), (5, 4, 1, 8), (3, 3, 3, 36)])
+def test_norms_of_all_heads_together(
+    dtype: torch.dtype, tolerance: float, rows: int, heads: int, kv_heads: int, width: int
+) -> None:
+    """By the mean squares of the whole, of which these heads are a part."""
+    torch.manual_seed(0)
+    qkv = torch.randn(rows, (heads + 2 * kv_heads) * width).to(dtype)
+    sizes, totals = (heads * width, kv_heads * width), (2 * heads * width, 3 * kv_heads * width)
+    squares = operations.mean_squares(qkv, sizes, totals)
+    assert close(squares, declared.mean_squares(qkv, sizes, totals), 1e-5)
+    turns = torch.rand(rows, width // 4) * 6
+    angles, slots = Angles(turns.cos(), turns.sin()), torch.randperm(3 * BLOCK_SIZE)[:rows]
+    query, key = (Norm(NormKind.RMS, 1e-6, torch.rand(n * width) + 0.5) for n in (heads, kv_heads))
+    choices: list[tuple[Norm | None, Norm | None]] = [(query, key), (None, Norm(NormKind.RMS, 1e-5))]
+    for norms in choices:
+        caches = [
+            LayerCache(*(torch.zeros(3, kv_heads, BLOCK_SIZE, width, dtype=dtype) for _ in range(2))) for _ in range(2)
+        ]
+        got = operations.rotate_store(qkv, angles, slots, caches[0], heads, *norms, squares=squares)
+        expected = declared.rotate_store(qkv, angles, slots, caches[1], heads, *norms, squares=squares)
+        for mine, theirs in zip(got, expected, strict=True):
+            assert close(mine, theirs, tolerance * 2)
+        assert close(caches[0].keys, caches[1].keys, tolerance * 2)
+
+
+def test_the_norm_of_all_heads_is_that_of_one_row() -> None:
+    torch.manual_seed(0)
+    qkv, weight = torch.randn(3, 4 * 8), torch.rand(16)
+    squares = declared.mean_squares(qkv, (16, 8), (16, 8))
+    cache = LayerCache(torch.zeros(1, 1, BLOCK_SIZE, 8), torch.zeros(1, 1, BLOCK_SIZE, 8))
+    norm = Norm(NormKind.RMS, 1e-5, weight)
+    query, key, _ = declared.rotate_store(qkv, None, torch.arange(3), cache, 2, norm, None, squares)
+    assert close(query.flatten(1), declared.normed(qkv[:, :16], norm), 1e-6)
+    assert torch.equal(key.flatten(1), qkv[:, 16:24])
+
+
 def test_bfloat16_rounds_as_torch_does() -> None:
     values = torch.tensor([[0.0, -0.0, 1.00390625, 1.01171875, 3e38, 3.4e38, 1e-30, -7.77, torch.inf, torch.nan]])
     x = torch.cat((torch.full((1, 10), 60.0), torch.ones(1, 10)), 1).bfloat16()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.triton_checks import check_add_norm, check_gate, check_rotate_store, norms
+from tests.triton_checks import check_add_norm, check_gate, check_norms_of_all_heads, check_rotate_store, norms
 from tgi_server.kernels.operations import Activation, Norm, NormKind
 from tgi_server.kernels.triton import gating
 
@@ -67,6 +67,11 @@ def test_norms_of_heads() -> None:
     kinds = [None, *norms(40)]
     for query_norm, key_norm in zip(kinds, kinds[1:] + kinds[:1], strict=True):
         check_rotate_store(torch.float32, 2, 6, 2, 40, 12, norms=(query_norm, key_norm))
+
+
+def test_norms_of_all_heads_together() -> None:
+    check_norms_of_all_heads(torch.float32, 2, 6, 2, 40)
+    check_norms_of_all_heads(torch.bfloat16, 1, 9, 3, 64)
 
 
 def test_values_of_another_width() -> None:
