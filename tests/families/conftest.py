@@ -13,7 +13,7 @@ from tests.families.harness import NEW_TOKENS, VOCABULARY, Generated
 @pytest.fixture(scope="class")
 def directory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp(request.cls.config)
-    request.cls.make().save_pretrained(path)
+    request.cls.save(path)
     return path
 
 

@@ -195,6 +195,11 @@ class FamilyTests:
                 torch.nn.init.normal_(parameter, 0.7 if name.endswith("weight") else 0.0, 0.3)
         return model
 
+    @classmethod
+    def save(cls, directory: Path) -> None:
+        """The checkpoint of it."""
+        cls.make().save_pretrained(directory)
+
     def compare(
         self, got: tuple[list[list[int]], list[Tensor]], expected: tuple[list[list[int]], list[Tensor]]
     ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from tgi_server.kernels.table import Choice
@@ -21,7 +22,9 @@ class OutputHead:
 
     def __init__(self, spec: ModelSpec, load: WeightLoader, vectors: Tensor, product: Choice) -> None:
         own, rows = spec.head, load.group.span(spec.vocab_size)
-        self._product = product.run(vectors if own.name is None else load.matrix(f"{own.name}.weight", rows))
+        weight = vectors if own.name is None else load.matrix(f"{own.name}.weight", rows)
+        self._lengths = _lengths(weight) if own.by_direction else None
+        self._product = product.run(weight)
         self._bias = load.vector(f"{own.name}.bias", [rows]) if own.bias else None
         self._scale, self._softcap = own.scale, own.softcap
         self._size = spec.vocab_size
@@ -30,6 +33,8 @@ class OutputHead:
     def __call__(self, x: Tensor) -> Tensor | None:
         """Hidden states `[rows, hidden]` to float32 logits `[rows, vocabulary]`; None on ranks other than 0."""
         logits: Tensor = self._product(x)
+        if self._lengths is not None:
+            logits = logits / self._lengths
         if self._bias is not None:
             logits = logits + self._bias
         if self._scale != 1.0:
@@ -37,3 +42,8 @@ class OutputHead:
         if self._softcap is not None:
             logits = self._softcap * (logits / self._softcap).tanh()
         return self._group.gather_columns(logits, self._size)
+
+
+def _lengths(weight: Tensor) -> Tensor:
+    """Of each row, float32 and above 0. Some rows at a time, as each time they are widened."""
+    return torch.cat([rows.float().norm(dim=1) for rows in torch.split(weight, 4096)]).clamp_min_(1e-12)

@@ -156,12 +156,16 @@ class EmbeddingSpec:
 
 @dataclass(frozen=True, slots=True)
 class HeadSpec:
-    """Scores over the vocabulary. `name` None: the token vectors. Scores are scaled, then softcapped."""
+    """Scores over the vocabulary. `name` None: the token vectors. Scores are scaled, then softcapped.
+
+    With `by_direction` each row counts as if it were of length 1 (Baichuan 2).
+    """
 
     name: str | None = None
     bias: bool = False
     scale: float = 1.0
     softcap: float | None = None
+    by_direction: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
