@@ -86,7 +86,7 @@ def write(
     }  # fmt: skip
     writer = GGUFWriter(path, values.pop("general.architecture", "llama"))
     for key, value in values.items():
-        _add(writer, key, value)
+        add(writer, key, value)
     for theirs, ours in weights.items():
         name, tensor = _stored(theirs, ours)
         if tensor.ndim == 2 and kind != GGMLQuantizationType.F32:
@@ -100,7 +100,7 @@ def write(
     return path
 
 
-def _add(writer: GGUFWriter, key: str, value: Any) -> None:
+def add(writer: GGUFWriter, key: str, value: Any) -> None:
     kinds = {bool: GGUFValueType.BOOL, int: GGUFValueType.UINT32, float: GGUFValueType.FLOAT32,
              str: GGUFValueType.STRING, list: GGUFValueType.ARRAY}  # fmt: skip
     if value is not None:
