@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,6 @@ class Original:
         change: from a tensor to those that are stored.
         metadata: beside the usual.
         extra: tensors that are no weights.
-        implementation: of transformers' attention.
     """
 
     architecture: str
@@ -58,8 +57,6 @@ class Original:
     change: Callable[[str, Array, Any], Named] = unchanged
     metadata: Callable[[Any], Metadata] = lambda config: {}
     extra: Callable[[Any], Mapping[str, Array]] = lambda config: {}
-    served: bool = True
-    more: Mapping[str, Any] = field(default_factory=dict)
 
     def make(self) -> Any:
         """transformers' own float32 module; norms and biases are random too."""
@@ -205,10 +202,10 @@ _PARTS: dict[tuple[str, str], dict[str, Array]] = {}
 
 
 def _gpt_oss(name: str, values: Array, config: Any) -> Named:
-    block = name.split(".")[2]
     if "sinks" in name:
         yield f"{name}.weight", values
     elif "experts" in name:
+        block = name.split(".")[2]
         suffix = "bias" if name.endswith("_bias") else "weight"
         turned = values if suffix == "bias" else values.swapaxes(1, 2)
         if "down_proj" in name:

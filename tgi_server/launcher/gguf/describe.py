@@ -60,7 +60,8 @@ def describe(file: GgufFile, dtype: DType) -> Description:
         raise ModelError(f"{file.path}: metadata that {file.architecture} is not served with: {listed}")
     tokenizer.check(file, model.config["vocab_size"])
     ids = tokenizer.special_ids(file)
-    config = {"architectures": [model.name], **model.config, **ids, "dtype": dtype.value}
+    none = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))  # or the defaults of one model would apply
+    config = {"architectures": [model.name], **model.config, **none, **ids, "dtype": dtype.value}
     described = Description(config, ids, tensors.targets(file, model), file.whole("{arch}.context_length", 1 << 30))
     _check_family(file.path, described, dtype)
     return described

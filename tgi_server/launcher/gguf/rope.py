@@ -18,6 +18,8 @@ _FACTORS = "rope_freqs.weight"
 _LONG, _SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
 READ = frozenset({_FACTORS, _LONG, _SHORT})
 """Tensors that are read here, and are no weights."""
+_HIGH, _CONTEXT = 4.0, 8192
+"""The numbers of Llama 3.1 to 3.3."""
 _LEGACY_FACTOR = "{arch}.rope.scale_linear"
 
 
@@ -104,24 +106,29 @@ def _llama3(file: GgufFile, base: float, turned: int) -> Parameters:
     """
     divisors = _values(file, _FACTORS, turned)
     factor = float(divisors.max())
-    turns = base ** -(np.arange(0, turned, 2) / turned) / (2 * math.pi)
-    between = (divisors > 1.0 + 1e-4) & (divisors < factor * (1 - 1e-4))
-    keep = (1 / divisors - 1 / factor) / (1 - 1 / factor) if factor > 1 else np.ones_like(divisors)
-    if factor == 1.0:
+    if factor <= 1.0:
         return {"rope_type": "default"}
-    if between.sum() > 1:
-        slope, below = np.polyfit(turns[between], keep[between], 1)
-        low, high, original = 1.0, 1.0 + 1.0 / -below, slope / -below
-    else:  # too few to tell: the numbers of every model so far
-        low, high, original = 1.0, 4.0, float(file.optional(Keys.Rope.SCALING_ORIG_CTX_LEN, int) or 8192)
-    original, high = round(original), float(f"{high:.5g}")
-    again = np.clip((turns * original - low) / (high - low), 0.0, 1.0)
+    turns = base ** -(np.arange(0, turned, 2) / turned) / (2 * math.pi)
+    keep = (1 / divisors - 1 / factor) / (1 - 1 / factor)
+    between = (keep > 1e-3) & (keep < 1 - 1e-3)
+    high, original = _line(turns[between], keep[between])
+    if original is None:
+        original = file.optional(Keys.Rope.SCALING_ORIG_CTX_LEN, int) or _CONTEXT
+    again = np.clip((turns * original - 1.0) / (high - 1.0), 0.0, 1.0)
     if not np.allclose(again, keep, atol=2e-3):
         raise ModelError(f"{file.path}: {_FACTORS} is not the scaling of Llama 3, which is the only one served")
     return {
         "rope_type": "llama3",
         "factor": float(f"{factor:.6g}"),
-        "low_freq_factor": low,
+        "low_freq_factor": 1.0,
         "high_freq_factor": high,
         "original_max_position_embeddings": original,
     }
+
+
+def _line(turns: NDArray[np.float64], keep: NDArray[np.float64]) -> tuple[float, int | None]:
+    """The upper limit and the original context for a lower limit of 1. Of too few points: the limits of all models."""
+    if len(turns) > 1:
+        slope, below = np.polyfit(turns, keep, 1)
+        return float(f"{1.0 + 1.0 / -below:.4g}"), round(slope / -below)
+    return _HIGH, round(((_HIGH - 1.0) * keep[0] + 1.0) / turns[0]) if len(turns) else None
