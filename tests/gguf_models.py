@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFWriter, get_tensor_name_map
-from gguf.quants import quantize
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
@@ -32,6 +31,13 @@ Array = NDArray[np.float32]
 Named = Iterator[tuple[str, Array]]
 """Names of transformers (for the table), or names of GGUF, which begin with `=`."""
 Metadata = dict[str, Any]
+
+
+Store = Callable[[str, Array], tuple[NDArray[Any], GGMLQuantizationType]]
+
+
+def as_they_are(name: str, values: Array) -> tuple[NDArray[Any], GGMLQuantizationType]:
+    return values, GGMLQuantizationType.F32
 
 
 def unchanged(name: str, values: Array, config: Any) -> Named:
@@ -73,18 +79,16 @@ class Original:
                 torch.nn.init.normal_(parameter, 0.7 if name.endswith("weight") else 0.0, 0.3)
         return model
 
-    def write(
-        self, path: Path, model: Any, kind: Callable[[str, Array], GGMLQuantizationType] | None = None
-    ) -> Path:
-        """Write the file; `kind` chooses how a tensor of this GGUF name is stored."""
+    def write(self, path: Path, model: Any, store: Store = as_they_are, metadata: Metadata | None = None) -> Path:
+        """Write the file; `store` says how a tensor of this GGUF name is stored, `metadata` replaces values."""
         model.save_pretrained(path.with_suffix(""))
         writer = GGUFWriter(path, self.architecture)
-        for key, value in {**self._usual(model.config), **self.metadata(model.config), **TOKENIZER}.items():
+        usual = {**self._usual(model.config), **self.metadata(model.config), **TOKENIZER, **(metadata or {})}
+        for key, value in usual.items():
             add(writer, key.replace("{arch}", self.architecture), value)
         for name, values in self.tensors(path.with_suffix(""), model.config):
-            stored = GGMLQuantizationType.F32 if kind is None else kind(name, values)
-            writer.add_tensor(name, values if stored == GGMLQuantizationType.F32 else quantize(values, stored),
-                              raw_dtype=stored)  # fmt: skip
+            stored, kind = store(name, values)
+            writer.add_tensor(name, stored, raw_dtype=kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -268,11 +272,11 @@ def _yarn(config: Any) -> Metadata:
     }
 
 
-_SMALL = {
+SMALL = {
     "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 128,
 }  # fmt: skip
-_GROUP = {**_SMALL, "head_dim": 32}
+_GROUP = {**SMALL, "head_dim": 32}
 _YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 32}
 _LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -294,13 +298,13 @@ ORIGINALS = {
         extra=_llama3_factors,
     ),
     "mistral": Original(
-        "llama", "MistralConfig", {**_SMALL, "sliding_window": 9}, _llama,
+        "llama", "MistralConfig", {**SMALL, "sliding_window": 9}, _llama,
         lambda config: {"{arch}.attention.sliding_window": 9},
     ),
     "mixtral": Original(
-        "llama", "MixtralConfig", {**_SMALL, "num_local_experts": 4, "num_experts_per_tok": 2}, _llama
+        "llama", "MixtralConfig", {**SMALL, "num_local_experts": 4, "num_experts_per_tok": 2}, _llama
     ),
-    "qwen2": Original("qwen2", "Qwen2Config", {**_SMALL, "rope_parameters": _YARN}, metadata=_yarn),
+    "qwen2": Original("qwen2", "Qwen2Config", {**SMALL, "rope_parameters": _YARN}, metadata=_yarn),
     "qwen3": Original("qwen3", "Qwen3Config", _GROUP),
     "qwen3moe": Original(
         "qwen3moe", "Qwen3MoeConfig",
@@ -309,11 +313,11 @@ ORIGINALS = {
     ),
     "qwen2moe": Original(
         "qwen2moe", "Qwen2MoeConfig",
-        {**_SMALL, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
+        {**SMALL, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
          "shared_expert_intermediate_size": 48}, _qwen2_moe,
         lambda config: {"{arch}.expert_feed_forward_length": 32, "{arch}.expert_shared_feed_forward_length": 48},
     ),
-    "olmoe": Original("olmoe", "OlmoeConfig", {**_SMALL, "num_experts": 4, "num_experts_per_tok": 2}),
+    "olmoe": Original("olmoe", "OlmoeConfig", {**SMALL, "num_experts": 4, "num_experts_per_tok": 2}),
     "gemma": Original("gemma", "GemmaConfig", _GROUP, _gemma),
     "gemma2": Original(
         "gemma2", "Gemma2Config", {**_GROUP, "sliding_window": 20, "query_pre_attn_scalar": 32,
@@ -329,18 +333,18 @@ ORIGINALS = {
                         "{arch}.rope.scaling.type": "linear", "{arch}.rope.scaling.factor": 8.0},
     ),
     "phi2": Original(
-        "phi2", "PhiConfig", _SMALL, metadata=lambda config: {"{arch}.rope.dimension_count": 8},
+        "phi2", "PhiConfig", SMALL, metadata=lambda config: {"{arch}.rope.dimension_count": 8},
     ),
     "phi2 fused": Original(
-        "phi2", "PhiConfig", _SMALL, _phi_fused, lambda config: {"{arch}.rope.dimension_count": 8},
+        "phi2", "PhiConfig", SMALL, _phi_fused, lambda config: {"{arch}.rope.dimension_count": 8},
     ),
     "phi3": Original(
-        "phi3", "Phi3Config", {**_SMALL, "sliding_window": 25, "original_max_position_embeddings": 64,
+        "phi3", "Phi3Config", {**SMALL, "sliding_window": 25, "original_max_position_embeddings": 64,
         "rope_parameters": _LONG}, metadata=_longrope, extra=_long_factors,
     ),
     "phi4 partly turned": Original(
         "phi3", "Phi3Config",
-        {**_SMALL, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.75}},
+        {**SMALL, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.75}},
         metadata=lambda config: {"{arch}.rope.dimension_count": 12},
     ),
     "gpt2": Original("gpt2", "GPT2Config", {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128}, _gpt2),
@@ -348,14 +352,14 @@ ORIGINALS = {
         "starcoder", "GPTBigCodeConfig", {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128},
         metadata=lambda config: {"{arch}.attention.head_count_kv": 1},
     ),
-    "starcoder2": Original("starcoder2", "Starcoder2Config", {**_SMALL, "sliding_window": None}),
+    "starcoder2": Original("starcoder2", "Starcoder2Config", {**SMALL, "sliding_window": None}),
     "gptneox": Original(
-        "gptneox", "GPTNeoXConfig", {name: _SMALL[name] for name in _SMALL if "key_value" not in name}, _neox,
+        "gptneox", "GPTNeoXConfig", {name: SMALL[name] for name in SMALL if "key_value" not in name}, _neox,
         lambda config: {"{arch}.use_parallel_residual": True, "{arch}.rope.dimension_count": 4},
     ),
     "gptneox one after the other": Original(
         "gptneox", "GPTNeoXConfig",
-        {**{name: _SMALL[name] for name in _SMALL if "key_value" not in name}, "use_parallel_residual": False}, _neox,
+        {**{name: SMALL[name] for name in SMALL if "key_value" not in name}, "use_parallel_residual": False}, _neox,
         lambda config: {"{arch}.use_parallel_residual": False, "{arch}.rope.dimension_count": 4},
     ),
     "falcon 7b": Original(
@@ -375,21 +379,21 @@ ORIGINALS = {
         "mpt", "MptConfig", {"d_model": 96, "n_heads": 6, "n_layers": 2, "max_seq_len": 128},
         metadata=lambda config: {"{arch}.attention.max_alibi_bias": 8.0, "{arch}.attention.head_count": 6},
     ),
-    "smollm3": Original("smollm3", "SmolLM3Config", {**_SMALL, "num_hidden_layers": 4}, _llama),
+    "smollm3": Original("smollm3", "SmolLM3Config", {**SMALL, "num_hidden_layers": 4}, _llama),
     "granite": Original(
-        "granite", "GraniteConfig", {**_SMALL, "embedding_multiplier": 6.0, "residual_multiplier": 0.4,
+        "granite", "GraniteConfig", {**SMALL, "embedding_multiplier": 6.0, "residual_multiplier": 0.4,
         "attention_multiplier": 0.2, "logits_scaling": 3.0}, _llama,
         lambda config: {"{arch}.attention.scale": 0.2, "{arch}.embedding_scale": 6.0, "{arch}.residual_scale": 0.4,
                         "{arch}.logit_scale": 3.0},
     ),
     "olmo": Original(
-        "olmo", "OlmoConfig", {**_SMALL, "clip_qkv": 0.4}, _llama,
+        "olmo", "OlmoConfig", {**SMALL, "clip_qkv": 0.4}, _llama,
         lambda config: {"{arch}.attention.clamp_kqv": 0.4, "{arch}.attention.layer_norm_epsilon": 1e-5},
     ),
-    "olmo2": Original("olmo2", "Olmo2Config", _SMALL),
+    "olmo2": Original("olmo2", "Olmo2Config", SMALL),
     "olmo3": Original(
         "olmo2", "Olmo3Config",
-        {**_SMALL, "num_hidden_layers": 4, "sliding_window": 9,
+        {**SMALL, "num_hidden_layers": 4, "sliding_window": 9,
          "rope_parameters": {"full_attention": _YARN,
                              "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}},
         metadata=lambda config: {

@@ -105,6 +105,15 @@ def test_a_damaged_file_leaves_nothing_in_the_cache(source: Path, tmp_path: Path
     options = ModelOptions(model_id=str(source), conversion_cache=str(tmp_path / "cache"))
     with pytest.raises(ModelError, match=f"{source} is not a usable GGUF file: it is truncated"):
         weights.fetch(options, DType.float32, ignore)
+    assert not (tmp_path / "cache").exists()  # refused before the conversion
+
+
+def test_damaged_weights_leave_nothing_in_the_cache(tmp_path: Path, tensors: gguf_files.Weights) -> None:
+    broken = {**tensors, "model.norm.weight": np.full(gguf_files.HIDDEN, np.inf, np.float32)}
+    source = gguf_files.write(tmp_path / "tiny.gguf", broken)
+    options = ModelOptions(model_id=str(source), conversion_cache=str(tmp_path / "cache"))
+    with pytest.raises(ModelError, match=r"output_norm\.weight holds values that are not finite numbers in float32"):
+        weights.fetch(options, DType.float32, ignore)
     assert [path.name for path in (tmp_path / "cache" / "gguf").iterdir()] == [".lock"]
 
 
@@ -231,17 +240,17 @@ def test_tokens_around_a_text(tmp_path: Path, tensors: gguf_files.Weights) -> No
 # What is refused
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "architecture": ({"general.architecture": "gptneox"}, r"architecture 'gptneox' is not supported .*\(llama is\)"),
-    "tokenizer model": ({"tokenizer.ggml.model": "llama"}, r"tokenizer model 'llama' is not supported .* yet"),
+    "architecture": ({"general.architecture": "mamba"}, r"architecture 'mamba' is not supported .*\(these are: "),
+    "tokenizer model": ({"tokenizer.ggml.model": "bert"}, r"tokenizer model 'bert' is not supported"),
     "pre-tokenizer": ({"tokenizer.ggml.pre": "deepseek-llm"}, r"tokenizer\.ggml\.pre is 'deepseek-llm'; supported are"),
     "no pre-tokenizer": ({"tokenizer.ggml.pre": None}, r"the metadata tokenizer\.ggml\.pre is missing"),
-    "layers": ({"llama.block_count": 3}, r"the tensor blk\.2\.attn_norm\.weight is missing"),
+    "layers": ({"llama.block_count": 3}, r"tensors are missing: 'blk\.2\.attn_k\.weight', .* and 4 more"),
     "absurd layers": ({"llama.block_count": 2**32 - 1}, r"4294967295 layers, but 20 tensors"),
-    "fewer layers": ({"llama.block_count": 1}, r"the tensor 'blk\.1\..*' is not supported"),
+    "fewer layers": ({"llama.block_count": 1}, r"tensors that llama does not have here: 'blk\.1\..*"),
     "no layers": ({"llama.block_count": 0}, r"llama\.block_count is 0"),
-    "shape": ({"llama.feed_forward_length": 95}, r"ffn_gate\.weight is \(96, 64\), \(95, 64\) expected"),
-    "heads": ({"llama.attention.head_count": 1000}, r"rotary embedding of 16 of 0 values"),
-    "rope scaling": ({"llama.rope.scaling.type": "yarn"}, r"rope scaling 'yarn' is not supported"),
+    "shape": ({"llama.feed_forward_length": 95}, r"gate_proj\.weight has the shape \[96, 64\], \[95, 64\] was"),
+    "heads": ({"llama.attention.head_count": 1000}, r"rotary embedding of 16 of 1 values"),
+    "rope scaling": ({"llama.rope.scaling.type": "spiral"}, r"rope scaling 'spiral' is not supported"),
     "type": ({"llama.context_length": "long"}, r"llama\.context_length should be of type int"),
     "token twice": ({"tokenizer.ggml.tokens": ["a"] * len(TOKENS)}, r"holds tokens twice"),
     "merges": ({"tokenizer.ggml.merges": ["x"]}, r"merges cannot be used"),
@@ -295,7 +304,7 @@ def test_a_damaged_element_count_takes_little_time_and_memory(tmp_path: Path, co
     content[start : start + 8] = count.to_bytes(8, "little")
     source.write_bytes(content)
     started = time.perf_counter()
-    with pytest.raises(ModelError, match=r"it is truncated or damaged \(MemoryError\)"):
+    with pytest.raises(ModelError, match=r"it is truncated or damaged \((it ends too early|a list of \d+ elements)\)"):
         weights.fetch(ModelOptions(model_id=str(source), conversion_cache=str(tmp_path)), DType.float32, ignore)
     assert time.perf_counter() - started < 3
 

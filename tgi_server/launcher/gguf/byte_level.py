@@ -84,7 +84,7 @@ _ALL = (
     _Style(("olmo", "mpt", "gptneox"), _words, composes=True),
     _Style(("smollm", "starcoder", "refact"), _single_digits),
     _Style(("falcon",), _falcon),
-    _Style(("bloom",), _pattern(" ?[^(\\s|[.,!?…。，、।۔،])]+")),
+    _Style(("bloom",), _pattern(" ?[^(\\s|[.,!?…。，、।۔،])]+")),  # noqa: RUF001
     _Style(("llama-bpe", "llama3", "llama-v3", "falcon3"), _plain_words(r"\p{N}{1,3}"), True, True),
     _Style(("smaug-bpe", "dbrx"), _plain_words(r"\p{N}{1,3}")),
     _Style(("qwen2", "deepseek-r1-qwen"), _plain_words(r"\p{N}"), composes=True),

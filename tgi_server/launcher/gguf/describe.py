@@ -11,7 +11,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+from gguf import Keys
 
 from tgi_server.config.schema import DType
 from tgi_server.errors import ModelError
@@ -21,10 +24,10 @@ from tgi_server.launcher.gguf.architectures import architectures
 from tgi_server.launcher.gguf.reader import GgufFile, unused
 from tgi_server.launcher.gguf.tensors import Target
 from tgi_server.models import tensors as wanted
-from tgi_server.models.config import ModelConfig
-from tgi_server.models.families import families
+from tgi_server.models.families import families, read_spec
 from tgi_server.models.files import ITEM_BITS, TensorInfo
 
+_UNLIMITED = 1 << 30
 FORMATS = {DType.float32: "F32", DType.float16: "F16", DType.bfloat16: "BF16"}
 
 
@@ -35,7 +38,7 @@ class Description:
     config: dict[str, Any]
     ids: dict[str, Any]
     targets: Sequence[Target]
-    max_length: int | None
+    max_length: int
 
     def tensors(self, dtype: DType) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Number format and shape of each tensor."""
@@ -62,28 +65,26 @@ def describe(file: GgufFile, dtype: DType) -> Description:
     ids = tokenizer.special_ids(file)
     none = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))  # or the defaults of one model would apply
     config = {"architectures": [model.name], **model.config, **none, **ids, "dtype": dtype.value}
-    described = Description(config, ids, tensors.targets(file, model), file.whole("{arch}.context_length", 1 << 30))
+    longest = file.whole(Keys.LLM.CONTEXT_LENGTH, _UNLIMITED)
+    described = Description(config, ids, tensors.targets(file, model), longest)
     _check_family(file.path, described, dtype)
     return described
 
 
 def _check_family(path: Path, described: Description, dtype: DType) -> None:
     """The tensors are those that the family wants, where a family of ours serves the model."""
-    family = families().get(described.config["model_type"])
-    if family is None:
+    if described.config["model_type"] not in families():
         return
-    try:
-        spec = family(ModelConfig(described.config))
-    except (KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
-        raise ModelError(f"{path}: its metadata describe a model that is not served: {error}") from error
     infos = {
         name: TensorInfo(path, code, shape, 0, ITEM_BITS[code])
         for name, (code, shape) in described.tensors(dtype).items()
     }
-    try:
-        wanted.check(spec, infos)
-    except ModelError as error:
-        raise ModelError(f"{path}: {error}") from None
+    with TemporaryDirectory() as place:
+        write(described, Path(place))
+        try:
+            wanted.check(read_spec(Path(place)), infos)
+        except ModelError as error:
+            raise ModelError(f"{path}: {str(error).replace(f'{place}/config.json: ', '')}") from None
 
 
 def main(source: Path, directory: Path, dtype: DType, report: job.Report) -> str:

@@ -126,8 +126,8 @@ def with_window(file: GgufFile, default: int | None = None) -> dict[str, Any]:
 
 
 def layer_types(file: GgufFile, each: int) -> list[str]:
-    """`layer_types`: one of `each` layers, the last, has no window; unless the metadata have another number or flags."""
-    layers = file.whole(Keys.LLM.BLOCK_COUNT)
+    """`layer_types`: the last of `each` layers has no window; unless the metadata have another number, or flags."""
+    layers, _ = file.whole(Keys.LLM.BLOCK_COUNT), file.whole(Keys.Attention.SLIDING_WINDOW)
     pattern = file.metadata.get(file.key(Keys.Attention.SLIDING_WINDOW_PATTERN))
     if isinstance(pattern, list):
         flags = file.required(Keys.Attention.SLIDING_WINDOW_PATTERN, list)

@@ -92,7 +92,7 @@ class GgufFile:
         key = self.key(name)
         self.used.add(key)
         value = self.metadata.get(key)
-        if value is not None and (not isinstance(value, kind) or isinstance(value, bool) and kind is not bool):
+        if value is not None and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
             raise ModelError(f"{self.path}: the metadata {key} should be of type {kind.__name__}")
         return value
 
@@ -153,7 +153,7 @@ class _Part:
         tensors, values = self._start()
         self._counts = tensors, values
         self._bytes = np.memmap(path, mode="r")
-        self._view = memoryview(self._bytes)
+        self._view = self._bytes.data
         self._position = _START.size
 
     def read(self) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
@@ -234,7 +234,7 @@ class _Part:
         try:
             kind = GGMLQuantizationType(code)
         except ValueError:
-            raise ModelError(f"{self._path}: the tensor {name!r:.60} is of the type {code}, which is not known") from None
+            raise ModelError(f"{self._path}: the tensor {name!r:.60} is of the unknown type {code}") from None
         values, size = GGML_QUANT_SIZES[kind]
         if shape[-1] % values or not math.prod(shape):
             raise self._damaged(f"the tensor {name!r:.60} is {list(shape)} in blocks of {values}")

@@ -92,7 +92,7 @@ def _values(file: GgufFile, name: str, turned: int) -> NDArray[np.float64]:
     tensor = file.tensors.get(name)
     if tensor is None or tensor.shape != (turned // 2,):
         raise ModelError(f"{file.path}: the tensor {name} is missing, or has not {turned // 2} values")
-    values = dequantize(tensor.data, tensor.kind).reshape(-1).astype(np.float64)
+    values: NDArray[np.float64] = dequantize(tensor.data, tensor.kind).reshape(-1).astype(np.float64)
     if not (np.isfinite(values) & (values > 0)).all():
         raise ModelError(f"{file.path}: {name} holds values that are not finite numbers above 0")
     return values

@@ -7,14 +7,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from gguf import GGML_QUANT_SIZES, MODEL_ARCH, MODEL_ARCH_NAMES, GGMLQuantizationType, TensorNameMap, get_tensor_name_map
+from gguf import (
+    GGML_QUANT_SIZES,
+    MODEL_ARCH,
+    MODEL_ARCH_NAMES,
+    GGMLQuantizationType,
+    TensorNameMap,
+    get_tensor_name_map,
+)
 from gguf.quants import dequantize
 from numpy.typing import NDArray
 
 from tgi_server.errors import ModelError
 from tgi_server.launcher.gguf.architecture import Model, Weight
 from tgi_server.launcher.gguf.reader import GgufFile, StoredTensor
-from tgi_server.models.config import MOST_LAYERS
 
 _CHUNK = 1 << 22
 """Values converted at a time: 16 MiB of float32, a few times that with what dequantisation needs."""
@@ -104,7 +110,7 @@ def targets(file: GgufFile, model: Model) -> list[Target]:
     _check_types(file)
     layers = model.config.get("num_hidden_layers") or model.config.get("n_layer") or model.config.get("n_layers")
     assert isinstance(layers, int)
-    if layers > min(len(file.tensors), MOST_LAYERS):
+    if layers > len(file.tensors):
         raise ModelError(f"{file.path}: {layers} layers, but {len(file.tensors)} tensors")
     names, found, seen = _names(file, layers), list[Target](), set[str]()
     for weight in model.weights:
@@ -122,9 +128,7 @@ def _names(file: GgufFile, layers: int) -> TensorNameMap:
     return get_tensor_name_map(architecture, layers)
 
 
-def _sources(
-    file: GgufFile, weight: Weight, block: int, suffix: str, names: TensorNameMap
-) -> tuple[StoredTensor, ...]:
+def _sources(file: GgufFile, weight: Weight, block: int, suffix: str, names: TensorNameMap) -> tuple[StoredTensor, ...]:
     """The stored tensors that a weight is made of; none where the architecture or the file has none."""
     stems = [name.format(bid=block) for name in weight.stored] or [names.get_name(weight.name.format(bid=block))]
     found = tuple(file.tensors[f"{stem}{suffix}"] for stem in stems if f"{stem}{suffix}" in file.tensors)

@@ -32,4 +32,3 @@ def describe(file: GgufFile) -> Model:
         "final_logit_softcapping": file.decimal(Keys.LLM.FINAL_LOGIT_SOFTCAPPING, 0.0) or None,
     }
     return Model("Gemma3ForCausalLM", config, gated.weights(file, offset=1.0), rope.READ)
-

@@ -14,7 +14,7 @@ _LAYER = ("norm_1", "norm_2", "attn.Wqkv", "attn.out_proj", "ffn.up_proj", "ffn.
 
 
 def describe(file: GgufFile) -> Model:
-    """See `architectures`. Without linear biases, with learned positions, llama.cpp serves it; transformers does not."""
+    """See `architectures`. With learned positions, not linear biases, llama.cpp serves it; transformers does not."""
     most, hidden = file.decimal(Keys.Attention.MAX_ALIBI_BIAS, 0.0), file.whole(Keys.LLM.EMBEDDING_LENGTH)
     inner, (count, kv_count, _) = file.whole(Keys.LLM.FEED_FORWARD_LENGTH), gated.heads(file)
     if most <= 0 or inner % hidden or kv_count != count:

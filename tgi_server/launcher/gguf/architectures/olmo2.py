@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from gguf import Keys
-
 from tgi_server.launcher.gguf import gated, rope
 from tgi_server.launcher.gguf.architecture import Model
 from tgi_server.launcher.gguf.reader import GgufFile
@@ -29,4 +27,3 @@ def describe(file: GgufFile) -> Model:
             "rope_parameters": {"full_attention": full, "sliding_attention": sliding},
         }
     return Model(name, config, gated.weights(file), rope.READ)
-
