@@ -84,7 +84,17 @@ def write(
         "tokenizer.ggml.bos_token_id": 1, "tokenizer.ggml.eos_token_id": 2, "tokenizer.ggml.padding_token_id": 2,
         "tokenizer.ggml.unknown_token_id": 0, "tokenizer.chat_template": TEMPLATE, **(metadata or {}),
     }  # fmt: skip
-    writer = GGUFWriter(path, values.pop("general.architecture", "llama"))
+    finish(GGUFWriter(path, values.pop("general.architecture", "llama")), values, weights, kind)
+    return path
+
+
+def finish(
+    writer: GGUFWriter,
+    values: Mapping[str, Any],
+    weights: Weights,
+    kind: GGMLQuantizationType = GGMLQuantizationType.F32,
+) -> None:
+    """Write metadata and tensors."""
     for key, value in values.items():
         add(writer, key, value)
     for theirs, ours in weights.items():
@@ -97,7 +107,6 @@ def write(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return path
 
 
 def add(writer: GGUFWriter, key: str, value: Any) -> None:

@@ -156,6 +156,15 @@ def _llama(name: str, values: Array, config: Any) -> Named:
     yield name, permuted(values, count) if count else values
 
 
+def _mixtral_apart(name: str, values: Array, config: Any) -> Named:
+    """A tensor an expert."""
+    if ".experts." in name:
+        _, _, block, _, _, number, which, suffix = name.split(".")
+        yield f"=blk.{block}.ffn_{ {'w1': 'gate', 'w3': 'up', 'w2': 'down'}[which] }.{number}.{suffix}", values
+    else:
+        yield from _llama(name, values, config)
+
+
 def _gemma(name: str, values: Array, config: Any) -> Named:
     yield name, values + 1 if name.endswith("norm.weight") else values
 
@@ -303,6 +312,9 @@ ORIGINALS = {
     ),
     "mixtral": Original(
         "llama", "MixtralConfig", {**SMALL, "num_local_experts": 4, "num_experts_per_tok": 2}, _llama
+    ),
+    "mixtral, first files": Original(
+        "llama", "MixtralConfig", {**SMALL, "num_local_experts": 4, "num_experts_per_tok": 2}, _mixtral_apart
     ),
     "qwen2": Original("qwen2", "Qwen2Config", {**SMALL, "rope_parameters": _YARN}, metadata=_yarn),
     "qwen3": Original("qwen3", "Qwen3Config", _GROUP),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -46,13 +47,13 @@ def _pieces(
     path: Path, targets: Sequence[Target], dtype: DType, progress: Callable[[float], None]
 ) -> Iterator[NDArray[Any]]:
     """The values of all tensors in order, a few rows at a time."""
-    total = sum(len(target.rows) * target.sources[0].shape[-1] for target in targets)
+    total = sum(math.prod(target.shape) for target in targets)
     done = 0
     for target in targets:
         for piece in target.pieces():
             yield _narrow(piece, dtype, f"{path}: {', '.join(source.name for source in target.sources)}")
             done += piece.size
-            progress(min(1.0, done / total))
+            progress(done / total)
 
 
 def _narrow(values: NDArray[np.float32], dtype: DType, what: str) -> NDArray[Any]:

@@ -34,6 +34,8 @@ def vocabulary(file: GgufFile) -> int:
 
 def common(file: GgufFile) -> dict[str, Any]:
     """What every configuration has."""
+    if file.optional(Keys.Attention.CAUSAL, bool) is False:
+        raise ModelError(f"{file.path}: the metadata {file.key(Keys.Attention.CAUSAL)} is false: it generates no text")
     size = file.optional(Keys.LLM.VOCAB_SIZE, int)
     if size not in (None, vocabulary(file)):
         raise ModelError(f"{file.path}: it counts {size} tokens, and has {vocabulary(file)} token vectors")

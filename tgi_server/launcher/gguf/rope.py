@@ -39,7 +39,8 @@ def parameters(file: GgufFile, width: int, theta: float = 10000.0) -> Parameters
     if width < 2 or turned % 2 or turned > width or base <= 0:
         raise ModelError(f"{file.path}: rotary embedding of {turned} of {width} values a head is not supported")
     part = {} if turned == width else {"partial_rotary_factor": turned / width}
-    file.optional(Keys.Rope.SCALING_FINETUNED, bool)
+    for key, kind in ((Keys.Rope.SCALING_FINETUNED, bool), (Keys.Rope.SCALING_ORIG_CTX_LEN, int)):
+        file.optional(key, kind)  # says nothing where no scaling goes with it
     return {**_scaling(file, base, turned), "rope_theta": base, **part}
 
 

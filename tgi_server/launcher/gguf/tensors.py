@@ -19,13 +19,13 @@ from gguf.quants import dequantize
 from numpy.typing import NDArray
 
 from tgi_server.errors import ModelError
-from tgi_server.launcher.gguf.architecture import Model, Weight
+from tgi_server.launcher.gguf.architecture import Model, Rows, Weight
 from tgi_server.launcher.gguf.reader import GgufFile, StoredTensor
 
 _CHUNK = 1 << 22
 """Values converted at a time: 16 MiB of float32, a few times that with what dequantisation needs."""
 _MOST_TOLD = 5
-_IGNORED = ("attn_rot_embd.weight", "rope_freqs.weight")
+_IGNORED = ".attn_rot_embd.weight"
 """What follows from the configuration, in every block of old files."""
 
 Floats = NDArray[np.float32]
@@ -33,34 +33,48 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A tensor of the checkpoint: these rows (of a vector: values) of stored tensors, one after the other."""
+    """A tensor of the checkpoint, made of the rows (of vectors: the values) of stored ones, one after the other.
+
+    Attributes:
+        order: which rows are wanted, of `total`; None for all as they are.
+        first, last: the part of these that this tensor is.
+    """
 
     name: str
     shape: tuple[int, ...]
     sources: tuple[StoredTensor, ...]
-    rows: NDArray[np.intp]
+    order: Rows | None
+    total: int
+    first: int
+    last: int
     vector: bool
     transposed: bool
     offset: float
+
+    def rows(self) -> NDArray[np.intp]:
+        """The numbers of the rows; made when they are needed, for large models have many."""
+        if self.order is None:
+            return np.arange(self.first, self.last)
+        return self.order(self.total)[self.first : self.last]
 
     def pieces(self) -> Iterator[Floats]:
         """All values in order, in pieces of any length."""
         if self.vector:
             whole = np.concatenate([widened(source.data, source.kind).reshape(-1) for source in self.sources])
-            yield whole[self.rows] - np.float32(self.offset)
+            yield whole[self.rows()] - np.float32(self.offset)
         elif self.transposed:
             yield from self._turned()
         else:
-            step = max(1, _CHUNK // self.shape[-1])
-            for first in range(0, len(self.rows), step):
-                yield self._gather(self.rows[first : first + step], 0, None)
+            step, rows = max(1, _CHUNK // self.shape[-1]), self.rows()
+            for first in range(0, len(rows), step):
+                yield self._gather(rows[first : first + step], 0, None)
 
     def _turned(self) -> Iterator[Floats]:
         """As many columns at a time, of one matrix after the other, as their blocks and memory allow."""
         *_, columns, count = self.shape
         block = math.lcm(*(GGML_QUANT_SIZES[source.kind][0] for source in self.sources))
         step = max(1, _CHUNK // count // block) * block
-        for rows in self.rows.reshape(-1, count):
+        for rows in self.rows().reshape(-1, count):
             for first in range(0, columns, step):
                 yield np.ascontiguousarray(self._gather(rows, first, min(first + step, columns)).T)
 
@@ -147,20 +161,21 @@ def _made(
     if len({source.shape[-1] for source in sources if not vector}) > 1:
         raise ModelError(f"{file.path}: {sources[0].name} has another width than what it belongs to")
     try:
-        rows = np.arange(total) if weight.rows is None else weight.rows(total)
+        wanted = total if weight.rows is None else len(weight.rows(total))
     except ValueError as error:
         raise ModelError(f"{file.path}: the tensor {sources[0].name} is {list(shape)}: {error}") from None
     many = shape[:-1] if vector else shape[:-2]
-    each = len(rows) // math.prod(many)
+    each = wanted // math.prod(many)
     own = (each,) if vector else (shape[-1], each) if weight.transposed else (each, shape[-1])
     own = (1, *own) if weight.lifted else own
     name = f"{weight.name.replace('{bid}', str(block))}{weight.suffixes[suffix]}"
     turned = weight.transposed and not vector
     if "{xid}" not in name:
-        yield Target(name, (*many, *own), sources, rows, vector, turned, weight.offset)
+        yield Target(name, (*many, *own), sources, weight.rows, total, 0, wanted, vector, turned, weight.offset)
         return
-    for expert, part in enumerate(rows.reshape(-1, each)):
-        yield Target(name.replace("{xid}", str(expert)), own, sources, part, vector, turned, weight.offset)
+    for expert, first in enumerate(range(0, wanted, each)):
+        one = name.replace("{xid}", str(expert))
+        yield Target(one, own, sources, weight.rows, total, first, first + each, vector, turned, weight.offset)
 
 
 def _check_types(file: GgufFile) -> None:

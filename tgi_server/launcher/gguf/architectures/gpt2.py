@@ -14,11 +14,12 @@ _LAYER = "transformer.h.{bid}"
 
 def describe(file: GgufFile) -> Model:
     """See `architectures`."""
+    count, _, _ = gated.heads(file)
     config = {
         "model_type": "gpt2",
         "n_embd": file.whole(Keys.LLM.EMBEDDING_LENGTH),
         "n_layer": file.whole(Keys.LLM.BLOCK_COUNT),
-        "n_head": file.whole(Keys.Attention.HEAD_COUNT),
+        "n_head": count,
         "n_inner": file.whole(Keys.LLM.FEED_FORWARD_LENGTH),
         "n_positions": file.whole(Keys.LLM.CONTEXT_LENGTH),
         "layer_norm_epsilon": file.decimal(Keys.Attention.LAYERNORM_EPS, 1e-5),

@@ -30,6 +30,18 @@ def _mixtral(file: GgufFile) -> Model:
         *gated.outside(),
         *gated.attention(file, permuted=True),
         Weight("model.layers.{bid}.block_sparse_moe.gate"),
-        *gated.experts("block_sparse_moe", {"gate": "w1", "up": "w3", "down": "w2"}),
+        *_experts(file, entries["num_local_experts"]),
     )
     return Model("MixtralForCausalLM", {"model_type": "mixtral", **gated.config(file), **entries}, weights, rope.READ)
+
+
+def _experts(file: GgufFile, count: int) -> tuple[Weight, ...]:
+    """Side by side in one tensor; the first files had a tensor an expert."""
+    names = {"gate": "w1", "up": "w3", "down": "w2"}
+    if not file.has("blk.0.ffn_gate.0.weight"):
+        return gated.experts("block_sparse_moe", names)
+    return tuple(
+        Weight(f"model.layers.{{bid}}.block_sparse_moe.experts.{number}.{name}", (f"blk.{{bid}}.ffn_{which}.{number}",))
+        for number in range(count)
+        for which, name in names.items()
+    )

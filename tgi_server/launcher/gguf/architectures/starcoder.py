@@ -14,15 +14,16 @@ _MATRICES = ("ln_1", "ln_2", "attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_pr
 
 def describe(file: GgufFile) -> Model:
     """See `architectures`."""
+    count, kv_count, _ = gated.heads(file)
     config = {
         "model_type": "gpt_bigcode",
         "n_embd": file.whole(Keys.LLM.EMBEDDING_LENGTH),
         "n_layer": file.whole(Keys.LLM.BLOCK_COUNT),
-        "n_head": file.whole(Keys.Attention.HEAD_COUNT),
+        "n_head": count,
         "n_inner": file.whole(Keys.LLM.FEED_FORWARD_LENGTH),
         "n_positions": file.whole(Keys.LLM.CONTEXT_LENGTH),
         "layer_norm_epsilon": file.decimal(Keys.Attention.LAYERNORM_EPS, 1e-5),
-        "multi_query": file.whole(Keys.Attention.HEAD_COUNT_KV, 1) == 1,
+        "multi_query": kv_count == 1,
         "activation_function": "gelu_pytorch_tanh",
         **gated.common(file),
     }
