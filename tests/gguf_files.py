@@ -84,9 +84,19 @@ def write(
         "tokenizer.ggml.bos_token_id": 1, "tokenizer.ggml.eos_token_id": 2, "tokenizer.ggml.padding_token_id": 2,
         "tokenizer.ggml.unknown_token_id": 0, "tokenizer.chat_template": TEMPLATE, **(metadata or {}),
     }  # fmt: skip
-    writer = GGUFWriter(path, values.pop("general.architecture", "llama"))
+    finish(GGUFWriter(path, values.pop("general.architecture", "llama")), values, weights, kind)
+    return path
+
+
+def finish(
+    writer: GGUFWriter,
+    values: Mapping[str, Any],
+    weights: Weights,
+    kind: GGMLQuantizationType = GGMLQuantizationType.F32,
+) -> None:
+    """Write metadata and tensors."""
     for key, value in values.items():
-        _add(writer, key, value)
+        add(writer, key, value)
     for theirs, ours in weights.items():
         name, tensor = _stored(theirs, ours)
         if tensor.ndim == 2 and kind != GGMLQuantizationType.F32:
@@ -97,10 +107,9 @@ def write(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return path
 
 
-def _add(writer: GGUFWriter, key: str, value: Any) -> None:
+def add(writer: GGUFWriter, key: str, value: Any) -> None:
     kinds = {bool: GGUFValueType.BOOL, int: GGUFValueType.UINT32, float: GGUFValueType.FLOAT32,
              str: GGUFValueType.STRING, list: GGUFValueType.ARRAY}  # fmt: skip
     if value is not None:

@@ -28,11 +28,12 @@ def test_nothing_else_names_a_family(name: str) -> None:
 
 @pytest.mark.parametrize(("folder", "shared"), [
     ("quantize", {"base"}), ("rope", {"base", "kinds", "table"}), ("speculate", {"base"}),
+    ("launcher/gguf/architectures", set()),
 ])  # fmt: skip
 def test_nothing_imports_one_kind_or_method(folder: str, shared: set[str]) -> None:
     """They are found by their folder or named by a YAML file; only what runs without any of them names its own."""
     own = {path.stem for path in (PACKAGE / folder).glob("[a-z]*.py")} - shared
-    word = re.compile(rf"tgi_server\.{folder}\.({'|'.join(own) or 'nothing'})\b")
+    word = re.compile(rf"tgi_server\.{folder.replace('/', '.')}\.({'|'.join(own) or 'nothing'})\b")
     named = {
         (str(path.relative_to(PACKAGE)), match)
         for path in PACKAGE.rglob("*.py")

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from tgi_server.config.paths import cache_home
 from tgi_server.config.schema import DType
+from tgi_server.launcher.gguf.parts import parts
 from tgi_server.launcher.job import Report
 
-_GGUF_VERSION = 1
+_GGUF_VERSION = 2
 _PICKLE_VERSION = 1
 """Each is raised whenever its converter writes something else: older conversions are not used any more."""
 
@@ -24,7 +25,7 @@ _LONGEST_NAME = 54
 
 def of_gguf(source: Path, dtype: DType, conversion_cache: str | None) -> Path:
     """The directory of a converted GGUF file, whether it exists yet or not. A changed file gets another one."""
-    identity = f"{_fingerprint(source)} {_GGUF_VERSION}"
+    identity = " ".join([*map(_fingerprint, parts(source)), str(_GGUF_VERSION)])
     return place("gguf", f"{source.stem[: _LONGEST_NAME - 9]}-{dtype.value}", identity, conversion_cache)
 
 

@@ -27,7 +27,7 @@ from tgi_server.launcher.supervise import Programs, Server, StoppedError, StopSi
 from tgi_server.models import tensors
 from tgi_server.models.check import check_memory, described
 from tgi_server.models.description import Description
-from tgi_server.models.files import headers
+from tgi_server.models.files import TensorInfo, headers
 from tgi_server.telemetry import logging as log
 
 Look = Callable[[Path], Description]
@@ -219,10 +219,13 @@ def _prepare(config: ServerConfig, dtype: DType, fetch: Fetch, look: Look, stop:
 def _fetch(config: ServerConfig, dtype: DType, report: Callable[[str, float], None], look: Look) -> Model:
     from tgi_server.launcher import weights  # only those who serve need it
 
-    model = weights.fetch(config, dtype, report, look)
-    spec = look(model.directory)
-    tensors.check(spec, files := headers(model.directory))
-    if not (hardware.torch_knows_cuda() and hardware.accelerators(environment())):
-        quantized = config.quantize != ServerConfig().quantize
-        check_memory(spec, config, files, dtype, quantized, host.free_memory())
+    def weigh(directory: Path, files: Mapping[str, TensorInfo]) -> None:
+        spec = look(directory)
+        tensors.check(spec, files)
+        if not (hardware.torch_knows_cuda() and hardware.accelerators(environment())):
+            quantized = config.quantize != ServerConfig().quantize
+            check_memory(spec, config, files, dtype, quantized, host.free_memory())
+
+    model = weights.fetch(config, dtype, report, look, weigh)
+    weigh(model.directory, headers(model.directory))
     return model

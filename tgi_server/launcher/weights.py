@@ -5,16 +5,19 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tgi_server.config.schema import DType, ModelOptions
-from tgi_server.errors import ModelError
+from tgi_server.errors import ModelError, TgiError
 from tgi_server.launcher import assemble, checkpoint, conversions, job, origin
 from tgi_server.launcher.job import Report
 from tgi_server.launcher.origin import Model
 from tgi_server.launcher.process import environment
 from tgi_server.models.families import read_spec
+from tgi_server.models.files import ITEM_BITS, TensorInfo
 
 _PACKAGE = "package:"
 _TRUE = ("1", "ON", "YES", "TRUE")
@@ -25,9 +28,14 @@ logger = logging.getLogger(__name__)
 
 Look = Callable[[Path], object]
 """Raises ModelError or ConfigError for a model that cannot be served, of which config.json is in the directory."""
+Weigh = Callable[[Path, Mapping[str, TensorInfo]], object]
+"""The same for one whose tensors do not fit to it, or into memory; these may not exist yet."""
 
 
-def fetch(options: ModelOptions, dtype: DType, report: Report, look: Look = read_spec) -> Model:
+def fetch(
+    options: ModelOptions, dtype: DType, report: Report, look: Look = read_spec,
+    weigh: Weigh = lambda directory, tensors: None,
+) -> Model:  # fmt: skip
     """The model, downloaded or converted first where needed.
 
     Args:
@@ -35,6 +43,7 @@ def fetch(options: ModelOptions, dtype: DType, report: Report, look: Look = read
         dtype: number format that converted weights are stored in.
         report: told the stage and its progress (0 to 1) while something slow runs; may raise to cancel.
         look: called before anything slow is done for a model.
+        weigh: the same, where the model's tensors are known by then.
 
     Raises:
         ModelError: there is no such model, it cannot be had, or its files are missing or damaged.
@@ -42,7 +51,7 @@ def fetch(options: ModelOptions, dtype: DType, report: Report, look: Look = read
     if options.trust_remote_code:
         _warn(options)
     try:
-        model = _model(options, dtype, report, look)
+        model = _model(options, dtype, report, look, weigh)
         checkpoint.check(model.directory)
     except OSError as error:
         raise ModelError(f"model_id={options.model_id}: {error.strerror}: {error.filename}") from None
@@ -57,7 +66,7 @@ def _warn(options: ModelOptions) -> None:
     )
 
 
-def _model(options: ModelOptions, dtype: DType, report: Report, look: Look) -> Model:
+def _model(options: ModelOptions, dtype: DType, report: Report, look: Look, weigh: Weigh) -> Model:
     local = _locate(options.model_id)
     if local is not None and options.revision is not None:
         raise ModelError(f"revision={options.revision}: model_id={options.model_id} is not on the hub, it has none")
@@ -72,7 +81,7 @@ def _model(options: ModelOptions, dtype: DType, report: Report, look: Look) -> M
         snapshot = _download(options, report, look)
         return origin.from_hub(assemble.unpickled(snapshot, cache, report, look), snapshot)
     if not local.is_dir():
-        return Model(_convert(local, options, dtype, report))
+        return Model(_convert(local, options, dtype, report, look, weigh))
     checkpoint.check_description(local)
     return Model(assemble.unpickled(local, cache, report, look))
 
@@ -149,8 +158,24 @@ def _hub_environment() -> dict[str, str]:
     return extra
 
 
-def _convert(source: Path, options: ModelOptions, dtype: DType, report: Report) -> Path:
+def _convert(source: Path, options: ModelOptions, dtype: DType, report: Report, look: Look, weigh: Weigh) -> Path:
     target = conversions.of_gguf(source, dtype, options.conversion_cache)
     if not target.is_dir():
+        _look_into(source, dtype, report, look, weigh)
         job.run("tgi_server.launcher.gguf.convert", str(source), str(target), dtype.value, report=report)
     return target
+
+
+def _look_into(source: Path, dtype: DType, report: Report, look: Look, weigh: Weigh) -> None:
+    """Judge a GGUF file by its metadata, before the weights are read."""
+    with TemporaryDirectory() as place:
+        told = job.run("tgi_server.launcher.gguf.describe", str(source), place, dtype.value, report=report)
+        tensors = {
+            name: TensorInfo(source, code, tuple(shape), 0, math.prod(shape) * ITEM_BITS[code] // 8)
+            for name, (code, shape) in json.loads(told).items()
+        }
+        try:
+            look(Path(place))
+            weigh(Path(place), tensors)
+        except TgiError as error:  # it may name a file that the user never sees
+            raise type(error)(str(error).replace(f"{place}/config.json", str(source))) from None

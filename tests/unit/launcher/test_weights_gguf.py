@@ -9,12 +9,13 @@ import re
 import resource
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from gguf import GGMLQuantizationType
+from gguf import GGMLQuantizationType, GGUFWriter
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
@@ -22,10 +23,11 @@ from tokenizers import Tokenizer
 from tests import gguf_files
 from tests.gguf_files import TOKENS
 from tgi_server.config.schema import DType, ModelOptions
-from tgi_server.errors import ModelError
-from tgi_server.launcher import weights
+from tgi_server.errors import ConfigError, ModelError
+from tgi_server.launcher import conversions, weights
 from tgi_server.launcher.gguf.convert import convert
 from tgi_server.launcher.gguf.reader import GgufFile
+from tgi_server.models.files import TensorInfo, headers
 
 
 def ignore(stage: str, fraction: float) -> None:
@@ -104,6 +106,15 @@ def test_a_damaged_file_leaves_nothing_in_the_cache(source: Path, tmp_path: Path
     os.truncate(source, source.stat().st_size - 1)
     options = ModelOptions(model_id=str(source), conversion_cache=str(tmp_path / "cache"))
     with pytest.raises(ModelError, match=f"{source} is not a usable GGUF file: it is truncated"):
+        weights.fetch(options, DType.float32, ignore)
+    assert not (tmp_path / "cache").exists()  # refused before the conversion
+
+
+def test_damaged_weights_leave_nothing_in_the_cache(tmp_path: Path, tensors: gguf_files.Weights) -> None:
+    broken = {**tensors, "model.norm.weight": np.full(gguf_files.HIDDEN, np.inf, np.float32)}
+    source = gguf_files.write(tmp_path / "tiny.gguf", broken)
+    options = ModelOptions(model_id=str(source), conversion_cache=str(tmp_path / "cache"))
+    with pytest.raises(ModelError, match=r"output_norm\.weight holds values that are not finite numbers in float32"):
         weights.fetch(options, DType.float32, ignore)
     assert [path.name for path in (tmp_path / "cache" / "gguf").iterdir()] == [".lock"]
 
@@ -231,17 +242,17 @@ def test_tokens_around_a_text(tmp_path: Path, tensors: gguf_files.Weights) -> No
 # What is refused
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "architecture": ({"general.architecture": "gptneox"}, r"architecture 'gptneox' is not supported .*\(llama is\)"),
-    "tokenizer model": ({"tokenizer.ggml.model": "llama"}, r"tokenizer model 'llama' is not supported .* yet"),
+    "architecture": ({"general.architecture": "mamba"}, r"architecture 'mamba' is not supported .*\(these are: "),
+    "tokenizer model": ({"tokenizer.ggml.model": "bert"}, r"tokenizer model 'bert' is not supported"),
     "pre-tokenizer": ({"tokenizer.ggml.pre": "deepseek-llm"}, r"tokenizer\.ggml\.pre is 'deepseek-llm'; supported are"),
     "no pre-tokenizer": ({"tokenizer.ggml.pre": None}, r"the metadata tokenizer\.ggml\.pre is missing"),
-    "layers": ({"llama.block_count": 3}, r"the tensor blk\.2\.attn_norm\.weight is missing"),
+    "layers": ({"llama.block_count": 3}, r"tensors are missing: 'blk\.2\.attn_k\.weight', .* and 4 more"),
     "absurd layers": ({"llama.block_count": 2**32 - 1}, r"4294967295 layers, but 20 tensors"),
-    "fewer layers": ({"llama.block_count": 1}, r"the tensor 'blk\.1\..*' is not supported"),
+    "fewer layers": ({"llama.block_count": 1}, r"tensors that llama does not have here: 'blk\.1\..*"),
     "no layers": ({"llama.block_count": 0}, r"llama\.block_count is 0"),
-    "shape": ({"llama.feed_forward_length": 95}, r"ffn_gate\.weight is \(96, 64\), \(95, 64\) expected"),
-    "heads": ({"llama.attention.head_count": 1000}, r"rotary embedding of 16 of 0 values"),
-    "rope scaling": ({"llama.rope.scaling.type": "yarn"}, r"rope scaling 'yarn' is not supported"),
+    "shape": ({"llama.feed_forward_length": 95}, r"gate_proj\.weight has the shape \[96, 64\], \[95, 64\] was"),
+    "heads": ({"llama.attention.head_count": 1000}, r"rotary embedding of 16 of 1 values"),
+    "rope scaling": ({"llama.rope.scaling.type": "spiral"}, r"rope scaling 'spiral' is not supported"),
     "type": ({"llama.context_length": "long"}, r"llama\.context_length should be of type int"),
     "token twice": ({"tokenizer.ggml.tokens": ["a"] * len(TOKENS)}, r"holds tokens twice"),
     "merges": ({"tokenizer.ggml.merges": ["x"]}, r"merges cannot be used"),
@@ -295,7 +306,7 @@ def test_a_damaged_element_count_takes_little_time_and_memory(tmp_path: Path, co
     content[start : start + 8] = count.to_bytes(8, "little")
     source.write_bytes(content)
     started = time.perf_counter()
-    with pytest.raises(ModelError, match=r"it is truncated or damaged \(MemoryError\)"):
+    with pytest.raises(ModelError, match=r"it is truncated or damaged \((it ends too early|a list of \d+ elements)\)"):
         weights.fetch(ModelOptions(model_id=str(source), conversion_cache=str(tmp_path)), DType.float32, ignore)
     assert time.perf_counter() - started < 3
 
@@ -321,3 +332,98 @@ def test_random_damage_never_ends_in_another_error(source: Path) -> None:
             convert(source, directory, DType.float32, ignore)
         except ModelError as error:
             assert "\n" not in str(error)
+
+
+# Before the conversion
+
+
+def test_a_model_is_judged_before_it_is_converted(source: Path, tmp_path: Path) -> None:
+    """`look` sees config.json, `weigh` the tensors as they would be; neither happens for what is there already."""
+    options = ModelOptions(model_id=str(source), conversion_cache=str(tmp_path / "cache"))
+    seen: list[Any] = []
+
+    def look(directory: Path) -> None:
+        seen.append(read(directory, "config.json"))
+
+    def weigh(directory: Path, tensors: Mapping[str, TensorInfo]) -> None:
+        assert not (tmp_path / "cache").exists()
+        seen.append({name: (info.dtype, info.shape, info.bytes) for name, info in tensors.items()})
+
+    directory = weights.fetch(options, DType.bfloat16, ignore, look, weigh).directory
+    stored = {name: (info.dtype, info.shape, info.bytes) for name, info in headers(directory).items()}
+    assert seen == [read(directory, "config.json"), stored]
+    weights.fetch(options, DType.bfloat16, ignore, look, weigh)
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize("error", [ConfigError("too large"), ModelError("{directory}/config.json: no such model")])
+def test_what_is_refused_is_not_converted(source: Path, tmp_path: Path, error: ConfigError) -> None:
+    options = ModelOptions(model_id=str(source), conversion_cache=str(tmp_path / "cache"))
+
+    def look(directory: Path) -> None:
+        raise type(error)(str(error).format(directory=directory))
+
+    expected = str(error).format(directory="").replace("/config.json", str(source))
+    with pytest.raises(type(error), match=f"^{re.escape(expected)}$"):
+        weights.fetch(options, DType.bfloat16, ignore, look)
+    assert not (tmp_path / "cache").exists()
+
+
+# Split files
+
+
+@pytest.fixture
+def split(tmp_path: Path, tensors: gguf_files.Weights) -> list[Path]:
+    """A model in three parts, as llama.cpp's gguf-split makes them: the metadata are in the first."""
+    names, paths = list(tensors), []
+    for number in range(3):
+        path = tmp_path / f"tiny-{number + 1:05d}-of-00003.gguf"
+        own = {name: tensors[name] for name in names[number::3]}
+        counts = {"split.count": 3, "split.no": number, "split.tensors.count": len(tensors)}
+        if number:
+            writer = GGUFWriter(path, "llama")
+            gguf_files.finish(writer, counts, own)
+        else:
+            gguf_files.write(path, own, counts)
+        paths.append(path)
+    return paths
+
+
+@pytest.mark.parametrize("named", [0, 2])
+def test_a_split_file(split: list[Path], tensors: gguf_files.Weights, named: int) -> None:
+    """Whichever part is named."""
+    directory = split[0].parent / "out"
+    directory.mkdir()
+    convert(split[named], directory, DType.float32, ignore)
+    stored = load_file(directory / "model.safetensors")
+    assert stored.keys() == tensors.keys()
+    assert all(np.array_equal(stored[name], tensors[name]) for name in tensors)
+
+
+def test_a_missing_part(split: list[Path], tmp_path: Path) -> None:
+    split[1].unlink()
+    with pytest.raises(ModelError, match=r"its part tiny-00002-of-00003\.gguf is missing$"):
+        GgufFile(split[0])
+    with pytest.raises(ModelError, match=r"No such file or directory: .*tiny-00002-of-00003\.gguf$"):
+        weights.fetch(ModelOptions(model_id=str(split[0]), conversion_cache=str(tmp_path)), DType.float32, ignore)
+
+
+def test_a_part_under_another_name(split: list[Path]) -> None:
+    renamed = split[0].rename(split[0].with_name("model.gguf"))
+    with pytest.raises(ModelError, match=r"model\.gguf: it is one of 3 parts; they have to be called NAME-00001-of-"):
+        GgufFile(renamed)
+
+
+def test_a_part_of_another_model(split: list[Path], tensors: gguf_files.Weights) -> None:
+    split[1].write_bytes(split[2].read_bytes())
+    with pytest.raises(ModelError, match=r"tiny-00003-of-00003\.gguf .* the tensor .* is in two parts$"):
+        GgufFile(split[0])
+    gguf_files.write(split[1], {}, {"split.count": 3})
+    with pytest.raises(ModelError, match=r"its parts hold 13 tensors, 20 expected$"):
+        GgufFile(split[0])
+
+
+def test_another_part_is_another_conversion(split: list[Path]) -> None:
+    before = conversions.of_gguf(split[0], DType.float32, None)
+    os.utime(split[2], ns=(1, 1))
+    assert conversions.of_gguf(split[0], DType.float32, None) != before

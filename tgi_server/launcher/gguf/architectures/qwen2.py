@@ -1,0 +1,15 @@
+"""Qwen 2 and 2.5."""
+
+from __future__ import annotations
+
+from tgi_server.launcher.gguf import gated, rope
+from tgi_server.launcher.gguf.architecture import Model
+from tgi_server.launcher.gguf.reader import GgufFile
+
+names = ("qwen2",)
+
+
+def describe(file: GgufFile) -> Model:
+    """See `architectures`."""
+    config = {"model_type": "qwen2", **gated.config(file), "use_sliding_window": False}
+    return Model("Qwen2ForCausalLM", config, gated.weights(file), rope.READ)
