@@ -20,8 +20,13 @@ def check(spec: Description, tensors: Mapping[str, TensorInfo]) -> None:
     """Raise ModelError, naming what is wrong, unless a checkpoint that is not quantised is as the description says."""
     problems = [*_wrong(spec, tensors), *_more_layers(spec, tensors)]
     if problems:
-        more = f"; and {len(problems) - MOST_TOLD} more" if len(problems) > MOST_TOLD else ""
-        raise ModelError("the checkpoint is not as its config.json says: " + "; ".join(problems[:MOST_TOLD]) + more)
+        raise ModelError(f"the checkpoint is not as its config.json says: {listed(problems)}")
+
+
+def listed(problems: Sequence[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = f"; and {len(problems) - MOST_TOLD} more" if len(problems) > MOST_TOLD else ""
+    return "; ".join(problems[:MOST_TOLD]) + more
 
 
 def expected(spec: ModelSpec) -> Iterator[tuple[str, Shape]]:

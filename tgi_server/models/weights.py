@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,6 +26,16 @@ from tgi_server.quantize.base import QuantizeMethod, Stored
 Span = tuple[int, int]
 MOST_PIECES = 64
 """Pieces of a tensor that are read one by one; of more, the whole tensor is read and cut."""
+
+
+class Tensors(Protocol):
+    """The tensors of a model by name, as `Checkpoint` has them."""
+
+    def __contains__(self, name: object) -> bool: ...
+
+    def read(self, name: str, axis: int = 0, pieces: Sequence[Span] | None = None) -> Tensor:
+        """See `Checkpoint`."""
+        ...
 
 
 class Checkpoint:
@@ -82,7 +92,7 @@ class WeightLoader:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, prefixes: Sequence[str], quantize: QuantizeMethod, group: Group, needs: Needs
+        self, checkpoint: Tensors, prefixes: Sequence[str], quantize: QuantizeMethod, group: Group, needs: Needs
     ) -> None:
         self.group = group
         self.needs = needs
