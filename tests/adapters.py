@@ -50,7 +50,7 @@ def make_adapter(base: Path, directory: Path, safe: bool = True, **settings: Any
         for name, parameter in adapted.named_parameters():
             if parameter.requires_grad or "lora_" in name:
                 torch.nn.init.normal_(parameter, 0.0, 0.2)
-        adapted.save_pretrained(directory, safe_serialization=safe)
+        adapted.save_pretrained(str(directory), safe_serialization=safe)
     return adapted
 
 

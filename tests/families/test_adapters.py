@@ -27,8 +27,8 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
         "llama", {"target_modules": ["k_proj"], "bias": "all", "modules_to_save": ["lm_head", "input_layernorm"]}
     ),
     "llama, patterns": ("llama", {
-        "target_modules": ["q_proj", "down_proj"], "r": 4, "lora_alpha": 6, "rank_pattern": {"layers.1.mlp.down_proj": 7},
-        "alpha_pattern": {"q_proj": 3},
+        "target_modules": ["q_proj", "down_proj"], "r": 4, "lora_alpha": 6,
+        "rank_pattern": {"layers.1.mlp.down_proj": 7}, "alpha_pattern": {"q_proj": 3},
     }),
     "llama, stabilized, the biases of the adapter": (
         "llama", {"target_modules": ["q_proj", "k_proj"], "r": 4, "use_rslora": True, "lora_bias": True}

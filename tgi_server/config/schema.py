@@ -434,6 +434,8 @@ class Resolved(Options):
     """What the launcher found out from the configuration and this machine, told to its child processes."""
 
     model_dir: str = ""
+    adapter_dir: Optional[str] = None
+    """Holds the adapter that is merged into the weights in `model_dir`."""
     num_shard: int = 1
     dtype: DType = DType.float32
     listen_fd: int = -1

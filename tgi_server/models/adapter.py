@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tgi_server.errors import ModelError
+from tgi_server.models.description import Description, Shape
 from tgi_server.models.files import TensorInfo, json_object, tensors
-from tgi_server.models.spec import ModelSpec, Source
-from tgi_server.models.tensors import FLOATS, Shape, expected, found, listed
+from tgi_server.models.spec import Source
+from tgi_server.models.tensors import FLOATS, fits, found, listed
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 
@@ -84,7 +85,7 @@ class Adapter:
     """
 
     file: Path
-    spec: ModelSpec
+    spec: Description
     changes: Mapping[str, Change]
 
     def find(self, name: str) -> Change | None:
@@ -146,32 +147,32 @@ def read_config(directory: Path) -> Config:
     return config
 
 
-def read(directory: Path, spec: ModelSpec) -> Adapter:
+def read(directory: Path, spec: Description) -> Adapter:
     """The adapter in a directory (adapter_config.json, adapter_model.safetensors), for a model.
 
     Raises:
         ModelError: it cannot be merged, or not into this model; names all tensors that do not fit.
     """
     config, file = read_config(directory), directory / WEIGHTS
+    if not any(True for _ in spec.tensors()):
+        raise ModelError(f"{directory}: adapters of such models are not served; merge it into the weights with PEFT")
     if not file.is_file():
         raise ModelError(f"{directory} has no {WEIGHTS}")
     plan = _Plan(config, spec, tensors(file))
     changes = plan.changes()
     if plan.problems:
-        raise ModelError(f"the adapter {directory} does not fit the model {config.base}: {listed(plan.problems)}")
-    head = spec.head if plan.head is None else replace(spec.head, name=plan.head)
-    return Adapter(file, replace(spec, head=head), changes)
+        raise ModelError(f"the adapter {directory} does not fit its base model: {listed(plan.problems)}")
+    return Adapter(file, spec if plan.head is None else spec.untied(plan.head), changes)
 
 
 class _Plan:
     """Finds for each tensor of an adapter its place in a model. `problems` collects what has none."""
 
-    def __init__(self, config: Config, spec: ModelSpec, own: Mapping[str, TensorInfo]) -> None:
+    def __init__(self, config: Config, spec: Description, own: Mapping[str, TensorInfo]) -> None:
         self.problems: list[str] = []
         self.head: str | None = None
         self._config, self._spec, self._own = config, spec, own
-        self._wanted: dict[str, Shape] = dict(expected(spec))
-        self._vectors = f"{spec.embedding.name}.weight"
+        self._wanted: dict[str, Shape] = dict(spec.tensors())
         self._transposed = {f"{source.name}.weight" for source in _sources(spec) if source.transposed}
         self._found: dict[str, Change] = {}
 
@@ -225,22 +226,22 @@ class _Plan:
 
     def _untie(self) -> None:
         """Give the head a matrix of its own where it and the token vectors part."""
-        if self._spec.head.name is None and (self.head or self._vectors in self._found):
+        if self._spec.tied and (self.head or self._spec.tied in self._found):
             self.head = self.head or "lm_head"
             self._change(f"{self.head}.weight")
 
     def _change(self, key: str, **what: Any) -> None:
-        source = self._vectors if key == f"{self.head}.weight" else key
+        source = self._spec.tied if self._spec.tied and key == f"{self.head}.weight" else key
         self._found[key] = replace(self._found.get(key) or Change(source), **what)
 
     def _key(self, target: str) -> str | None:
         """The model's own name of a tensor; None when it has none."""
         keys = [key for key in _bare(target, self._spec) if key in self._wanted]
         module, _, kind = target.rpartition(".")
-        if not keys and self._spec.head.name is None and kind == "weight" and "." not in module:
+        if not keys and self._spec.tied and kind == "weight" and "." not in module:
             # beside the decoder there is nothing but the head, which is tied and therefore not in the checkpoint
             self.head = module
-            self._wanted[target] = self._wanted[self._vectors]
+            self._wanted[target] = self._wanted[self._spec.tied]
             keys = [target]
         return keys[0] if keys else None
 
@@ -256,8 +257,7 @@ class _Plan:
 
     def _fits(self, name: str, shape: Shape, key: str) -> bool:
         wanted = self._wanted[key]
-        longer = key == f"{self._spec.embedding.positions}.weight" and shape[1:] == wanted[1:] and shape >= wanted
-        if shape == wanted or longer:
+        if fits(shape, key, wanted, self._spec):
             return True
         self.problems.append(f"tensor {name} changes {list(shape)} numbers of {key}, which has {list(wanted)}")
         return False
@@ -266,7 +266,7 @@ class _Plan:
         self.problems += [f"the model has no place for tensor {name}" for name in names]
 
 
-def _bare(name: str, spec: ModelSpec) -> list[str]:
+def _bare(name: str, spec: Description) -> list[str]:
     """A name without each of the prefixes that it may have."""
     return [name.removeprefix(prefix) for prefix in (*spec.prefixes, "") if name.startswith(prefix)]
 

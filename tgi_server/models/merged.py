@@ -11,7 +11,6 @@ from torch import Tensor
 
 from tgi_server.errors import ModelError
 from tgi_server.models.adapter import Adapter, Change, Product
-from tgi_server.models.spec import ModelSpec
 from tgi_server.models.tensors import found
 from tgi_server.models.weights import Span, Tensors
 
@@ -28,7 +27,6 @@ class Merged:
     def __init__(self, base: Tensors, adapter: Adapter) -> None:
         self._base = base
         self._adapter = adapter
-        self._spec: ModelSpec = adapter.spec
         try:
             self._own: Any = safe_open(str(adapter.file), framework="pt")
         except (OSError, SafetensorError) as error:
@@ -53,7 +51,7 @@ class Merged:
     def _start(self, change: Change, axis: int, pieces: Sequence[Span] | None) -> Tensor:
         if change.replacement is not None:
             return _cut(self._own.get_tensor(change.replacement), axis, pieces).to(torch.float32, copy=True)
-        name = found(change.source, self._spec.prefixes, self._base) or change.source
+        name = found(change.source, self._adapter.spec.prefixes, self._base) or change.source
         return self._base.read(name, axis, pieces).to(torch.float32, copy=True)
 
     def _add(self, x: Tensor, product: Product, axis: int, pieces: Sequence[Span] | None) -> None:

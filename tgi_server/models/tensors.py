@@ -50,6 +50,11 @@ def found(name: str, prefixes: Sequence[str], tensors: Container[str]) -> str | 
     return next((full for full in (*(prefix + name for prefix in prefixes), name) if full in tensors), None)
 
 
+def fits(shape: Shape, name: str, wanted: Shape, spec: Description) -> bool:
+    """Whether a tensor may have this shape."""
+    return shape == wanted or (name == spec.longer and shape[1:] == wanted[1:] and shape >= wanted)
+
+
 def _wrong(spec: Description, tensors: Mapping[str, TensorInfo]) -> Iterator[str]:
     for name, shape in spec.tensors():
         full = found(name, spec.prefixes, tensors)
@@ -57,7 +62,7 @@ def _wrong(spec: Description, tensors: Mapping[str, TensorInfo]) -> Iterator[str
             yield f"tensor {spec.prefixes[0]}{name} is missing"
             continue
         has = tensors[full]
-        if has.shape != shape and not (name == spec.longer and has.shape[1:] == shape[1:] and has.shape >= shape):
+        if not fits(has.shape, name, shape, spec):
             yield f"tensor {full} has the shape {list(has.shape)}, {list(shape)} was expected"
         elif has.dtype not in FLOATS:
             yield f"tensor {full} is of the type {has.dtype}; {', '.join(FLOATS)} are served"
