@@ -30,9 +30,8 @@ def make_base(family: str, directory: Path, **numbers: Any) -> Path:
 
     torch.manual_seed(0)
     name, own = SMALL[family]
-    config = getattr(transformers, name)(
-        vocab_size=VOCABULARY, bos_token_id=1, eos_token_id=1, pad_token_id=0, initializer_range=0.2, **own | numbers
-    )
+    common = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 0}
+    config = getattr(transformers, name)(initializer_range=0.2, **common | own | numbers)
     transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(directory)
     return directory
 

@@ -101,6 +101,8 @@ def _adapted(options: ModelOptions, place: Path, dtype: DType, report: Report, l
     try:
         base = _base(replace(options, model_id=_base_id(place, config.base), revision=config.revision), report)
         model = _whole(*base, dtype, report, look_closer)
+    except adapter.FitError:
+        raise
     except ModelError as error:
         raise ModelError(f"the base model of the adapter {options.model_id}: {error}") from None
     directory = assemble.with_tokenizer_of(model.directory, place, cache, report)
@@ -177,7 +179,7 @@ def _described(options: ModelOptions, local: Path | None, report: Report) -> Pat
         return _ask_hub("cached", options, options.revision, report)
     if not local.is_dir():
         raise ModelError(
-            f"weights_cache_override={options.weights_cache_override}: it has no config.json or no tokenizer.json, and "
+            f"weights_cache_override={options.weights_cache_override}: it has no config.json or no tokenizer, and "
             f"those of model_id={options.model_id} would have to be converted"
         )
     return local

@@ -121,6 +121,10 @@ class Config:
         return alpha / (math.sqrt(rank) if self.rank_stabilized else rank)
 
 
+class FitError(ModelError):
+    """An adapter is not for this model."""
+
+
 def is_adapter(directory: Path) -> bool:
     """Whether a directory holds an adapter instead of a model."""
     return (directory / CONFIG).is_file()
@@ -151,7 +155,8 @@ def read(directory: Path, spec: Description) -> Adapter:
     """The adapter in a directory (adapter_config.json, adapter_model.safetensors), for a model.
 
     Raises:
-        ModelError: it cannot be merged, or not into this model; names all tensors that do not fit.
+        ModelError: it cannot be merged.
+        FitError: not into this model; names the tensors that do not fit.
     """
     config, file = read_config(directory), directory / WEIGHTS
     if not any(True for _ in spec.tensors()):
@@ -161,7 +166,7 @@ def read(directory: Path, spec: Description) -> Adapter:
     plan = _Plan(config, spec, tensors(file))
     changes = plan.changes()
     if plan.problems:
-        raise ModelError(f"the adapter {directory} does not fit its base model: {listed(plan.problems)}")
+        raise FitError(f"the adapter {directory} does not fit its base model: {listed(plan.problems)}")
     return Adapter(file, spec if plan.head is None else spec.untied(plan.head), changes)
 
 
