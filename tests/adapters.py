@@ -47,7 +47,7 @@ def make_adapter(base: Path, directory: Path, safe: bool = True, **settings: Any
         model = transformers.AutoModelForCausalLM.from_pretrained(base)
         adapted = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", **settings)).eval()
         for name, parameter in adapted.named_parameters():
-            if parameter.requires_grad or "lora_" in name:
+            if parameter.requires_grad or "lora_" in name or "trainable_tokens_delta" in name:
                 torch.nn.init.normal_(parameter, 0.0, 0.2)
         adapted.save_pretrained(str(directory), safe_serialization=safe)
     return adapted

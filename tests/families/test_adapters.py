@@ -38,6 +38,7 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2, biases": ("gpt2", {"target_modules": ["c_attn", "c_proj"], "bias": "lora_only", "r": 2}),
     "gpt2, positions": ("gpt2", {"target_modules": ["wpe", "c_attn"]}),
     "bloom": ("bloom", {"target_modules": ["query_key_value", "dense", "dense_4h_to_h"], "bias": "all"}),
+    "llama, some vectors": ("llama", {"target_modules": ["q_proj"], "trainable_token_indices": [3, 29, 30, 49]}),
     "phi3": ("phi3", {"target_modules": "all-linear", "r": 4}),
 }  # fmt: skip
 
@@ -83,6 +84,8 @@ TIED: dict[str, dict[str, Any]] = {
     "both alike": {"target_modules": ["wte"], "ensure_weight_tying": True},
     "vectors replaced": {"target_modules": ["c_attn"], "modules_to_save": ["wte"]},
     "head replaced": {"target_modules": ["c_attn"], "modules_to_save": ["lm_head"]},
+    "some vectors replaced": {"target_modules": ["c_attn"], "trainable_token_indices": [3, 29, 30, 49]},
+    "head, some vectors": {"target_modules": ["lm_head"], "trainable_token_indices": {"wte": [3, 29, 30, 49]}},
 }
 
 

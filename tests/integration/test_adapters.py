@@ -12,16 +12,21 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests import gguf_files
 from tests.adapters import logits, make_adapter, make_base
 from tests.hub_server import COMMIT, Hub, Repository, running
 from tests.integration.server import Server
 from tests.models import Steps, needs
 from tests.vocabularies import train_pieces
-from tgi_server.config.schema import DType, ModelOptions
-from tgi_server.errors import ModelError
+from tgi_server.config.schema import DType, ModelOptions, ServerConfig
+from tgi_server.errors import ConfigError, ModelError
 from tgi_server.launcher import weights
 from tgi_server.launcher.origin import Model
 from tgi_server.models import adapter
+from tgi_server.models.check import check_memory
+from tgi_server.models.families import read_spec
+from tgi_server.models.files import headers
+from tgi_server.models.tensors import found
 
 OTHER_COMMIT = "e" * 40
 PROMPT = [3, 17, 25, 9, 40, 3, 3, 41]
@@ -87,6 +92,31 @@ def test_pickles_are_converted(place: Path, made: tuple[Path, torch.Tensor], tmp
     model = fetch(place / "adapter", tmp_path)
     torch.testing.assert_close(served(model), made[1], rtol=1e-4, atol=1e-4)
     assert fetch(place / "adapter", tmp_path) == model
+
+
+def test_over_a_gguf_file(tmp_path: Path) -> None:
+    file = gguf_files.write(tmp_path / "base.gguf", gguf_files.random_weights())
+    converted = fetch(file, tmp_path).directory
+    model = make_adapter(converted, tmp_path / "adapter", r=4, target_modules=["q_proj", "k_proj", "embed_tokens"])
+    change(tmp_path / "adapter", base_model_name_or_path="../base.gguf")
+    model_found = fetch(tmp_path / "adapter", tmp_path)
+    assert model_found.directory == converted
+    torch.testing.assert_close(served(model_found), logits(model, PROMPT), rtol=1e-4, atol=1e-4)
+
+
+def test_the_memory_of_a_head_that_is_tied_no_more(tmp_path: Path) -> None:
+    base = make_base("gpt2", tmp_path / "base")
+    make_adapter(base, tmp_path / "adapter", r=4, target_modules=["wte"])
+    changes, files = adapter.read(tmp_path / "adapter", read_spec(base)), headers(base)
+    names = [found(name, changes.spec.prefixes, changes.tensors(files)) for name, _ in changes.spec.tensors()]
+    assert "lm_head.weight" in names
+    assert None not in names
+    assert changes.tensors(files)["lm_head.weight"].bytes == files["transformer.wte.weight"].bytes
+    config, spec = ServerConfig(max_input_length=8, max_total_tokens=16), changes.spec
+    enough = sum(info.bytes for info in changes.tensors(files).values()) + spec.block_bytes(0, 1, 4)
+    check_memory(spec, config, changes.tensors(files), DType.float32, False, enough)
+    with pytest.raises(ConfigError, match="does not fit in the free memory"):
+        check_memory(spec, config, changes.tensors(files), DType.float32, False, enough - 1)
 
 
 @pytest.fixture
@@ -196,9 +226,8 @@ def test_all_tensors_without_a_place_are_told(place: Path) -> None:
     assert message.count(";") == 5
 
 
-@pytest.mark.parametrize("shards", [1, 2])
-def test_served(shards: int, tmp_path: Path) -> None:
-    """From a base with a SentencePiece model; the greedy text is that of PEFT's model."""
+def test_served(tmp_path: Path) -> None:
+    """By two shards, from a base with a SentencePiece model; the greedy text is that of PEFT's model."""
     base = make_base("llama", tmp_path / "base", vocab_size=500, tie_word_embeddings=True)
     train_pieces(
         base / "tokenizer.model", model_type="bpe", byte_fallback=True, normalization_rule_name="identity",
@@ -207,7 +236,7 @@ def test_served(shards: int, tmp_path: Path) -> None:
     model = make_adapter(base, tmp_path / "adapter", r=8, target_modules=["q_proj", "v_proj", "lm_head"])
     options = [f"model_id={tmp_path / 'adapter'}", f"conversion_cache={tmp_path / 'cache'}", "dtype=float32"]
     limits = ["max_input_length=31", "max_total_tokens=64", "max_batch_prefill_tokens=64"]
-    with Server(*options, *limits, f"num_shard={shards}") as server:
+    with Server(*options, *limits, "num_shard=2") as server:
         info = server.client.get("/info").json()
         answer = server.client.post(
             "/generate", json={"inputs": "Hello wörld", "parameters": {"max_new_tokens": 8, "details": True,

@@ -8,7 +8,7 @@ from pathlib import Path
 from tgi_server.errors import ModelError
 from tgi_server.launcher import checkpoint, conversions, job
 from tgi_server.launcher.job import Report
-from tgi_server.models import adapter
+from tgi_server.models import adapter_config
 from tgi_server.models.files import SAFETENSORS, are_pickles, weight_names
 
 
@@ -39,7 +39,7 @@ def unpickled_adapter(directory: Path, conversion_cache: str | None, report: Rep
     if not target.is_dir():
         _unpickle(directory, names, target, report)
     (converted,) = weight_names(target)
-    links = {**_descriptions(directory), adapter.WEIGHTS: target / converted}
+    links = {**_descriptions(directory), adapter_config.WEIGHTS: target / converted}
     return _linked(directory, links, conversion_cache, report)
 
 

@@ -7,8 +7,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from tgi_server.errors import ModelError
-from tgi_server.models import adapter
-from tgi_server.models.adapter import is_adapter
+from tgi_server.models import adapter_config
+from tgi_server.models.adapter_config import is_adapter
 from tgi_server.models.files import PICKLES, SAFETENSORS, are_pickles, file_names, headers, json_object, weight_names
 
 TOKENIZER = "tokenizer.json"
@@ -34,7 +34,7 @@ def check(directory: Path) -> None:
 def check_description(directory: Path) -> None:
     """Look at the configuration and the tokenizer only; raises ModelError."""
     if is_adapter(directory):
-        json_object(directory / adapter.CONFIG)
+        json_object(directory / adapter_config.CONFIG)
         return
     json_object(directory / "config.json")
     if not has_tokenizer(directory):
@@ -58,10 +58,10 @@ def wanted_weights(directory: Path, names: Collection[str] | None = None) -> lis
     if not is_adapter(directory):
         return weight_names(directory, names)
     present = file_names(directory) if names is None else names
-    for name in (adapter.WEIGHTS, adapter.PICKLE):
+    for name in (adapter_config.WEIGHTS, adapter_config.PICKLE):
         if name in present:
             return [name]
-    raise ModelError(f"{directory} has no {adapter.WEIGHTS}, nor {adapter.PICKLE} to be converted")
+    raise ModelError(f"{directory} has no {adapter_config.WEIGHTS}, nor {adapter_config.PICKLE} to be converted")
 
 
 def is_complete(directory: Path) -> bool:

@@ -16,6 +16,7 @@ from tgi_server.launcher.job import Report
 from tgi_server.launcher.origin import Model
 from tgi_server.launcher.process import environment
 from tgi_server.models import adapter
+from tgi_server.models.adapter_config import is_adapter, read_config
 from tgi_server.models.description import Description
 from tgi_server.models.families import read_spec
 
@@ -67,7 +68,7 @@ def _model(options: ModelOptions, dtype: DType, report: Report, look: Look) -> M
     if options.weights_cache_override is not None:
         return Model(_overridden(options, options.weights_cache_override, local, report))
     place = local or _ask_hub("description", options, options.revision, report)
-    if not adapter.is_adapter(place):
+    if not is_adapter(place):
         return _whole(options, place, dtype, report, look)
     return _adapted(options, place, dtype, report, look)
 
@@ -89,7 +90,7 @@ def _whole(options: ModelOptions, place: Path, dtype: DType, report: Report, loo
 
 def _adapted(options: ModelOptions, place: Path, dtype: DType, report: Report, look: Look) -> Model:
     """The base model of the adapter at `place`, with the adapter. What is wrong with the adapter is found first."""
-    config = adapter.read_config(place)
+    config = read_config(place)
     if _locate(options.model_id) is None and not checkpoint.is_complete(place):
         place = _ask_hub("weights", options, place.name, report)
     cache = options.conversion_cache
@@ -117,7 +118,7 @@ def _base(options: ModelOptions, report: Report) -> tuple[ModelOptions, Path]:
     if local is not None:
         options = replace(options, revision=None)  # of the hub's model, of which this is a copy
     place = local or _ask_hub("description", options, options.revision, report)
-    if adapter.is_adapter(place):
+    if is_adapter(place):
         raise ModelError(f"{place} is an adapter itself; adapters of adapters are not served")
     return options, place
 
@@ -130,7 +131,7 @@ def _base_id(place: Path, named: str) -> str:
 
 def _overridden(options: ModelOptions, override: str, local: Path | None, report: Report) -> Path:
     for place in (local, conversions.expanded(override)):
-        if place is not None and adapter.is_adapter(place):
+        if place is not None and is_adapter(place):
             raise ModelError(
                 f"weights_cache_override={override}: {place} is an adapter; give it as model_id alone, as it names its "
                 "base model itself"

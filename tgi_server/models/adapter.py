@@ -6,39 +6,25 @@ token vectors and the adapter changes one of the two, the other stays as it is, 
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from tgi_server.errors import ModelError
+from tgi_server.models.adapter_config import WEIGHTS, Config, read_config
 from tgi_server.models.description import Description, Shape
-from tgi_server.models.files import TensorInfo, json_object, tensors
+from tgi_server.models.files import TensorInfo, tensors
 from tgi_server.models.spec import Source
 from tgi_server.models.tensors import FLOATS, fits, found, listed
 
-CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
-
-_N = TypeVar("_N", int, float)
 _PREFIX = "base_model.model."
 """What PEFT puts before the names of the model's own modules."""
 _LORA = re.compile(r"(?P<module>.+)\.(?P<role>lora_(?:A\.weight|B\.weight|B\.bias|embedding_A|embedding_B))")
-_TASKS = ("CAUSAL_LM", "SEQ_2_SEQ_LM", None)
-_HARMLESS = {
-    "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "ensure_weight_tying",
-    "eva_config", "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights", "layers_pattern",
-    "layers_to_transform", "loftq_config", "lora_alpha", "lora_bias", "lora_dropout", "lora_ga_config",
-    "megatron_core", "modules_to_save", "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern",
-    "revision", "runtime_config", "target_modules", "task_type", "use_rslora",
-}  # fmt: skip
-"""Entries that are read here, or that the tensors of the adapter tell by themselves, or that matter in training only.
-With any other the product of two matrices may not be all that is to be added."""
-_OTHER_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Ways to begin the training that change the model's own weights."""
+_TOKENS = ".token_adapter.trainable_tokens_delta"
+"""The end of the name of new vectors for some tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +50,14 @@ class Change:
     Attributes:
         source: the tensor of the model to begin with, without prefix.
         replacement: the tensor of the adapter to begin with instead.
-        product: added to it.
+        rows: a tensor of the adapter, and the rows that its rows take the place of.
+        product: added to what that gives.
         vector: a tensor of the adapter, and the factor with which it is added.
     """
 
     source: str
     replacement: str | None = None
+    rows: tuple[str, tuple[int, ...]] | None = None
     product: Product | None = None
     vector: tuple[str, float] | None = None
 
@@ -99,56 +87,8 @@ class Adapter:
         return {**base, **{key: base[source] for key, source in own.items() if source is not None}}
 
 
-@dataclass(frozen=True)
-class Config:
-    """adapter_config.json. `alphas` and `ranks` are by patterns that the end of a module's name matches."""
-
-    base: str
-    revision: str | None
-    rank: int
-    alpha: float
-    ranks: Mapping[str, int] = field(default_factory=dict)
-    alphas: Mapping[str, float] = field(default_factory=dict)
-    rank_stabilized: bool = False
-
-    def rank_of(self, module: str) -> int:
-        """Of the two matrices of a module."""
-        return _matching(self.ranks, module, self.rank)
-
-    def scale(self, module: str) -> float:
-        """Of their product; divided by the root of the rank where that is the way (arXiv:2312.03732)."""
-        rank, alpha = self.rank_of(module), _matching(self.alphas, module, self.alpha)
-        return alpha / (math.sqrt(rank) if self.rank_stabilized else rank)
-
-
 class FitError(ModelError):
     """An adapter is not for this model."""
-
-
-def is_adapter(directory: Path) -> bool:
-    """Whether a directory holds an adapter instead of a model."""
-    return (directory / CONFIG).is_file()
-
-
-def read_config(directory: Path) -> Config:
-    """What adapter_config.json says; raises ModelError for an adapter that cannot be merged into weights."""
-    path = directory / CONFIG
-    entries = json_object(path)
-    if problems := list(_unserved(entries)):
-        raise ModelError(f"{path}: {'; '.join(problems)}")
-    try:
-        config = Config(
-            _text(entries, "base_model_name_or_path"),
-            _text(entries, "revision") if entries.get("revision") is not None else None,
-            _number("r", entries.get("r", 8), whole=True),
-            _number("lora_alpha", entries.get("lora_alpha", 8)),
-            _patterns(entries, "rank_pattern", whole=True),
-            _patterns(entries, "alpha_pattern"),
-            bool(entries.get("use_rslora")),
-        )
-    except ValueError as error:
-        raise ModelError(f"{path}: {error}") from None
-    return config
 
 
 def read(directory: Path, spec: Description) -> Adapter:
@@ -191,6 +131,8 @@ class _Plan:
                 self.problems.append(f"tensor {name} is of the type {info.dtype}; {', '.join(FLOATS)} are served")
             elif match := _LORA.fullmatch(bare):
                 modules[match["module"]][match["role"]] = name
+            elif bare.endswith(_TOKENS):
+                self._replace_rows(bare.removesuffix(_TOKENS), name)
             else:
                 self._replace(bare.replace(".base_layer.", "."), name)
         for module, roles in modules.items():
@@ -204,6 +146,17 @@ class _Plan:
             self._strange(name)
         elif self._fits(name, self._own[name].shape, key):
             self._change(key, replacement=name)
+
+    def _replace_rows(self, module: str, name: str) -> None:
+        key, indices = self._key(f"{module}.weight"), self._config.tokens_of(module)
+        if key is None or indices is None:
+            self._strange(name)
+            return
+        rows, *columns = self._wanted[key]
+        if self._own[name].shape == (len(indices), *columns) and max(indices, default=0) < rows:
+            self._change(key, rows=(name, indices))
+        else:
+            self.problems.append(f"tensor {name} {list(self._own[name].shape)} has no rows for the tokens {indices}")
 
     def _add(self, module: str, roles: Mapping[str, str]) -> None:
         embedding = "lora_embedding_A" in roles or "lora_embedding_B" in roles
@@ -230,10 +183,11 @@ class _Plan:
             self._change(key, vector=(name, self._config.scale(module)))
 
     def _untie(self) -> None:
-        """Give the head a matrix of its own where it and the token vectors part."""
-        if self._spec.tied and (self.head or self._spec.tied in self._found):
+        """Give the head a matrix of its own where it and the token vectors part; single new vectors are for both."""
+        own = self._found.get(self._spec.tied) if self._spec.tied else None
+        if self.head or (own is not None and replace(own, rows=None) != Change(own.source)):
             self.head = self.head or "lm_head"
-            self._change(f"{self.head}.weight")
+            self._change(f"{self.head}.weight", rows=own and own.rows)
 
     def _change(self, key: str, **what: Any) -> None:
         source = self._spec.tied if self._spec.tied and key == f"{self.head}.weight" else key
@@ -243,7 +197,7 @@ class _Plan:
         """The model's own name of a tensor; None when it has none."""
         keys = [key for key in _bare(target, self._spec) if key in self._wanted]
         module, _, kind = target.rpartition(".")
-        if not keys and self._spec.tied and kind == "weight" and "." not in module:
+        if not keys and self._spec.tied and kind == "weight" and "." not in module and self.head in (None, module):
             # beside the decoder there is nothing but the head, which is tied and therefore not in the checkpoint
             self.head = module
             self._wanted[target] = self._wanted[self._spec.tied]
@@ -286,54 +240,3 @@ def _sources(part: object) -> Iterator[Source]:
     elif is_dataclass(part):
         for entry in fields(part):
             yield from _sources(getattr(part, entry.name))
-
-
-def _unserved(entries: Mapping[str, Any]) -> Iterator[str]:
-    """What cannot be merged."""
-    if (kind := entries.get("peft_type")) != "LORA":
-        yield f"peft_type={kind} is not served; LORA is"
-        return
-    if entries.get("task_type") not in _TASKS:
-        yield f"task_type={entries['task_type']} is not served; CAUSAL_LM and SEQ_2_SEQ_LM are"
-    for name, value in entries.items():
-        if name not in _HARMLESS and value not in (None, False, 0, "", [], {}):
-            yield f"{name}={json.dumps(value)[:60]} is not served: such an adapter is no plain sum with the weights"
-    begun = entries.get("init_lora_weights")
-    if isinstance(begun, str) and begun.lower().startswith(_OTHER_BASE):
-        yield (
-            f"init_lora_weights={begun} has changed the weights of the base model, too; save the adapter converted "
-            "to plain LoRA (path_initial_model_for_weight_conversion)"
-        )
-
-
-def _matching(patterns: Mapping[str, _N], module: str, default: _N) -> _N:
-    """The value of the first pattern that the module's name, or its end after a dot, matches."""
-    return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), default)
-
-
-def _text(entries: Mapping[str, Any], name: str) -> str:
-    value = entries.get(name)
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"{name}={json.dumps(value)[:60]} (text is expected)")
-    return value
-
-
-def _number(name: str, value: Any, whole: bool = False) -> Any:
-    if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not 0 <= value < math.inf:
-        raise ValueError(f"{name}={json.dumps(value)[:60]} (a number is expected)")
-    if whole and value == 0:
-        raise ValueError(f"{name}=0 (at least 1 is expected)")
-    return value
-
-
-def _patterns(entries: Mapping[str, Any], name: str, whole: bool = False) -> dict[str, Any]:
-    patterns = entries.get(name) or {}
-    if not isinstance(patterns, dict):
-        raise ValueError(f"{name}={json.dumps(patterns)[:60]} (an object is expected)")
-    for key, value in patterns.items():
-        _number(f"{name}[{key!r}]", value, whole)
-        try:
-            re.compile(key)
-        except re.error:
-            raise ValueError(f"{name} has {key!r}, which is no pattern") from None
-    return patterns

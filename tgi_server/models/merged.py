@@ -41,6 +41,8 @@ class Merged:
         if change is None:
             return self._base.read(name, axis, pieces)
         x = self._start(change, axis, pieces)
+        if change.rows is not None:
+            self._set_rows(x, *change.rows, axis, pieces)
         if change.product is not None:
             self._add(x, change.product, axis, pieces)
         if change.vector is not None:
@@ -64,6 +66,15 @@ class Merged:
             right = _cut(right, 1, pieces)
         for rows, part in zip(torch.split(x, _ROWS), torch.split(left, _ROWS), strict=True):
             rows += (part @ right).mul_(product.scale)
+
+    def _set_rows(self, x: Tensor, name: str, indices: Sequence[int], axis: int, pieces: Sequence[Span] | None) -> None:
+        new = self._tensor(name)
+        if axis == 0:
+            numbers = _cut(torch.arange(max([len(x), *(stop for _, stop in pieces or ())])), 0, pieces)
+        else:
+            numbers, new = torch.arange(len(x)), _cut(new, 1, pieces)
+        for index, row in zip(indices, new, strict=True):
+            x[numbers == index] = row
 
     def _tensor(self, name: str) -> Tensor:
         tensor: Tensor = self._own.get_tensor(name)
