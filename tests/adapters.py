@@ -37,15 +37,22 @@ def make_base(family: str, directory: Path, **numbers: Any) -> Path:
 
 
 def make_adapter(base: Path, directory: Path, safe: bool = True, **settings: Any) -> Any:
-    """Write an adapter of random numbers; returns PEFT's model with it."""
-    import peft
+    """Write an adapter of random numbers over the model in `base`; returns PEFT's model with it."""
     import transformers
 
+    model = transformers.AutoModelForCausalLM.from_pretrained(base)
+    return write_adapter(model, directory, str(base), safe, task_type="CAUSAL_LM", **settings)
+
+
+def write_adapter(model: Any, directory: Path, base: str, safe: bool = True, **settings: Any) -> Any:
+    """The same over a model of transformers, which the adapter calls `base`."""
+    import peft
+
     torch.manual_seed(1)
+    model.name_or_path = base
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = transformers.AutoModelForCausalLM.from_pretrained(base)
-        adapted = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", **settings)).eval()
+        adapted = peft.get_peft_model(model, peft.LoraConfig(**settings)).eval()
         for name, parameter in adapted.named_parameters():
             if parameter.requires_grad or "lora_" in name or "trainable_tokens_delta" in name:
                 torch.nn.init.normal_(parameter, 0.0, 0.2)

@@ -165,7 +165,7 @@ class ModelOptions(Options):
     )
     weights_cache_override: Optional[str] = option(
         None,
-        "Directory that holds the model's weight files (safetensors); nothing is downloaded or converted then. Where "
+        "Directory that holds the model's weight files (safetensors); none are downloaded or converted then. Where "
         "it has no config.json or no tokenizer, all but the weights comes from model_id, a directory or in the "
         "hub cache.",
     )
