@@ -15,6 +15,7 @@ from torch import Tensor
 from tgi_server.cache.memory import allocate
 from tgi_server.config.schema import RopeOptions
 from tgi_server.kernels.row import Needs
+from tgi_server.layers.parallel import Group
 from tgi_server.models.families import read_spec
 from tgi_server.models.load import load_model
 from tgi_server.shard.batch import BatchState
@@ -59,18 +60,21 @@ class Steps:
         prompts: the ids of each sequence.
         longest: positions that a sequence may get.
         answers: what is generated after each prompt, whatever the model says; nothing by default.
+        more: of `load_model`.
     """
 
     def __init__(
         self, directory: Path, prompts: Sequence[Sequence[int]], of: Needs, longest: int = 64,
-        rope: RopeOptions | None = None, answers: Sequence[Sequence[int]] | None = None,
+        rope: RopeOptions | None = None, answers: Sequence[Sequence[int]] | None = None, group: Group | None = None,
+        **more: Any,
     ) -> None:  # fmt: skip
         self.spec = read_spec(directory, rope)
-        self.model = load_model(directory, self.spec, of, longest)
+        self.model = load_model(directory, self.spec, of, longest, group=group, **more)
         self._answers = [list(answer) for answer in answers] if answers else [[] for _ in prompts]
         each = -(-longest // BLOCK_SIZE)
         groups = len(self.spec.groups)
-        self.caches = allocate(self.spec, [each * len(prompts) + 1] * groups, 1, of.dtype, of.device)
+        world = group.world if group else 1
+        self.caches = allocate(self.spec, [each * len(prompts) + 1] * groups, world, of.dtype, of.device)
         self.state = BatchState(longest, of.device, self.spec.groups)
         new = [
             NewSequence(

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.adapters import merged, write_adapter
 from tests.models import needs
 from tgi_server.batching.scheduler import Scheduler
 from tgi_server.batching.sequence import Sequence
@@ -78,10 +79,12 @@ class ThreadGroup(Group):
 class Rank:
     """One rank of a model with a stepper; keeps the logits of every token it chose."""
 
-    def __init__(self, directory: Path, of: Needs, group: Group, blocks: list[int], recorded: bool) -> None:
+    def __init__(
+        self, directory: Path, of: Needs, group: Group, blocks: list[int], recorded: bool, adapter: Path | None = None
+    ) -> None:
         spec = read_spec(directory)
         options = BatchingOptions(max_total_tokens=LONGEST)
-        self._model = load_model(directory, spec, of, LONGEST, group=group)
+        self._model = load_model(directory, spec, of, LONGEST, group=group, adapter_dir=adapter)
         caches = allocate(spec, [count + 1 for count in blocks], group.world, of.dtype, of.device, group.rank)
         for cache in caches:  # what was never written must not matter
             cache.keys.fill_(torch.nan)
@@ -101,7 +104,7 @@ class Rank:
 
 def generate(
     directory: Path, prompts: list[list[int]], of: Needs, world: int = 1, recorded: bool = True,
-    chunk: int | None = None, new_tokens: int = NEW_TOKENS,
+    chunk: int | None = None, new_tokens: int = NEW_TOKENS, adapter: Path | None = None,
 ) -> Generated:  # fmt: skip
     """All prompts at once, through scheduler, paged caches and sampler; `recorded` where that is possible."""
     spec = read_spec(directory)
@@ -109,7 +112,7 @@ def generate(
     blocks = [len(prompts) * -(-LONGEST // BLOCK_SIZE)] * len(spec.groups)
     groups = [GroupInfo(group.kind, group.window, count) for group, count in zip(spec.groups, blocks, strict=True)]
     info = ShardInfo("float32", "cpu", groups, efficient_tokens=64, vocab_size=VOCABULARY, eos_token_ids=[])
-    ranks = [Rank(directory, of, group, blocks, recorded) for group in ThreadGroup.of(world)]
+    ranks = [Rank(directory, of, group, blocks, recorded, adapter) for group in ThreadGroup.of(world)]
     assert all(rank.recorded == (recorded and world == 1 and not of.plain) for rank in ranks)
     scheduler = Scheduler(options, info)
     stopping = StoppingParams(max_new_tokens=new_tokens, ignore_eos=True)
@@ -232,6 +235,15 @@ class FamilyTests:
                 rounded = theirs(torch.tensor([prompt]), use_cache=False).logits[0, -1].float()
             allowed = max(ROUNDING * right[0].norm(), 1.25 * (rounded - right[0]).norm())
             assert (got[0] - right[0]).norm() <= allowed
+
+    def test_adapter(self, directory: Path, prompts: list[list[int]], tmp_path: Path) -> None:
+        """LoRA on all linear layers, merged at load, is what PEFT merges."""
+        own, place = [prompts[2]], tmp_path / "adapter"
+        adapted = write_adapter(self.make(), place, str(directory), target_modules="all-linear", r=4)
+        merged(adapted).save_pretrained(tmp_path / "merged")
+        expected = generate(tmp_path / "merged", own, needs(), new_tokens=2)
+        for world in (1, self.shards[0]):
+            self.compare(generate(directory, own, needs(), world, new_tokens=2, adapter=place), expected)
 
     def test_interpreted_triton(
         self, directory: Path, prompts: list[list[int]], expected: Generated, monkeypatch: pytest.MonkeyPatch

@@ -225,7 +225,7 @@ REFUSED: dict[str, tuple[dict[str, bytes | None], str]] = {
         {"config.json": b'{"model_type": "odd", "auto_map": {"AutoConfig": "configuration_odd.OddConfig"}}'},
         r"'odd' is not served; .* code of its own \(auto_map\), which this server never runs, with trust_remote_code",
     ),
-    "no-tokenizer": ({"tokenizer.json": None}, r"has no tokenizer\.json$"),
+    "no-tokenizer": ({"tokenizer.json": None}, r"has no tokenizer\.json, nor a file to make one of: "),
     "missing-file": ({"model-2.safetensors": None}, r"index\.json names: model-2\.safetensors$"),
     "strange-index": (
         {"model.safetensors.index.json": b'{"weight_map": {"a": "../../a.safetensors"}}'},

@@ -137,7 +137,9 @@ class ModelOptions(Options):
         "bigscience/bloom-560m",
         "The model to serve: an id on the hub, a local directory with config.json, tokenizer.json and safetensors "
         "(or pytorch_model*.bin files, which are converted once), a .gguf file, or package:NAME/FILE for a file inside "
-        "an installed Python package.",
+        "an installed Python package. Or a LoRA adapter of PEFT, on the hub or a directory: it is merged into the base "
+        "model that its adapter_config.json names. Where there is no tokenizer.json one is made of SentencePiece, "
+        "tiktoken or vocabulary files.",
     )
     revision: Optional[str] = option(
         None, "Branch, tag, commit or refs/pr/N of a hub model; the default branch when unset."
@@ -163,14 +165,14 @@ class ModelOptions(Options):
     )
     weights_cache_override: Optional[str] = option(
         None,
-        "Directory that holds the model's weight files (safetensors); nothing is downloaded or converted then. Where "
-        "it has no config.json or no tokenizer.json, all but the weights comes from model_id, a directory or in the "
+        "Directory that holds the model's weight files (safetensors); none are downloaded or converted then. Where "
+        "it has no config.json or no tokenizer, all but the weights comes from model_id, a directory or in the "
         "hub cache.",
     )
     conversion_cache: Optional[str] = option(
         None,
-        "Directory where models converted from other formats (GGUF, .bin) are kept; tgi_server/ in the user's cache "
-        "directory when unset.",
+        "Directory where models converted from other formats (GGUF, .bin, other tokenizers) are kept; tgi_server/ in "
+        "the user's cache directory when unset.",
     )
 
 
@@ -435,6 +437,8 @@ class Resolved(Options):
     """What the launcher found out from the configuration and this machine, told to its child processes."""
 
     model_dir: str = ""
+    adapter_dir: Optional[str] = None
+    """Holds the adapter that is merged into the weights in `model_dir`."""
     num_shard: int = 1
     dtype: DType = DType.float32
     listen_fd: int = -1

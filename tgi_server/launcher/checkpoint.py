@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from tgi_server.errors import ModelError
+from tgi_server.models import adapter_config
+from tgi_server.models.adapter_config import is_adapter
 from tgi_server.models.files import PICKLES, SAFETENSORS, are_pickles, file_names, headers, json_object, weight_names
 
-DESCRIPTIONS = ("*.json", "*.jinja", "tokenizer*")
+TOKENIZER = "tokenizer.json"
+VOCABULARIES = ("tokenizer.model", "spiece.model", "*.bpe.model", "*.tiktoken", "vocab.json", "vocab.txt")
+"""What a tokenizer.json can be made of; of several the first counts."""
+_TOKENIZER_FILES = (
+    "tokenizer*", *VOCABULARIES, "merges.txt", "added_tokens.json", "special_tokens_map.json", "chat_template*",
+)  # fmt: skip
+DESCRIPTIONS = ("*.json", "*.jinja", *_TOKENIZER_FILES)
 """The files beside the weights: configuration, tokenizer, chat template."""
 
 
@@ -24,20 +33,51 @@ def check(directory: Path) -> None:
 
 def check_description(directory: Path) -> None:
     """Look at the configuration and the tokenizer only; raises ModelError."""
+    if is_adapter(directory):
+        json_object(directory / adapter_config.CONFIG)
+        return
     json_object(directory / "config.json")
-    if not (directory / "tokenizer.json").is_file():
-        raise ModelError(f"{directory} has no tokenizer.json")
+    if not has_tokenizer(directory):
+        raise ModelError(f"{directory} has no {TOKENIZER}, nor a file to make one of: {', '.join(VOCABULARIES)}")
+
+
+def has_tokenizer(directory: Path) -> bool:
+    """Whether there is a tokenizer, or what one can be made of."""
+    return (directory / TOKENIZER).is_file() or vocabulary(directory) is not None
+
+
+def vocabulary(directory: Path) -> str | None:
+    """The file that a tokenizer.json can be made of; None when there is none."""
+    names = file_names(directory)
+    found = (name for pattern in VOCABULARIES for name in names if fnmatchcase(name, pattern))
+    return next(found, None)
+
+
+def wanted_weights(directory: Path, names: Collection[str] | None = None) -> list[str]:
+    """As `files.weight_names`, for an adapter too."""
+    if not is_adapter(directory):
+        return weight_names(directory, names)
+    present = file_names(directory) if names is None else names
+    for name in (adapter_config.WEIGHTS, adapter_config.PICKLE):
+        if name in present:
+            return [name]
+    raise ModelError(f"{directory} has no {adapter_config.WEIGHTS}, nor {adapter_config.PICKLE} to be converted")
 
 
 def is_complete(directory: Path) -> bool:
     """Whether nothing is missing, damaged files included; of .bin files only whether they are there."""
     try:
         check_description(directory)
-        if not are_pickles(weight_names(directory)):
+        if not are_pickles(wanted_weights(directory)) and not is_adapter(directory):
             check(directory)
     except (ModelError, OSError):
         return False
     return True
+
+
+def tokenizer_names(directory: Path) -> list[str]:
+    """The files of the tokenizer and its chat template."""
+    return [name for name in file_names(directory) if any(fnmatchcase(name, pattern) for pattern in _TOKENIZER_FILES)]
 
 
 def description_names(directory: Path) -> list[str]:

@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tgi_server.config.paths import cache_home
@@ -16,6 +16,7 @@ from tgi_server.launcher.job import Report
 
 _GGUF_VERSION = 2
 _PICKLE_VERSION = 1
+_TOKENIZER_VERSION = 1
 """Each is raised whenever its converter writes something else: older conversions are not used any more."""
 
 _PARTIAL = ".partial"
@@ -34,6 +35,12 @@ def of_pickles(directory: Path, names: list[str], conversion_cache: str | None) 
     files = [_fingerprint(directory / name) for name in names]
     identity = "\n".join([str(directory.resolve()), *files, str(_PICKLE_VERSION)])
     return place("bin", directory.name, identity, conversion_cache)
+
+
+def of_tokenizer(directory: Path, sources: Sequence[Path], conversion_cache: str | None) -> Path:
+    """The same for a tokenizer that is made of the files `sources`."""
+    identity = "\n".join([str(directory.resolve()), *map(_fingerprint, sources), str(_TOKENIZER_VERSION)])
+    return place("tokenizer", directory.name, identity, conversion_cache)
 
 
 def place(kind: str, name: str, identity: str, conversion_cache: str | None) -> Path:

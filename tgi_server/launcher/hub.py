@@ -22,7 +22,6 @@ from huggingface_hub.utils import tqdm
 
 from tgi_server.errors import ModelError
 from tgi_server.launcher import checkpoint, job, origin
-from tgi_server.models.files import weight_names
 
 _T = TypeVar("_T")
 _UNWANTED = ["*/*"]
@@ -75,7 +74,7 @@ class Download:
         self._title = f"Downloading {self._model_id}"
         commit = directory.name  # what is pushed meanwhile must not be mixed in
         names = self._persistently(lambda: huggingface_hub.list_repo_files(self._model_id, revision=commit))
-        wanted = weight_names(directory, [name for name in names if "/" not in name])
+        wanted = checkpoint.wanted_weights(directory, [name for name in names if "/" not in name])
         patterns = [glob.escape(name) for name in wanted]
         missing = {**self._source, "revision": commit, "allow_patterns": patterns, "dry_run": True}
         files = self._persistently(lambda: huggingface_hub.snapshot_download(**missing, tqdm_class=_bar(0, _ignore)))

@@ -24,7 +24,7 @@ from tgi_server.launcher.origin import Model
 from tgi_server.launcher.process import environment
 from tgi_server.launcher.progress import Progress
 from tgi_server.launcher.supervise import Programs, Server, StoppedError, StopSignals
-from tgi_server.models import tensors
+from tgi_server.models import adapter, tensors
 from tgi_server.models.check import check_memory, described
 from tgi_server.models.description import Description
 from tgi_server.models.files import TensorInfo, headers
@@ -184,6 +184,7 @@ def _serve(
 def _resolved(model: Model, num_shard: int, dtype: DType, gpu: bool) -> Resolved:
     return Resolved(
         model_dir=str(model.directory),
+        adapter_dir=None if model.adapter is None else str(model.adapter),
         num_shard=num_shard,
         dtype=dtype,
         compute_type=hardware.compute_type(num_shard, gpu),
@@ -219,13 +220,16 @@ def _prepare(config: ServerConfig, dtype: DType, fetch: Fetch, look: Look, stop:
 def _fetch(config: ServerConfig, dtype: DType, report: Callable[[str, float], None], look: Look) -> Model:
     from tgi_server.launcher import weights  # only those who serve need it
 
-    def weigh(directory: Path, files: Mapping[str, TensorInfo]) -> None:
+    def weigh(directory: Path, files: Mapping[str, TensorInfo], changes: Path | None = None) -> None:
         spec = look(directory)
         tensors.check(spec, files)
+        if changes is not None:
+            own = adapter.read(changes, spec)
+            spec, files = own.spec, own.tensors(files)
         if not (hardware.torch_knows_cuda() and hardware.accelerators(environment())):
             quantized = config.quantize != ServerConfig().quantize
             check_memory(spec, config, files, dtype, quantized, host.free_memory())
 
     model = weights.fetch(config, dtype, report, look, weigh)
-    weigh(model.directory, headers(model.directory))
+    weigh(model.directory, headers(model.directory), model.adapter)
     return model

@@ -16,11 +16,18 @@ _NOTE = ".tgi_server.json"
 
 @dataclass(frozen=True)
 class Model:
-    """A model on this machine. The hub's commit and pipeline tag are None where it is not from there, or not known."""
+    """A model on this machine.
+
+    Attributes:
+        directory: what is served.
+        sha, pipeline_tag: the hub's commit and tag; None where it is not from there, or not known.
+        adapter: holds changes that the shards make to the weights.
+    """
 
     directory: Path
     sha: str | None = None
     pipeline_tag: str | None = None
+    adapter: Path | None = None
 
 
 def note(snapshot: Path, pipeline_tag: str | None) -> None:

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,6 +17,9 @@ from tgi_server.launcher import assemble, checkpoint, conversions, job, origin
 from tgi_server.launcher.job import Report
 from tgi_server.launcher.origin import Model
 from tgi_server.launcher.process import environment
+from tgi_server.models import adapter
+from tgi_server.models.adapter_config import is_adapter, read_config
+from tgi_server.models.description import Description
 from tgi_server.models.families import read_spec
 from tgi_server.models.files import ITEM_BITS, TensorInfo
 
@@ -26,15 +30,18 @@ _TRUE = ("1", "ON", "YES", "TRUE")
 logger = logging.getLogger(__name__)
 
 
-Look = Callable[[Path], object]
-"""Raises ModelError or ConfigError for a model that cannot be served, of which config.json is in the directory."""
-Weigh = Callable[[Path, Mapping[str, TensorInfo]], object]
-"""The same for one whose tensors do not fit to it, or into memory; these may not exist yet."""
+Look = Callable[[Path], Description]
+"""Describes a model by config.json in its directory; raises ModelError or ConfigError when it cannot be served."""
+Weigh = Callable[[Path, Mapping[str, TensorInfo], Path | None], object]
+"""Raises one of them for a model, and the adapter that changes it, whose tensors do not fit to it, or into memory; they
+may not exist yet."""
+WeighWhole = Callable[[Path, Mapping[str, TensorInfo]], object]
+"""The same for a model of which it is known what changes it."""
 
 
 def fetch(
     options: ModelOptions, dtype: DType, report: Report, look: Look = read_spec,
-    weigh: Weigh = lambda directory, tensors: None,
+    weigh: Weigh = lambda directory, tensors, changes: None,
 ) -> Model:  # fmt: skip
     """The model, downloaded or converted first where needed.
 
@@ -70,20 +77,81 @@ def _model(options: ModelOptions, dtype: DType, report: Report, look: Look, weig
     local = _locate(options.model_id)
     if local is not None and options.revision is not None:
         raise ModelError(f"revision={options.revision}: model_id={options.model_id} is not on the hub, it has none")
-    cache = options.conversion_cache
     if options.weights_cache_override is not None:
-        return Model(
-            assemble.overridden(
-                options.weights_cache_override, lambda: _described(options, local, report), cache, report
+        return Model(_overridden(options, options.weights_cache_override, local, report))
+    place = local or _ask_hub("description", options, options.revision, report)
+    if not is_adapter(place):
+        return _whole(options, place, dtype, report, look, lambda base, tensors: weigh(base, tensors, None))
+    return _adapted(options, place, dtype, report, look, weigh)
+
+
+def _whole(options: ModelOptions, place: Path, dtype: DType, report: Report, look: Look, weigh: WeighWhole) -> Model:
+    """The model of which all or the description is at `place`."""
+    if place.is_file():
+        return Model(_convert(place, options, dtype, report, look, weigh))
+    from_hub, cache = _locate(options.model_id) is None, options.conversion_cache
+    if from_hub:
+        place = _download(options, place, report, look)
+    checkpoint.check_description(place)
+    directory = assemble.unpickled(place, cache, report, look)
+    if not (directory / checkpoint.TOKENIZER).is_file():
+        look(directory)
+        directory = assemble.with_tokenizer(directory, cache, report)
+    return origin.from_hub(directory, place) if from_hub else Model(directory)
+
+
+def _adapted(options: ModelOptions, place: Path, dtype: DType, report: Report, look: Look, weigh: Weigh) -> Model:
+    """The base model of the adapter at `place`, with the adapter. What is wrong with the adapter is found first."""
+    config = read_config(place)
+    if _locate(options.model_id) is None and not checkpoint.is_complete(place):
+        place = _ask_hub("weights", options, place.name, report)
+    cache = options.conversion_cache
+    changes = assemble.unpickled_adapter(place, cache, report)
+
+    def look_closer(directory: Path) -> Description:
+        return adapter.read(changes, look(directory)).spec
+
+    try:
+        base = _base(replace(options, model_id=_base_id(place, config.base), revision=config.revision), report)
+        model = _whole(*base, dtype, report, look_closer, lambda base, tensors: weigh(base, tensors, changes))
+    except adapter.FitError:
+        raise
+    except ModelError as error:
+        raise ModelError(f"the base model of the adapter {options.model_id}: {error}") from None
+    directory = assemble.with_tokenizer_of(model.directory, place, cache, report)
+    directory = assemble.with_tokenizer(directory, cache, report)
+    own = origin.from_hub(directory, place) if _locate(options.model_id) is None else Model(directory)
+    return replace(own, pipeline_tag=own.pipeline_tag or model.pipeline_tag, adapter=changes)
+
+
+def _base(options: ModelOptions, report: Report) -> tuple[ModelOptions, Path]:
+    """Where the model that an adapter changes is, or its description, and the options that name it."""
+    local = _locate(options.model_id)
+    if local is not None:
+        options = replace(options, revision=None)  # of the hub's model, of which this is a copy
+    place = local or _ask_hub("description", options, options.revision, report)
+    if is_adapter(place):
+        raise ModelError(f"{place} is an adapter itself; adapters of adapters are not served")
+    return options, place
+
+
+def _base_id(place: Path, named: str) -> str:
+    """The model that an adapter names: beside it, or as any other one is named."""
+    path = place / conversions.expanded(named)
+    return str(path) if path.exists() else named
+
+
+def _overridden(options: ModelOptions, override: str, local: Path | None, report: Report) -> Path:
+    for place in (local, conversions.expanded(override)):
+        if place is not None and is_adapter(place):
+            raise ModelError(
+                f"weights_cache_override={override}: {place} is an adapter; give it as model_id alone, as it names its "
+                "base model itself"
             )
-        )
-    if local is None:
-        snapshot = _download(options, report, look)
-        return origin.from_hub(assemble.unpickled(snapshot, cache, report, look), snapshot)
-    if not local.is_dir():
-        return Model(_convert(local, options, dtype, report, look, weigh))
-    checkpoint.check_description(local)
-    return Model(assemble.unpickled(local, cache, report, look))
+    cache = options.conversion_cache
+    directory = assemble.overridden(override, lambda: _described(options, local, report), cache, report)
+    checkpoint.check_description(directory)
+    return assemble.with_tokenizer(directory, cache, report)
 
 
 def _locate(model_id: str) -> Path | None:
@@ -124,15 +192,14 @@ def _described(options: ModelOptions, local: Path | None, report: Report) -> Pat
         return _ask_hub("cached", options, options.revision, report)
     if not local.is_dir():
         raise ModelError(
-            f"weights_cache_override={options.weights_cache_override}: it has no config.json or no tokenizer.json, and "
+            f"weights_cache_override={options.weights_cache_override}: it has no config.json or no tokenizer, and "
             f"those of model_id={options.model_id} would have to be converted"
         )
     return local
 
 
-def _download(options: ModelOptions, report: Report, look: Look) -> Path:
-    """The model in the hub cache. What is small comes first: it tells whether the rest is worth the wait."""
-    directory = _ask_hub("description", options, options.revision, report)
+def _download(options: ModelOptions, directory: Path, report: Report, look: Look) -> Path:
+    """The model in the hub cache. What is small is there: it tells whether the rest is worth the wait."""
     if not checkpoint.is_complete(directory):
         checkpoint.check_description(directory)
         look(directory)
@@ -158,7 +225,7 @@ def _hub_environment() -> dict[str, str]:
     return extra
 
 
-def _convert(source: Path, options: ModelOptions, dtype: DType, report: Report, look: Look, weigh: Weigh) -> Path:
+def _convert(source: Path, options: ModelOptions, dtype: DType, report: Report, look: Look, weigh: WeighWhole) -> Path:
     target = conversions.of_gguf(source, dtype, options.conversion_cache)
     if not target.is_dir():
         _look_into(source, dtype, report, look, weigh)
@@ -166,7 +233,7 @@ def _convert(source: Path, options: ModelOptions, dtype: DType, report: Report, 
     return target
 
 
-def _look_into(source: Path, dtype: DType, report: Report, look: Look, weigh: Weigh) -> None:
+def _look_into(source: Path, dtype: DType, report: Report, look: Look, weigh: WeighWhole) -> None:
     """Judge a GGUF file by its metadata, before the weights are read."""
     with TemporaryDirectory() as place:
         told = job.run("tgi_server.launcher.gguf.describe", str(source), place, dtype.value, report=report)

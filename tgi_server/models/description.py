@@ -114,6 +114,15 @@ class Description(ABC):
         """The tensor that may have more rows than that: of learned positions beyond the longest text."""
         return None
 
+    @property
+    def tied(self) -> str | None:
+        """The tensor that is the token vectors and the head; None where these are two, or never to be told apart."""
+        return None
+
+    def untied(self, head: str) -> Description:
+        """The same with a tensor `head.weight` for the head; only of a model whose head is tied."""
+        raise ValueError(f"the head of {type(self).__name__} is not tied")
+
     @abstractmethod
     def layers(self) -> tuple[str, int]:
         """What stands before the number of a layer in names of tensors, and how many layers there are."""

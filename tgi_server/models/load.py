@@ -6,14 +6,16 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
+from tgi_server.errors import ModelError
 from tgi_server.kernels.row import Needs
 from tgi_server.layers.parallel import Group
-from tgi_server.models import tensors
+from tgi_server.models import adapter, tensors
 from tgi_server.models.check import check_cuts
 from tgi_server.models.description import Description
 from tgi_server.models.files import headers
+from tgi_server.models.merged import Merged
 from tgi_server.models.model import Model
-from tgi_server.models.weights import Checkpoint, WeightLoader
+from tgi_server.models.weights import Checkpoint, Tensors, WeightLoader
 from tgi_server.quantize.base import PLAIN, QuantizeMethod
 from tgi_server.quantize.none import NoQuantize
 
@@ -21,6 +23,7 @@ from tgi_server.quantize.none import NoQuantize
 def load_model(
     directory: Path, spec: Description, needs: Needs, max_positions: int, quantize: QuantizeMethod | None = None,
     group: Group | None = None, report: Callable[[float], None] = lambda fraction: None,
+    adapter_dir: Path | None = None,
 ) -> Model:  # fmt: skip
     """The model in `directory`, one rank's part of it.
 
@@ -32,6 +35,7 @@ def load_model(
         quantize: how linear layers keep their weights; as they are by default.
         group: the ranks; one by default.
         report: hears how much is loaded, from 0 to 1.
+        adapter_dir: holds an adapter to merge into the weights; see `adapter.read`.
 
     Raises:
         ModelError: tensors are missing or have the wrong shape.
@@ -42,7 +46,13 @@ def load_model(
     check_cuts(spec, group.world, quantize.stored())
     if set(quantize.stored()) == set(PLAIN):
         tensors.check(spec, headers(directory))
-    loader = WeightLoader(Checkpoint(directory, report), spec.prefixes, quantize, group, needs)
+    elif adapter_dir is not None:
+        raise ModelError(f"{adapter_dir}: an adapter cannot be merged into weights that are quantised already")
+    checkpoint: Tensors = Checkpoint(directory, report)
+    if adapter_dir is not None:
+        changes = adapter.read(adapter_dir, spec)
+        spec, checkpoint = changes.spec, Merged(checkpoint, changes)
+    loader = WeightLoader(checkpoint, spec.prefixes, quantize, group, needs)
     module, _, name = spec.builder.partition(":")
     model: Model = getattr(import_module(module), name)(spec, loader, max_positions)
     return model

@@ -7,7 +7,7 @@ launcher reads it too, without torch, to refuse what cannot be served before any
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from math import lcm
@@ -230,6 +230,15 @@ class ModelSpec(Description):
     def longer(self) -> str | None:
         """See `Description`."""
         return f"{self.embedding.positions}.weight" if self.embedding.positions else None
+
+    @property
+    def tied(self) -> str | None:
+        """See `Description`."""
+        return f"{self.embedding.name}.weight" if self.head.name is None else None
+
+    def untied(self, head: str) -> ModelSpec:
+        """See `Description`."""
+        return replace(self, head=replace(self.head, name=head))
 
     def layers(self) -> tuple[str, int]:
         """See `Description`."""

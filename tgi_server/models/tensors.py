@@ -20,8 +20,13 @@ def check(spec: Description, tensors: Mapping[str, TensorInfo]) -> None:
     """Raise ModelError, naming what is wrong, unless a checkpoint that is not quantised is as the description says."""
     problems = [*_wrong(spec, tensors), *_more_layers(spec, tensors)]
     if problems:
-        more = f"; and {len(problems) - MOST_TOLD} more" if len(problems) > MOST_TOLD else ""
-        raise ModelError("the checkpoint is not as its config.json says: " + "; ".join(problems[:MOST_TOLD]) + more)
+        raise ModelError(f"the checkpoint is not as its config.json says: {listed(problems)}")
+
+
+def listed(problems: Sequence[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = f"; and {len(problems) - MOST_TOLD} more" if len(problems) > MOST_TOLD else ""
+    return "; ".join(problems[:MOST_TOLD]) + more
 
 
 def expected(spec: ModelSpec) -> Iterator[tuple[str, Shape]]:
@@ -45,6 +50,11 @@ def found(name: str, prefixes: Sequence[str], tensors: Container[str]) -> str | 
     return next((full for full in (*(prefix + name for prefix in prefixes), name) if full in tensors), None)
 
 
+def fits(shape: Shape, name: str, wanted: Shape, spec: Description) -> bool:
+    """Whether a tensor may have this shape."""
+    return shape == wanted or (name == spec.longer and shape[1:] == wanted[1:] and shape >= wanted)
+
+
 def _wrong(spec: Description, tensors: Mapping[str, TensorInfo]) -> Iterator[str]:
     for name, shape in spec.tensors():
         full = found(name, spec.prefixes, tensors)
@@ -52,7 +62,7 @@ def _wrong(spec: Description, tensors: Mapping[str, TensorInfo]) -> Iterator[str
             yield f"tensor {spec.prefixes[0]}{name} is missing"
             continue
         has = tensors[full]
-        if has.shape != shape and not (name == spec.longer and has.shape[1:] == shape[1:] and has.shape >= shape):
+        if not fits(has.shape, name, shape, spec):
             yield f"tensor {full} has the shape {list(has.shape)}, {list(shape)} was expected"
         elif has.dtype not in FLOATS:
             yield f"tensor {full} is of the type {has.dtype}; {', '.join(FLOATS)} are served"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import lcm
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -28,6 +28,16 @@ from tgi_server.quantize.base import QuantizeMethod, Stored, together
 
 MOST_PIECES = 64
 """Pieces of a tensor that are read one by one; of more, the whole tensor is read and cut."""
+
+
+class Tensors(Protocol):
+    """The tensors of a model by name, as `Checkpoint` has them."""
+
+    def __contains__(self, name: object) -> bool: ...
+
+    def read(self, name: str, axis: int = 0, pieces: Sequence[Span] | None = None) -> Tensor:
+        """See `Checkpoint`."""
+        ...
 
 
 class Checkpoint:
@@ -84,7 +94,7 @@ class WeightLoader:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, prefixes: Sequence[str], quantize: QuantizeMethod, group: Group, needs: Needs
+        self, checkpoint: Tensors, prefixes: Sequence[str], quantize: QuantizeMethod, group: Group, needs: Needs
     ) -> None:
         self.group = group
         self.needs = needs

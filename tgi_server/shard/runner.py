@@ -97,9 +97,12 @@ class ModelRunner:
     def _load(self, launch: Launch, needs: Needs) -> Model:
         config = launch.config
         directory, longest = Path(launch.resolved.model_dir), config.max_total_tokens
-        quantize = instantiate(config.quantize)
+        quantize, adapter = instantiate(config.quantize), launch.resolved.adapter_dir
         try:
-            model = load_model(directory, self._spec, needs, longest, quantize, self._group, self._tell)
+            model = load_model(
+                directory, self._spec, needs, longest, quantize, self._group, self._tell,
+                adapter_dir=None if adapter is None else Path(adapter),
+            )  # fmt: skip
         except UnavailableError as error:
             raise ConfigError(f"attention={needs.library}: {error}") from error
         for choice in (*model.choices, best("choose", needs)):

@@ -135,7 +135,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no config": (lambda d: (d / "config.json").unlink(), r"has no config\.json$"),
     "config no JSON": (lambda d: (d / "config.json").write_text("{"), r"config\.json is not valid JSON"),
     "config no object": (lambda d: (d / "config.json").write_text("[]"), r"config\.json does not hold a JSON object"),
-    "no tokenizer": (lambda d: (d / "tokenizer.json").unlink(), r"has no tokenizer\.json$"),
+    "no tokenizer": (
+        lambda d: (d / "tokenizer.json").unlink(),
+        r"has no tokenizer\.json, nor a file to make one of: tokenizer\.model, ",
+    ),
     "no weights": (lambda d: (d / "model.safetensors").unlink(), r"has no weights"),
     "deep JSON": (deep_json, r"config\.json is not valid JSON"),
     "huge JSON": (huge, r"config\.json is too large to be what its name says"),

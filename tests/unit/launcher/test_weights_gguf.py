@@ -27,6 +27,8 @@ from tgi_server.errors import ConfigError, ModelError
 from tgi_server.launcher import conversions, weights
 from tgi_server.launcher.gguf.convert import convert
 from tgi_server.launcher.gguf.reader import GgufFile
+from tgi_server.models.description import Description
+from tgi_server.models.families import read_spec
 from tgi_server.models.files import TensorInfo, headers
 
 
@@ -342,10 +344,12 @@ def test_a_model_is_judged_before_it_is_converted(source: Path, tmp_path: Path) 
     options = ModelOptions(model_id=str(source), conversion_cache=str(tmp_path / "cache"))
     seen: list[Any] = []
 
-    def look(directory: Path) -> None:
+    def look(directory: Path) -> Description:
         seen.append(read(directory, "config.json"))
+        return read_spec(directory)
 
-    def weigh(directory: Path, tensors: Mapping[str, TensorInfo]) -> None:
+    def weigh(directory: Path, tensors: Mapping[str, TensorInfo], adapter: Path | None) -> None:
+        assert adapter is None
         assert not (tmp_path / "cache").exists()
         seen.append({name: (info.dtype, info.shape, info.bytes) for name, info in tensors.items()})
 
@@ -360,7 +364,7 @@ def test_a_model_is_judged_before_it_is_converted(source: Path, tmp_path: Path) 
 def test_what_is_refused_is_not_converted(source: Path, tmp_path: Path, error: ConfigError) -> None:
     options = ModelOptions(model_id=str(source), conversion_cache=str(tmp_path / "cache"))
 
-    def look(directory: Path) -> None:
+    def look(directory: Path) -> Description:
         raise type(error)(str(error).format(directory=directory))
 
     expected = str(error).format(directory="").replace("/config.json", str(source))
