@@ -17,6 +17,7 @@ from tests.families.harness import VOCABULARY, FamilyTests, generate
 from tests.models import Steps, needs
 from tgi_server.models.families import read_spec
 from tgi_server.models.families.baichuan import HIDDEN_13B, VOCABULARY_2
+from tgi_server.models.spec import ModelSpec
 
 HIDDEN, INNER, HEADS, LAYERS = 96, 120, 6, 2
 CONFIG = {
@@ -160,6 +161,7 @@ def test_the_published_models_are_told_apart(tmp_path: Path) -> None:
         entries = CONFIG | {"hidden_size": sizes[name], "num_attention_heads": sizes[name] // 128}
         (tmp_path / "config.json").write_text(json.dumps(entries | {"vocab_size": vocabulary, **lengths}))
         spec = read_spec(tmp_path)
+        assert isinstance(spec, ModelSpec)
         attention = spec.blocks[0].attention
         assert (attention.rope is None, attention.slopes is not None) == (name == "13b",) * 2
         assert spec.head.by_direction == (vocabulary == VOCABULARY_2)

@@ -144,9 +144,7 @@ def test_any_number_of_ranks_up_to_the_heads(tmp_path: Path) -> None:
     spec = read_spec(write(tmp_path))
     for n in range(1, 10):
         check(spec, ServerConfig(max_total_tokens=64), n, F32)
-    with pytest.raises(
-        ConfigError, match=r"num_shard=10: .*9 attention heads and 3 .* work: 1 to 9$"
-    ):
+    with pytest.raises(ConfigError, match=r"num_shard=10: .*9 attention heads and 3 .* work: 1 to 9$"):
         check(spec, ServerConfig(max_total_tokens=64), 10, F32)
     with pytest.raises(ConfigError, match=r"these numbers work: 1$"):
         check(read_spec(write(tmp_path, vocab_size=1)), ServerConfig(max_total_tokens=64), 2, F32)
@@ -179,6 +177,14 @@ def test_all_that_is_wrong_is_one_message(tmp_path: Path) -> None:
     [
         ({"model_type": "mamba"}, "model_type 'mamba'.*bloom, .*gpt2, .*llama"),
         ({"model_type": ["llama"]}, "model_type"),
+        (
+            {"vision_config": {"hidden_size": 8}},
+            r"model_type 'llama' reads more than text \(vision_config\), which is not",
+        ),
+        (
+            {"model_type": "gemma3", "text_config": LLAMA, "vision_config": {"hidden_size": 8}},
+            "'gemma3' reads more than",
+        ),
         ({"hidden_act": "tanh"}, "hidden_act='tanh'"),
         ({"rope_scaling": {"rope_type": "mrope"}}, "rope type 'mrope'"),
         ({"rope_scaling": {"rope_type": "linear"}}, "factor"),
