@@ -40,7 +40,6 @@ def test_scaling_as_published_is_that_of_layers_without_a_window(tmp_path: Path)
     (tmp_path / "old" / "config.json").write_text(json.dumps(old))
     transformers.Olmo3Config(**old).save_pretrained(tmp_path / "new")
     spec = read_spec(tmp_path / "old")
-    assert isinstance(spec, ModelSpec)
-    assert spec == read_spec(tmp_path / "new")
+    assert isinstance(spec, ModelSpec) and spec == read_spec(tmp_path / "new")
     assert [block.attention.window for block in spec.blocks] == [4096, 4096, 4096, None] * 2
     assert len({block.attention.rope for block in spec.blocks}) == 2

@@ -177,6 +177,14 @@ def test_all_that_is_wrong_is_one_message(tmp_path: Path) -> None:
     [
         ({"model_type": "mamba"}, "model_type 'mamba'.*bloom, .*gpt2, .*llama"),
         ({"model_type": ["llama"]}, "model_type"),
+        (
+            {"vision_config": {"hidden_size": 8}},
+            r"model_type 'llama' reads more than text \(vision_config\), which is not",
+        ),
+        (
+            {"model_type": "gemma3", "text_config": LLAMA, "vision_config": {"hidden_size": 8}},
+            "'gemma3' reads more than",
+        ),
         ({"hidden_act": "tanh"}, "hidden_act='tanh'"),
         ({"rope_scaling": {"rope_type": "mrope"}}, "rope type 'mrope'"),
         ({"rope_scaling": {"rope_type": "linear"}}, "factor"),

@@ -18,6 +18,8 @@ from tgi_server.errors import ModelError
 from tgi_server.models.config import ModelConfig, end_of_sequence, read_json
 from tgi_server.models.description import Description
 
+SENSES = ("vision_config", "audio_config", "image_config", "speech_config")
+"""Entries of models that read more than text, whatever their type."""
 Describe = Callable[[ModelConfig], Description]
 
 
@@ -39,6 +41,8 @@ def read_spec(directory: Path, rope: RopeOptions | None = None) -> Description:
     path = directory / "config.json"
     config = read_json(path)
     kind = config.get("model_type")
+    if senses := [name for name in SENSES if config.get(name)]:
+        raise ModelError(f"{path}: model_type {kind!r} reads more than text ({', '.join(senses)}), which is not served")
     if not isinstance(kind, str) or kind not in families():
         raise ModelError(f"{path}: {_unserved(kind, config)}")
     try:
