@@ -39,6 +39,8 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2, positions": ("gpt2", {"target_modules": ["wpe", "c_attn"]}),
     "bloom": ("bloom", {"target_modules": ["query_key_value", "dense", "dense_4h_to_h"], "bias": "all"}),
     "llama, some vectors": ("llama", {"target_modules": ["q_proj"], "trainable_token_indices": [3, 29, 30, 49]}),
+    "llama, magnitudes": ("llama", {"target_modules": ["q_proj", "o_proj", "lm_head"], "use_dora": True}),
+    "gpt2, magnitudes": ("gpt2", {"target_modules": ["c_attn", "c_proj"], "use_dora": True}),
     "phi3": ("phi3", {"target_modules": "all-linear", "r": 4}),
 }  # fmt: skip
 
@@ -80,6 +82,7 @@ def test_merged_like_peft_does(name: str, tmp_path: Path) -> None:
 TIED: dict[str, dict[str, Any]] = {
     "vectors": {"target_modules": ["wte"]},
     "head": {"target_modules": ["lm_head"]},
+    "vectors with magnitudes": {"target_modules": ["wte"], "use_dora": True},
     "both": {"target_modules": ["wte", "lm_head"]},
     "both alike": {"target_modules": ["wte"], "ensure_weight_tying": True},
     "vectors replaced": {"target_modules": ["c_attn"], "modules_to_save": ["wte"]},

@@ -159,12 +159,12 @@ def test_both_from_the_hub(
 
 
 def test_what_does_not_fit_is_told_before_the_base_is_downloaded(hub: Hub, place: Path, tmp_path: Path) -> None:
-    change(place / "adapter", use_dora=True)
+    change(place / "adapter", use_qalora=True)
     publish(hub, place / "adapter")
-    with pytest.raises(ModelError, match=r"adapter_config\.json: use_dora=true is not served"):
+    with pytest.raises(ModelError, match=r"adapter_config\.json: use_qalora=true is not served"):
         fetch("org/adapter", tmp_path)
     assert hub.asked_for("GET", "/adapter_model.safetensors") == 0
-    change(place / "adapter", use_dora=False, r=5)
+    change(place / "adapter", use_qalora=False, r=5)
     publish(hub, place / "adapter")
     shutil.rmtree(tmp_path / "hub")
     with pytest.raises(ModelError, match=r"are no matrices of the rank 5"):

@@ -22,7 +22,10 @@ from tgi_server.models.tensors import FLOATS, fits, found, listed
 
 _PREFIX = "base_model.model."
 """What PEFT puts before the names of the model's own modules."""
-_LORA = re.compile(r"(?P<module>.+)\.(?P<role>lora_(?:A\.weight|B\.weight|B\.bias|embedding_A|embedding_B))")
+_LORA = re.compile(
+    r"(?P<module>.+)\.(?P<role>lora_(?:A\.weight|B\.weight|B\.bias|embedding_A|embedding_B|magnitude_vector))"
+)
+_MAGNITUDE = "lora_magnitude_vector"
 _TOKENS = ".token_adapter.trainable_tokens_delta"
 """The end of the name of new vectors for some tokens."""
 
@@ -35,12 +38,14 @@ class Product:
         down: `[rank, in]`.
         up: `[out, rank]`.
         transposed: whether the matrix is `[in, out]`.
+        magnitude: `[out]`; each output of the sum is scaled to this length. None where it is left as it is.
     """
 
     down: str
     up: str
     scale: float
     transposed: bool
+    magnitude: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +129,8 @@ class _Plan:
     def changes(self) -> dict[str, Change]:
         modules: dict[str, dict[str, str]] = defaultdict(dict)
         for name, info in self._own.items():
-            bare = name.removeprefix(_PREFIX)
-            if bare == name:
+            bare = name.removeprefix(_PREFIX).replace(f"{_MAGNITUDE}.weight", _MAGNITUDE)
+            if not name.startswith(_PREFIX):
                 self._strange(name)
             elif info.dtype not in FLOATS:
                 self.problems.append(f"tensor {name} is of the type {info.dtype}; {', '.join(FLOATS)} are served")
@@ -161,7 +166,8 @@ class _Plan:
     def _add(self, module: str, roles: Mapping[str, str]) -> None:
         embedding = "lora_embedding_A" in roles or "lora_embedding_B" in roles
         names = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A.weight", "lora_B.weight")
-        if missing := [name for name in names if name not in roles]:
+        dora = [_MAGNITUDE] if self._config.magnitudes else []
+        if missing := [name for name in (*names, *dora) if name not in roles]:
             self.problems.append(f"tensor {_PREFIX}{module}.{missing[0]} is missing")
             return
         down, up = (roles[name] for name in names)
@@ -169,9 +175,11 @@ class _Plan:
         if key is None:
             self._strange(down, up)
             return
-        transposed = embedding or key in self._transposed
-        if self._product_fits(down, up, key, transposed, self._config.rank_of(module)):
-            self._change(key, product=Product(down, up, self._config.scale(module), transposed))
+        transposed, magnitude = embedding or key in self._transposed, roles.get(_MAGNITUDE)
+        if magnitude and not (dora and self._own[magnitude].shape == self._own[up].shape[:1]):
+            self._strange(magnitude)
+        elif self._product_fits(down, up, key, transposed, self._config.rank_of(module)):
+            self._change(key, product=Product(down, up, self._config.scale(module), transposed, magnitude))
         if bias := roles.get("lora_B.bias"):
             self._add_vector(module, bias)
 

@@ -22,7 +22,8 @@ _HARMLESS = {
     "eva_config", "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights", "layers_pattern",
     "layers_to_transform", "loftq_config", "lora_alpha", "lora_bias", "lora_dropout", "lora_ga_config",
     "megatron_core", "modules_to_save", "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern",
-    "revision", "runtime_config", "target_modules", "task_type", "trainable_token_indices", "use_rslora",
+    "revision", "runtime_config", "target_modules", "task_type", "trainable_token_indices", "use_dora",
+    "use_rslora",
 }  # fmt: skip
 """Entries that are read here, or that the tensors of the adapter tell by themselves, or that matter in training only.
 With any other the product of two matrices may not be all that is to be added."""
@@ -32,9 +33,14 @@ _OTHER_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 @dataclass(frozen=True)
 class Config:
-    """adapter_config.json. `alphas` and `ranks` are by patterns that the end of a module's name matches.
+    """adapter_config.json.
 
-    `tokens` are those with vectors of their own, by the end of a module's name.
+    Attributes:
+        base, revision: the model that it changes.
+        rank, alpha: of all modules but those of which `ranks` and `alphas` have a pattern that the name's end matches.
+        rank_stabilized: whether sums are scaled by the root of the rank (arXiv:2312.03732).
+        tokens: those with vectors of their own, by the end of a module's name.
+        magnitudes: whether the outputs of a matrix are scaled after the sum (DoRA, arXiv:2402.09353).
     """
 
     base: str
@@ -45,6 +51,7 @@ class Config:
     alphas: Mapping[str, float] = field(default_factory=dict)
     rank_stabilized: bool = False
     tokens: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    magnitudes: bool = False
 
     def rank_of(self, module: str) -> int:
         """Of the two matrices of a module."""
@@ -55,7 +62,7 @@ class Config:
         return next((ids for name, ids in self.tokens.items() if not name or f".{module}".endswith(f".{name}")), None)
 
     def scale(self, module: str) -> float:
-        """Of their product; divided by the root of the rank where that is the way (arXiv:2312.03732)."""
+        """Of their product."""
         rank, alpha = self.rank_of(module), _matching(self.alphas, module, self.alpha)
         return alpha / (math.sqrt(rank) if self.rank_stabilized else rank)
 
@@ -81,6 +88,7 @@ def read_config(directory: Path) -> Config:
             _patterns(entries, "alpha_pattern"),
             bool(entries.get("use_rslora")),
             _tokens(entries.get("trainable_token_indices")),
+            bool(entries.get("use_dora")),
         )
     except ValueError as error:
         raise ModelError(f"{path}: {error}") from None

@@ -41,6 +41,13 @@ class Merged:
         change = self._adapter.find(name)
         if change is None:
             return self._base.read(name, axis, pieces)
+        if change.product is None or change.product.magnitude is None:
+            return self._sum(change, axis, pieces)
+        x, inputs = self._sum(change, 0, None), 0 if change.product.transposed else 1  # whole outputs have a length
+        x *= (self._tensor(change.product.magnitude) / torch.linalg.vector_norm(x, dim=inputs)).unsqueeze(inputs)
+        return _cut(x, axis, pieces)
+
+    def _sum(self, change: Change, axis: int, pieces: Sequence[Span] | None) -> Tensor:
         x = self._start(change, axis, pieces)
         if change.rows is not None:
             self._set_rows(x, *change.rows, axis, pieces)
