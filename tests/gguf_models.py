@@ -399,8 +399,7 @@ ORIGINALS = {
                         "{arch}.logit_scale": 3.0},
     ),
     "olmo": Original(
-        "olmo", "OlmoConfig", {**SMALL, "clip_qkv": 0.4}, _llama,
-        lambda config: {"{arch}.attention.clamp_kqv": 0.4, "{arch}.attention.layer_norm_epsilon": 1e-5},
+        "olmo", "OlmoConfig", SMALL, _llama, lambda config: {"{arch}.attention.layer_norm_epsilon": 1e-5},
     ),
     "olmo2": Original("olmo2", "Olmo2Config", SMALL),
     "olmo3": Original(

@@ -74,7 +74,7 @@ def test_the_files_here_are_what_transformers_reads(name: str, tmp_path: Path) -
 @pytest.mark.parametrize("layers", [2, 40])
 def test_baichuan(layers: int, tmp_path: Path) -> None:
     """transformers has no Baichuan; its files are those of a Llama, its checkpoints have fused matrices."""
-    model = replace(ORIGINALS["llama"], numbers={**SMALL, "num_hidden_layers": layers}).make()
+    model = replace(ORIGINALS["llama"], numbers={**SMALL, "num_hidden_layers": layers, "num_key_value_heads": 4}).make()
     source = replace(ORIGINALS["llama"], architecture="baichuan").write(tmp_path / "tiny.gguf", model)
     directory = tmp_path / "converted"
     directory.mkdir()
