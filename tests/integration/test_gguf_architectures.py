@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+import random
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gguf import GGML_QUANT_SIZES, MODEL_ARCH_NAMES, GGMLQuantizationType
+from gguf import GGML_QUANT_SIZES, MODEL_ARCH_NAMES, GGMLQuantizationType, Keys
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM
@@ -18,8 +21,10 @@ from transformers import AutoModelForCausalLM
 from tests.families.harness import TOLERANCE, generate
 from tests.gguf_models import ORIGINALS, SMALL, VOCABULARY, Array
 from tests.models import needs
+from tests.unit.launcher.test_gguf_types import widens
 from tgi_server.config.schema import DType
 from tgi_server.errors import ModelError
+from tgi_server.launcher.gguf import byte_level, tokenizer
 from tgi_server.launcher.gguf.architectures import architectures
 from tgi_server.launcher.gguf.convert import convert
 from tgi_server.launcher.gguf.describe import describe
@@ -156,3 +161,27 @@ def test_a_mixture_of_types(tmp_path: Path) -> None:
     _, scores = generate(directory, [prompt], needs(), recorded=False, new_tokens=1)
     assert right.abs().max() > 0.1
     assert (scores[0][0] - right).abs().max() <= TOLERANCE * right.abs().max()
+
+
+def test_impossible_metadata_never_end_in_another_error(tmp_path: Path) -> None:
+    """In every architecture each value is replaced by another one."""
+    generator = random.Random(0)
+    values = [None, 0, 1, 3, 2**31, 2**63, -1, "x", -1.5, math.nan, math.inf, [], [1, 2], ["a"], True, False]
+    for number, original in enumerate(ORIGINALS.values()):
+        file = GgufFile(original.write(tmp_path / f"{number}.gguf", original.make()))
+        whole = file.metadata
+        for key in whole.keys() - {Keys.General.ARCHITECTURE}:
+            value = generator.choice(values)
+            file.metadata = {**whole, key: value}
+            try:
+                describe(file, DType.float32)
+                tokenizer.build(file)
+            except ModelError as error:
+                assert "\n" not in str(error)
+
+
+def test_what_the_documentation_says() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "gguf.md").read_text(encoding="utf-8")
+    told = set(re.findall(r"`([^`]+)`", text))
+    types = {kind.name for kind in GGMLQuantizationType if widens(kind)}
+    assert types | set(architectures()) | set(byte_level.STYLES) <= told

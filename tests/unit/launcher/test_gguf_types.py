@@ -30,15 +30,16 @@ def ignore(stage: str, fraction: float) -> None:
 
 
 def widens(kind: Kind) -> bool:
+    """Whether the package decodes a type; F64 needs no decoding."""
     try:
         dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
     except NotImplementedError:
-        return False
+        return bool(kind == Kind.F64)
     return True
 
 
 QUANTISED = [kind for kind in Kind if GGML_QUANT_SIZES[kind][0] > 1 and widens(kind)]
-OTHERS = [kind for kind in Kind if not widens(kind) and kind != Kind.F64]
+OTHERS = [kind for kind in Kind if not widens(kind)]
 
 
 def blocks(kind: Kind, shape: tuple[int, ...]) -> NDArray[np.uint8]:

@@ -68,12 +68,12 @@ def joined(*parts: tuple[int, Rows | None]) -> Rows:
     """Tensors of so many rows one after the other, each with its own order."""
 
     def rows(count: int) -> NDArray[np.intp]:
+        if (whole := sum(size for size, _ in parts)) != count:
+            raise ValueError(f"{whole} rows expected")
         orders, start = [], 0
         for size, order in parts:
             orders.append(start + (np.arange(size) if order is None else order(size)))
             start += size
-        if start != count:
-            raise ValueError(f"{start} rows expected")
         return np.concatenate(orders)
 
     return rows

@@ -81,7 +81,7 @@ def _cased_words(digits: str, contractions: str = "") -> Callable[[], PreTokeniz
 
 _ALL = (
     _Style(("gpt-2", "phi-2"), _words),
-    _Style(("olmo", "mpt", "gptneox"), _words, composes=True),
+    _Style(("olmo", "mpt"), _words, composes=True),
     _Style(("smollm", "starcoder", "refact"), _single_digits),
     _Style(("falcon",), _falcon),
     _Style(("bloom",), _pattern(" ?[^(\\s|[.,!?…。，、।۔،])]+")),  # noqa: RUF001
@@ -91,7 +91,7 @@ _ALL = (
     _Style(("tekken",), _cased_words(r"\p{N}"), ignores_merges=True),
     _Style(("gpt-4o",), _cased_words(r"\p{N}{1,3}", f"{_CONTRACTIONS}?")),
 )
-_STYLES: Mapping[str, _Style] = {name: style for style in _ALL for name in style.names}
+STYLES: Mapping[str, _Style] = {name: style for style in _ALL for name in style.names}
 
 
 def check(file: GgufFile) -> None:
@@ -121,6 +121,6 @@ def model(file: GgufFile) -> Tokenizer:
 
 def _style(file: GgufFile) -> _Style:
     pre = file.required(Keys.Tokenizer.PRE, str)
-    if pre not in _STYLES:
-        raise ModelError(f"{file.path}: tokenizer.ggml.pre is {pre!r}; supported are {', '.join(_STYLES)}")
-    return _STYLES[pre]
+    if pre not in STYLES:
+        raise ModelError(f"{file.path}: tokenizer.ggml.pre is {pre!r}; supported are {', '.join(STYLES)}")
+    return STYLES[pre]

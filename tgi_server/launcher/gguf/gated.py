@@ -42,6 +42,14 @@ def common(file: GgufFile) -> dict[str, Any]:
     return {"vocab_size": vocabulary(file), "tie_word_embeddings": not file.has("output.weight")}
 
 
+def layers(file: GgufFile) -> int:
+    """How many layers there are; no more than tensors, for lists are made of that length."""
+    count = file.whole(Keys.LLM.BLOCK_COUNT)
+    if count > len(file.tensors):
+        raise ModelError(f"{file.path}: {count} layers, but {len(file.tensors)} tensors")
+    return count
+
+
 def heads(file: GgufFile) -> tuple[int, int, int]:
     """How many heads there are, how many key/value heads, and how wide they are."""
     count, kv_count = file.whole(Keys.Attention.HEAD_COUNT), _kv_heads(file)
@@ -64,7 +72,7 @@ def config(file: GgufFile, rotary: rope.Parameters | None = None) -> dict[str, A
     return {
         "hidden_size": file.whole(Keys.LLM.EMBEDDING_LENGTH),
         "intermediate_size": file.whole(Keys.LLM.FEED_FORWARD_LENGTH),
-        "num_hidden_layers": file.whole(Keys.LLM.BLOCK_COUNT),
+        "num_hidden_layers": layers(file),
         "num_attention_heads": count,
         "num_key_value_heads": kv_count,
         "head_dim": width,
@@ -112,12 +120,17 @@ def experts(place: str, names: Mapping[str, str]) -> tuple[Weight, ...]:
     )
 
 
-def routing(file: GgufFile, count_entry: str = "num_experts") -> dict[str, Any]:
-    """How many experts there are, and how many a token uses."""
-    gating = file.optional(Keys.LLM.EXPERT_GATING_FUNC, int)
-    if gating not in (None, 0, 1):  # 1 is a softmax
-        raise ModelError(f"{file.path}: the metadata {file.key(Keys.LLM.EXPERT_GATING_FUNC)} is {gating} (1 is served)")
+def routing(file: GgufFile, count_entry: str = "num_experts", gating: int = 1) -> dict[str, Any]:
+    """How many experts there are, and how many a token uses; `gating` is the function that weighs them: 1, a softmax
+    over all, or 3, over those that were chosen."""
+    written = file.optional(Keys.LLM.EXPERT_GATING_FUNC, int)
+    if written not in (None, 0, gating):
+        key = file.key(Keys.LLM.EXPERT_GATING_FUNC)
+        raise ModelError(f"{file.path}: the metadata {key} is {written} ({gating} is served)")
     count, used = file.whole(Keys.LLM.EXPERT_COUNT), file.whole(Keys.LLM.EXPERT_USED_COUNT)
+    router = file.tensors.get("blk.0.ffn_gate_inp.weight")
+    if router is None or router.shape[0] != count or used > count:
+        raise ModelError(f"{file.path}: its tensors do not belong to {count} experts, of which a token uses {used}")
     return {count_entry: count, "num_experts_per_tok": used}
 
 
@@ -129,13 +142,13 @@ def with_window(file: GgufFile, default: int | None = None) -> dict[str, Any]:
 
 def layer_types(file: GgufFile, each: int) -> list[str]:
     """`layer_types`: the last of `each` layers has no window; unless the metadata have another number, or flags."""
-    layers, _ = file.whole(Keys.LLM.BLOCK_COUNT), file.whole(Keys.Attention.SLIDING_WINDOW)
+    count, _ = layers(file), file.whole(Keys.Attention.SLIDING_WINDOW)
     pattern = file.metadata.get(file.key(Keys.Attention.SLIDING_WINDOW_PATTERN))
     if isinstance(pattern, list):
         flags = file.required(Keys.Attention.SLIDING_WINDOW_PATTERN, list)
     else:
         each = file.whole(Keys.Attention.SLIDING_WINDOW_PATTERN, each)
-        flags = [(number + 1) % each != 0 for number in range(layers)]
-    if len(flags) != layers:
-        raise ModelError(f"{file.path}: {len(flags)} flags say which of {layers} layers have a window")
+        flags = [(number + 1) % each != 0 for number in range(count)]
+    if len(flags) != count:
+        raise ModelError(f"{file.path}: {len(flags)} flags say which of {count} layers have a window")
     return ["sliding_attention" if flag else "full_attention" for flag in flags]

@@ -19,6 +19,7 @@ from gguf.quants import dequantize
 from numpy.typing import NDArray
 
 from tgi_server.errors import ModelError
+from tgi_server.launcher.gguf import gated
 from tgi_server.launcher.gguf.architecture import Model, Rows, Weight
 from tgi_server.launcher.gguf.reader import GgufFile, StoredTensor
 
@@ -122,10 +123,7 @@ def targets(file: GgufFile, model: Model) -> list[Target]:
             be widened; it names them all.
     """
     _check_types(file)
-    layers = model.config.get("num_hidden_layers") or model.config.get("n_layer") or model.config.get("n_layers")
-    assert isinstance(layers, int)
-    if layers > len(file.tensors):
-        raise ModelError(f"{file.path}: {layers} layers, but {len(file.tensors)} tensors")
+    layers = gated.layers(file)
     names, found, seen = _names(file, layers), list[Target](), set[str]()
     for weight in model.weights:
         for block in range(layers) if "{bid}" in weight.name else (0,):

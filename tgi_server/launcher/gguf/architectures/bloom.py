@@ -20,7 +20,7 @@ def describe(file: GgufFile) -> Model:
     config = {
         "model_type": "bloom",
         "hidden_size": file.whole(Keys.LLM.EMBEDDING_LENGTH),
-        "n_layer": file.whole(Keys.LLM.BLOCK_COUNT),
+        "n_layer": gated.layers(file),
         "n_head": count,
         "seq_length": file.whole(Keys.LLM.CONTEXT_LENGTH),
         "layer_norm_epsilon": file.decimal(Keys.Attention.LAYERNORM_EPS, 1e-5),

@@ -20,7 +20,7 @@ def describe(file: GgufFile) -> Model:
     config = {
         "model_type": "falcon",
         "hidden_size": file.whole(Keys.LLM.EMBEDDING_LENGTH),
-        "num_hidden_layers": file.whole(Keys.LLM.BLOCK_COUNT),
+        "num_hidden_layers": gated.layers(file),
         "num_attention_heads": count,
         "num_kv_heads": groups,
         "ffn_hidden_size": file.whole(Keys.LLM.FEED_FORWARD_LENGTH),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from gguf import Keys
 
-from tgi_server.errors import ModelError
 from tgi_server.launcher.gguf import gated, rope
 from tgi_server.launcher.gguf.architecture import Model, Weight, alternating
 from tgi_server.launcher.gguf.reader import GgufFile
@@ -13,20 +12,15 @@ names = ("gpt-oss",)
 _MLP = "model.layers.{bid}.mlp"
 _JOINED = {".weight": "", ".bias": "_bias"}
 _EACH = 2
-_GATINGS = (None, 0, 3)
-"""3: a softmax over the experts that were chosen."""
 
 
 def describe(file: GgufFile) -> Model:
     """See `architectures`. What the metadata leave out is the same in all models: see transformers' GptOssConfig."""
-    if (gating := file.optional(Keys.LLM.EXPERT_GATING_FUNC, int)) not in _GATINGS:
-        raise ModelError(f"{file.path}: the metadata {file.key(Keys.LLM.EXPERT_GATING_FUNC)} is {gating} (3 is served)")
     config = {"model_type": "gpt_oss", **gated.config(file), **gated.with_window(file)}
     inner = file.whole(Keys.LLM.EXPERT_FEED_FORWARD_LENGTH, config["intermediate_size"])
     config |= {
         "intermediate_size": inner,
-        "num_local_experts": file.whole(Keys.LLM.EXPERT_COUNT),
-        "num_experts_per_tok": file.whole(Keys.LLM.EXPERT_USED_COUNT),
+        **gated.routing(file, "num_local_experts", gating=3),
         "layer_types": gated.layer_types(file, _EACH),
         "swiglu_limit": 7.0,
         "attention_bias": True,

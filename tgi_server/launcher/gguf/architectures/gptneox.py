@@ -24,7 +24,7 @@ def describe(file: GgufFile) -> Model:
         "model_type": "gpt_neox",
         "hidden_size": file.whole(Keys.LLM.EMBEDDING_LENGTH),
         "intermediate_size": file.whole(Keys.LLM.FEED_FORWARD_LENGTH),
-        "num_hidden_layers": file.whole(Keys.LLM.BLOCK_COUNT),
+        "num_hidden_layers": gated.layers(file),
         "num_attention_heads": count,
         "max_position_embeddings": file.whole(Keys.LLM.CONTEXT_LENGTH),
         "layer_norm_eps": file.decimal(Keys.Attention.LAYERNORM_EPS, 1e-5),

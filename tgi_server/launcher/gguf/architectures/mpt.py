@@ -30,7 +30,7 @@ def describe(file: GgufFile) -> Model:
         "model_type": "mpt",
         "d_model": hidden,
         "n_heads": count,
-        "n_layers": file.whole(Keys.LLM.BLOCK_COUNT),
+        "n_layers": gated.layers(file),
         "expansion_ratio": inner // hidden,
         "max_seq_len": file.whole(Keys.LLM.CONTEXT_LENGTH),
         "layer_norm_epsilon": file.decimal(Keys.Attention.LAYERNORM_EPS, 1e-5),

@@ -18,7 +18,7 @@ def describe(file: GgufFile) -> Model:
     config = {
         "model_type": "gpt_bigcode",
         "n_embd": file.whole(Keys.LLM.EMBEDDING_LENGTH),
-        "n_layer": file.whole(Keys.LLM.BLOCK_COUNT),
+        "n_layer": gated.layers(file),
         "n_head": count,
         "n_inner": file.whole(Keys.LLM.FEED_FORWARD_LENGTH),
         "n_positions": file.whole(Keys.LLM.CONTEXT_LENGTH),
