@@ -203,6 +203,12 @@ class FamilyTests:
         """The checkpoint of it."""
         cls.make().save_pretrained(directory)
 
+    @classmethod
+    def adapt(cls, directory: Path, place: Path) -> None:
+        """Write an adapter of the checkpoint in `directory`, and the checkpoint with it: `adapter` and `merged`."""
+        adapted = write_adapter(cls.make(), place / "adapter", str(directory), target_modules="all-linear", r=4)
+        merged(adapted).save_pretrained(place / "merged")
+
     def compare(
         self, got: tuple[list[list[int]], list[Tensor]], expected: tuple[list[list[int]], list[Tensor]]
     ) -> None:
@@ -237,13 +243,13 @@ class FamilyTests:
             assert (got[0] - right[0]).norm() <= allowed
 
     def test_adapter(self, directory: Path, prompts: list[list[int]], tmp_path: Path) -> None:
-        """LoRA on all linear layers, merged at load, is what PEFT merges."""
-        own, place = [prompts[2]], tmp_path / "adapter"
-        adapted = write_adapter(self.make(), place, str(directory), target_modules="all-linear", r=4)
-        merged(adapted).save_pretrained(tmp_path / "merged")
+        """LoRA on the linear layers, merged at load, is what PEFT merges."""
+        self.adapt(directory, tmp_path)
+        own = [prompts[2]]
         expected = generate(tmp_path / "merged", own, needs(), new_tokens=2)
         for world in (1, self.shards[0]):
-            self.compare(generate(directory, own, needs(), world, new_tokens=2, adapter=place), expected)
+            got = generate(directory, own, needs(), world, new_tokens=2, adapter=tmp_path / "adapter")
+            self.compare(got, expected)
 
     def test_interpreted_triton(
         self, directory: Path, prompts: list[list[int]], expected: Generated, monkeypatch: pytest.MonkeyPatch

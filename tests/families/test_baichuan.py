@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import normalize, silu
 
+from tests.adapters import write_both
 from tests.families.harness import VOCABULARY, FamilyTests, generate
 from tests.models import Steps, needs
 from tgi_server.models.families import read_spec
@@ -26,6 +27,8 @@ CONFIG = {
     "eos_token_id": 1, "tie_word_embeddings": False,
     "auto_map": {"AutoConfig": "configuration_baichuan.BaichuanConfig"},
 }  # fmt: skip
+
+ADAPTED = ("model.layers.0.self_attn.W_pack", "model.layers.1.self_attn.o_proj", "model.layers.1.mlp.down_proj")
 
 
 def write(directory: Path, tensors: dict[str, Tensor], **entries: Any) -> None:
@@ -54,6 +57,10 @@ class TestBaichuan7B(FamilyTests):
     @classmethod
     def save(cls, directory: Path) -> None:
         write(directory, fused(cls.make()), max_position_embeddings=128)
+
+    @classmethod
+    def adapt(cls, directory: Path, place: Path) -> None:
+        write_both(directory, place, *ADAPTED)
 
 
 class Baichuan13B(torch.nn.Module):
@@ -120,6 +127,10 @@ class TestBaichuan13B(FamilyTests):
     def save(cls, directory: Path) -> None:
         tensors = {f"{name}.weight": weight for name, weight in cls.make().weights.items()}
         write(directory, tensors, model_max_length=128)
+
+    @classmethod
+    def adapt(cls, directory: Path, place: Path) -> None:
+        write_both(directory, place, *ADAPTED)
 
     def test_long_distances(self, directory: Path) -> None:
         """Beyond what it was trained for too."""
