@@ -84,7 +84,9 @@ def test_from_the_hub(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert (directory / "tokenizer.json").is_file()
         assert set(others) < {path.name for path in directory.iterdir()}
         hub.requests.clear()
-        assert fetch("org/model", tmp_path) == (directory, set())
+        again, stages = fetch("org/model", tmp_path)
+        assert again == directory
+        assert STAGE not in stages
         assert hub.requests == []
 
 
