@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import normalize, silu
 
-from tests.adapters import write_both
+from tests.adapters import merged, write_adapter
 from tests.families.harness import VOCABULARY, FamilyTests, generate
 from tests.models import Steps, needs
 from tgi_server.models.families import read_spec
@@ -27,8 +27,6 @@ CONFIG = {
     "eos_token_id": 1, "tie_word_embeddings": False,
     "auto_map": {"AutoConfig": "configuration_baichuan.BaichuanConfig"},
 }  # fmt: skip
-
-ADAPTED = ("model.layers.0.self_attn.W_pack", "model.layers.1.self_attn.o_proj", "model.layers.1.mlp.down_proj")
 
 
 def write(directory: Path, tensors: dict[str, Tensor], **entries: Any) -> None:
@@ -47,20 +45,54 @@ def fused(model: Any) -> dict[str, Tensor]:
     return tensors
 
 
-class TestBaichuan7B(FamilyTests):
+def modules(tensors: dict[str, Tensor]) -> torch.nn.Module:
+    """Of these names, for PEFT, which sees no more of a model."""
+    root = torch.nn.Module()
+    for name, tensor in tensors.items():
+        module, (*path, last) = root, name.split(".")
+        for number, part in enumerate(path, 1):
+            if part not in dict(module.named_children()):
+                linear = number == len(path) and part.endswith(("W_pack", "_proj"))
+                new = torch.nn.Linear(tensor.shape[-1], len(tensor), bias=False) if linear else torch.nn.Module()
+                module.add_module(part, new)
+            module = module.get_submodule(part)
+        module.register_parameter(last, torch.nn.Parameter(tensor))
+    return root
+
+
+class BaichuanTests(FamilyTests):
+    """`entries` are what tells the size in config.json."""
+
+    entries: ClassVar[dict[str, Any]]
+
+    @classmethod
+    def tensors(cls) -> dict[str, Tensor]:
+        return fused(cls.make())
+
+    @classmethod
+    def save(cls, directory: Path) -> None:
+        write(directory, cls.tensors(), **cls.entries)
+
+    def test_adapter(self, directory: Path, prompts: list[list[int]], tmp_path: Path) -> None:
+        """On the fused matrices too, as those for Baichuan are."""
+        own, place, together = [prompts[2]], tmp_path / "adapter", tmp_path / "merged"
+        linear = ["W_pack", "o_proj", "gate_proj", "up_proj", "down_proj"]
+        adapted = write_adapter(modules(self.tensors()), place, str(directory), target_modules=linear, r=4)
+        together.mkdir()
+        write(together, merged(adapted).state_dict(), **self.entries)
+        expected = generate(together, own, needs(), new_tokens=2)
+        for world in (1, 3):
+            self.compare(generate(directory, own, needs(), world, new_tokens=2, adapter=place), expected)
+
+
+class TestBaichuan7B(BaichuanTests):
     config = "LlamaConfig"
     numbers: ClassVar[dict[str, Any]] = {
         "hidden_size": HIDDEN, "intermediate_size": INNER, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
         "max_position_embeddings": 128,
     }  # fmt: skip
 
-    @classmethod
-    def save(cls, directory: Path) -> None:
-        write(directory, fused(cls.make()), max_position_embeddings=128)
-
-    @classmethod
-    def adapt(cls, directory: Path, place: Path) -> None:
-        write_both(directory, place, *ADAPTED)
+    entries: ClassVar[dict[str, Any]] = {"max_position_embeddings": 128}
 
 
 class Baichuan13B(torch.nn.Module):
@@ -112,11 +144,12 @@ class Baichuan13B(torch.nn.Module):
         return SimpleNamespace(logits=(self.norm(x, "model.norm") @ w["lm_head"].T).unsqueeze(0))
 
 
-class TestBaichuan13B(FamilyTests):
+class TestBaichuan13B(BaichuanTests):
     """Six heads: their slopes are of two series."""
 
     config = "baichuan"
     shards = (2, 3, 4)
+    entries: ClassVar[dict[str, Any]] = {"model_max_length": 128}
 
     @classmethod
     def make(cls) -> Any:
@@ -124,13 +157,8 @@ class TestBaichuan13B(FamilyTests):
         return Baichuan13B()
 
     @classmethod
-    def save(cls, directory: Path) -> None:
-        tensors = {f"{name}.weight": weight for name, weight in cls.make().weights.items()}
-        write(directory, tensors, model_max_length=128)
-
-    @classmethod
-    def adapt(cls, directory: Path, place: Path) -> None:
-        write_both(directory, place, *ADAPTED)
+    def tensors(cls) -> dict[str, Tensor]:
+        return {f"{name}.weight": weight for name, weight in cls.make().weights.items()}
 
     def test_long_distances(self, directory: Path) -> None:
         """Beyond what it was trained for too."""

@@ -111,6 +111,7 @@ REFUSED: dict[str, tuple[str, dict[str, object], str]] = {
     "no window": ("gemma3", {"{arch}.attention.sliding_window": None}, r"gemma3\.attention\.sliding_window is missing"),
     "learned positions": ("mpt", {"{arch}.attention.max_alibi_bias": 0.0}, "MPT is served with linear biases"),
     "clipped": ("mpt", {"{arch}.attention.clamp_kqv": 6.0}, "missing or bad entry clip_qkv=6.0"),
+    "clipped OLMo": ("olmo", {"{arch}.attention.clamp_kqv": 8.0}, "missing or bad entry clip_qkv=8.0"),
     "vocabulary": ("llama", {"{arch}.vocab_size": 99}, "it counts 99 tokens, and has 101 token vectors"),
     "layers differ": ("llama", {"{arch}.attention.head_count_kv": [2, 4]}, "differs between layers"),
 }

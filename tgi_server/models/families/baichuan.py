@@ -37,7 +37,7 @@ def describe(config: ModelConfig) -> ModelSpec:
 
 
 def _attention(attention: AttentionSpec, name: str, biased: bool) -> AttentionSpec:
-    heads, width = attention.query.units, attention.query.width
-    query, key, value = side_by_side(f"{name}.self_attn.W_pack", [(heads, width)] * 3, bias=False)
+    sizes = [(source.units, source.width) for source in (attention.query, attention.key, attention.value)]
+    query, key, value = side_by_side(f"{name}.self_attn.W_pack", sizes, bias=False)
     attention = replace(attention, query=query, key=key, value=value)
-    return replace(attention, rope=None, slopes=alibi_slopes(heads)) if biased else attention
+    return replace(attention, rope=None, slopes=alibi_slopes(query.units)) if biased else attention
