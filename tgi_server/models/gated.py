@@ -132,7 +132,7 @@ def mlp(
 
 
 def with_experts(config: ModelConfig, block: BlockSpec, name: str) -> BlockSpec:
-    """With experts in the layers in which the models of Qwen have them; the others keep their MLP."""
+    """With experts, in the layers in which the models of Qwen have them where not in all; the others keep their MLP."""
     every, without = config.whole("decoder_sparse_step", default=1), config.get("mlp_only_layers", [])
     layer = int(name.rpartition(".")[2])
     if not isinstance(without, list):

@@ -144,7 +144,9 @@ def test_any_number_of_ranks_up_to_the_heads(tmp_path: Path) -> None:
     spec = read_spec(write(tmp_path))
     for n in range(1, 10):
         check(spec, ServerConfig(max_total_tokens=64), n, F32)
-    with pytest.raises(ConfigError, match=r"num_shard=10: .*9 attention heads and 3 .* work: 1 to 9$"):
+    with pytest.raises(
+        ConfigError, match=r"num_shard=10: .*9 attention heads and 3 .* work: 1 to 9$"
+    ):
         check(spec, ServerConfig(max_total_tokens=64), 10, F32)
     with pytest.raises(ConfigError, match=r"these numbers work: 1$"):
         check(read_spec(write(tmp_path, vocab_size=1)), ServerConfig(max_total_tokens=64), 2, F32)
