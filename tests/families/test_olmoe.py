@@ -7,6 +7,7 @@ from tests.families.harness import FamilyTests
 
 class TestOlmoe(FamilyTests):
     config = "OlmoeConfig"
+    adapted: ClassVar[list[str]] = ["q_proj", "k_proj", "v_proj", "o_proj"]
     interpreted_tokens = 1
     numbers: ClassVar[dict[str, Any]] = {
         "hidden_size": 64, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,

@@ -13,6 +13,7 @@ SMALL: dict[str, Any] = {
 
 class TestQwen3Moe(FamilyTests):
     config = "Qwen3MoeConfig"
+    adapted: ClassVar[list[str]] = ["q_proj", "k_proj", "v_proj", "o_proj"]
     interpreted_tokens = 1
     numbers: ClassVar[dict[str, Any]] = SMALL | {"mlp_only_layers": [1], "norm_topk_prob": True}
     shards = (3,)
@@ -20,6 +21,7 @@ class TestQwen3Moe(FamilyTests):
 
 class TestQwen3MoeInEverySecondLayer(FamilyTests):
     config = "Qwen3MoeConfig"
+    adapted: ClassVar[list[str]] = ["q_proj", "k_proj", "v_proj", "o_proj"]
     interpreted_tokens = 1
     numbers: ClassVar[dict[str, Any]] = SMALL | {
         "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "decoder_sparse_step": 2,

@@ -38,7 +38,7 @@ class Tensors(Protocol):
 
     def __contains__(self, name: object) -> bool: ...
 
-    def read(self, name: str, axis: int = 0, pieces: Sequence[Span] | None = None) -> Tensor:
+    def read(self, name: str, axis: int = 0, pieces: Sequence[Span] | None = None, entry: int | None = None) -> Tensor:
         """See `Checkpoint`."""
         ...
 
