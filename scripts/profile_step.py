@@ -23,7 +23,7 @@ from tgi_server.launcher.weights import fetch
 from tgi_server.layers.parallel import Group
 from tgi_server.models.families import read_spec
 from tgi_server.models.load import load_model
-from tgi_server.models.spec import ModelSpec, Source
+from tgi_server.models.spec import ExpertsSpec, ModelSpec, Source
 from tgi_server.quantize.eetq import Eetq
 from tgi_server.quantize.none import NoQuantize
 from tgi_server.shard.batch import BatchState
@@ -197,7 +197,8 @@ def weights(spec: ModelSpec) -> tuple[int, int]:
     """Numbers in the linear layers, and in the head, which is never quantised."""
     layers = 0
     for block in spec.blocks:
-        own = (block.attention, block.mlp)
+        mixture = isinstance(block.mlp, ExpertsSpec)
+        own = (block.attention, *(block.mlp.experts if mixture else [block.mlp]))
         sources = [value for part in own for f in fields(part) if isinstance(value := getattr(part, f.name), Source)]
         layers += sum(source.size for source in sources) * spec.hidden_size
     return layers, spec.vocab_size * spec.hidden_size

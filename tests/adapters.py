@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 VOCABULARY = 50
@@ -61,24 +58,6 @@ def write_adapter(model: Any, directory: Path, base: str, safe: bool = True, **s
                 torch.nn.init.normal_(parameter, 0.0, 0.2)
         adapted.save_pretrained(str(directory), safe_serialization=safe)
     return adapted
-
-
-def write_both(base: Path, place: Path, *modules: str) -> None:
-    """An adapter of these modules and the checkpoint with it, as `adapter` and `merged`, of what PEFT does not know."""
-    tensors, random = load_file(base / "model.safetensors"), torch.Generator().manual_seed(1)
-    own: dict[str, Tensor] = {}
-    for module in modules:
-        outputs, inputs = tensors[f"{module}.weight"].shape
-        down, up = (torch.randn(shape, generator=random) * 0.2 for shape in ((4, inputs), (outputs, 4)))
-        own |= {f"base_model.model.{module}.lora_{name}.weight": x for name, x in (("A", down), ("B", up))}
-        tensors[f"{module}.weight"] += 2 * up @ down
-    for name in ("adapter", "merged"):
-        (place / name).mkdir()
-    config = {"peft_type": "LORA", "base_model_name_or_path": str(base), "r": 4, "lora_alpha": 8}
-    (place / "adapter" / "adapter_config.json").write_text(json.dumps(config))
-    save_file(own, place / "adapter" / "adapter_model.safetensors")
-    save_file(tensors, place / "merged" / "model.safetensors")
-    shutil.copy(base / "config.json", place / "merged")
 
 
 def merged(adapted: Any) -> Any:

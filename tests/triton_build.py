@@ -14,9 +14,10 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
 from tgi_server.kernels.attention import Features, LayerCache
-from tgi_server.kernels.formats import Int8
+from tgi_server.kernels.experts import Expert, Mixture
+from tgi_server.kernels.formats import Dense, Format, Int8
 from tgi_server.kernels.operations import Activation, Angles, Norm, NormKind
-from tgi_server.kernels.triton import decode, gating, linear, norm, prefill, rotary, sampling
+from tgi_server.kernels.triton import decode, experts, gating, linear, norm, prefill, rotary, sampling
 
 
 class Absent:
@@ -51,11 +52,32 @@ def launch_all(dtype: torch.dtype, heads: int, kv_heads: int, width: int, hidden
     """Every kernel, for a step of two sequences."""
     launch_attention(dtype, heads, kv_heads, width, width)
     launch_operations(dtype, heads, kv_heads, width, hidden)
+    launch_experts(dtype, hidden, 768)
     for size in (vocabulary, 101):
         sampling.choose(torch.empty(2, size), [1, 2], [3, 4], [False, True])
     for rows in (1, 2, 100):
         weight = Int8(torch.empty(hidden, hidden, dtype=torch.int8), torch.empty(hidden))
         linear.linear(weight, torch.empty(hidden, dtype=dtype), dtype)(torch.empty(rows, hidden, dtype=dtype))
+
+
+def launch_experts(dtype: torch.dtype, hidden: int, inner: int) -> None:
+    """Both formats, with and without what makes another kernel, few rows and many."""
+
+    def weight(outputs: int, inputs: int, int8: bool) -> Format:
+        if int8:
+            return Int8(torch.empty(outputs, inputs, dtype=torch.int8), torch.empty(outputs))
+        return Dense(torch.empty(outputs, inputs, dtype=dtype))
+
+    for small in (False, True):
+        inputs, down = weight(2 * inner, hidden, small), weight(hidden, inner, small)
+        offset = torch.empty(hidden, dtype=dtype) if small else None
+        layers = [Expert(inputs, down, None if offset is None else offset.new_empty(2 * inner), offset)] * 4
+        mixture = Mixture(4, 2, Activation.SILU, over_all=small)
+        run = experts.experts(layers, mixture, torch.empty(4) if small else None, dtype)
+        for rows in (1, 100):
+            x = torch.empty(rows, hidden, dtype=dtype)
+            for columns, shared in ((4, None), (4, x), (5, x)):
+                run(x, torch.empty(rows, columns), shared)
 
 
 def launch_attention(dtype: torch.dtype, heads: int, kv_heads: int, width: int, value_width: int) -> None:

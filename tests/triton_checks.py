@@ -8,12 +8,15 @@ import torch
 from torch import Tensor
 
 import tests.triton_device  # noqa: F401  # before the kernels, which are for good what they are imported as
+from tests import experts as mixtures
 from tests.attention import Case, batch_of, by_definition, empty_cache, step
 from tgi_server.kernels import operations, plain
 from tgi_server.kernels.attention import Attend, AttentionBatch, Features, LayerCache
+from tgi_server.kernels.experts import Mixture
+from tgi_server.kernels.experts import experts as declared_experts
 from tgi_server.kernels.formats import Int8
-from tgi_server.kernels.operations import Activation, Angles, Norm, NormKind
-from tgi_server.kernels.triton import gating, norm, rotary, sampling
+from tgi_server.kernels.operations import FREE, Activation, Angles, Clamp, Norm, NormKind
+from tgi_server.kernels.triton import experts, gating, norm, rotary, sampling
 from tgi_server.kernels.triton.attention import attention
 from tgi_server.kernels.triton.decode import decode
 from tgi_server.kernels.triton.linear import linear
@@ -54,12 +57,14 @@ def check_add_norm(
             assert close(got, expected, dtype)
 
 
-def check_gate(dtype: torch.dtype, rows: int, inner: int, activation: Activation, gated: bool = True) -> None:
+def check_gate(
+    dtype: torch.dtype, rows: int, inner: int, activation: Activation, gated: bool = True, clamp: Clamp = FREE
+) -> None:
     x = (torch.randn(rows, 2 * inner if gated else inner) * 5).to(dtype)
     x[0, :3] = torch.tensor([-200.0, 200.0, 0.0])  # where e^-x over- and underflows
-    got = gating.gate(x, activation, gated)
+    got = gating.gate(x, activation, gated, clamp)
     assert got.dtype == dtype
-    assert close(got, operations.gate(x.float(), activation, gated), dtype)
+    assert close(got, operations.gate(x.float(), activation, gated, clamp), dtype)
 
 
 def angles_of(tokens: int, half: int) -> Angles:
@@ -196,3 +201,17 @@ def check_int8_linear(dtype: torch.dtype, rows: int, inputs: int, outputs: int) 
         got = linear(weight, added, dtype)(x)
         assert got.dtype == dtype
         assert close(got, expected, dtype)
+
+
+def check_experts(
+    dtype: torch.dtype, rows: int, mixture: Mixture, hidden: int, inner: int, int8: bool = False, bias: bool = True
+) -> None:
+    """With nothing that all rows share, with something, and, with a weight for that; of many rows the last."""
+    layers, offsets = mixtures.made(mixture, hidden, inner, dtype, int8, bias)
+    ours = experts.experts(layers, mixture, offsets, dtype)
+    theirs = declared_experts(layers, mixture, offsets, dtype, plain.linear)
+    x, scores = torch.randn(rows, hidden).to(dtype), torch.randn(rows, mixture.count + 1)
+    cases = [(mixture.count + 1, x), (mixture.count, None), (mixture.count, x)]
+    for columns, shared in cases[: 3 if rows < 64 else 1]:
+        some = scores[:, :columns].contiguous()
+        assert mixtures.close(ours(x, some, shared), theirs(x, some, shared), dtype)

@@ -171,6 +171,7 @@ class FamilyTests:
         implementation: of transformers' attention.
         interpreted_tokens: how many the Triton kernels generate, which the interpreter makes slow; all of them in the
             families that together have every feature.
+        adapted: the modules that an adapter changes; PEFT's adapters of fused experts are not served.
         shards: rank counts that have to work, whether they divide heads and features or not.
     """
 
@@ -178,6 +179,7 @@ class FamilyTests:
     numbers: ClassVar[dict[str, Any]]
     implementation: ClassVar[str] = "eager"
     interpreted_tokens: ClassVar[int] = 3
+    adapted: ClassVar[str | list[str]] = "all-linear"
     shards: ClassVar[tuple[int, ...]] = (2, 3)
     lengths: ClassVar[tuple[int, ...]] = (37, 3, 20, 1)
     """Of prompts in one batch: more than two blocks, and longer than the windows."""
@@ -202,12 +204,6 @@ class FamilyTests:
     def save(cls, directory: Path) -> None:
         """The checkpoint of it."""
         cls.make().save_pretrained(directory)
-
-    @classmethod
-    def adapt(cls, directory: Path, place: Path) -> None:
-        """Write an adapter of the checkpoint in `directory`, and the checkpoint with it: `adapter` and `merged`."""
-        adapted = write_adapter(cls.make(), place / "adapter", str(directory), target_modules="all-linear", r=4)
-        merged(adapted).save_pretrained(place / "merged")
 
     def compare(
         self, got: tuple[list[list[int]], list[Tensor]], expected: tuple[list[list[int]], list[Tensor]]
@@ -243,9 +239,10 @@ class FamilyTests:
             assert (got[0] - right[0]).norm() <= allowed
 
     def test_adapter(self, directory: Path, prompts: list[list[int]], tmp_path: Path) -> None:
-        """LoRA on the linear layers, merged at load, is what PEFT merges."""
-        self.adapt(directory, tmp_path)
-        own = [prompts[2]]
+        """LoRA, on all linear layers where that is possible, merged at load, is what PEFT merges."""
+        own, place = [prompts[2]], tmp_path / "adapter"
+        adapted = write_adapter(self.make(), place, str(directory), target_modules=self.adapted, r=4)
+        merged(adapted).save_pretrained(tmp_path / "merged")
         expected = generate(tmp_path / "merged", own, needs(), new_tokens=2)
         for world in (1, self.shards[0]):
             got = generate(directory, own, needs(), world, new_tokens=2, adapter=tmp_path / "adapter")

@@ -12,6 +12,7 @@ from tests.triton_checks import (
     check_add_norm,
     check_choice,
     check_decode,
+    check_experts,
     check_gate,
     check_int8_linear,
     check_norms_of_all_heads,
@@ -20,7 +21,8 @@ from tests.triton_checks import (
     norms,
 )
 from tgi_server.kernels.attention import Features
-from tgi_server.kernels.operations import Activation, Norm, NormKind
+from tgi_server.kernels.experts import Mixture
+from tgi_server.kernels.operations import Activation, Clamp, Norm, NormKind
 from tgi_server.kernels.triton.decode import MOST_PARTS
 
 pytestmark = pytest.mark.gpu
@@ -59,6 +61,15 @@ def test_add_norm(dtype: torch.dtype, rows: int) -> None:
 def test_gate(dtype: torch.dtype, rows: int, activation: Activation) -> None:
     check_gate(dtype, rows, 14336, activation)
     check_gate(dtype, rows, 14336, activation, gated=False)
+    check_gate(dtype, rows, 14336, activation, clamp=Clamp(1.702, 7.0, 1.0))
+
+
+@DTYPES
+@pytest.mark.parametrize("rows", [1, 7, 128, 1000])
+@pytest.mark.parametrize("int8", [False, True])
+def test_experts(dtype: torch.dtype, rows: int, int8: bool) -> None:
+    check_experts(dtype, rows, Mixture(32, 4, Activation.SILU, clamp=Clamp(1.702, 7.0, 1.0)), 2880, 720, int8)
+    check_experts(dtype, rows, Mixture(60, 8, Activation.SILU, over_all=True), 1000, 333, int8, bias=False)
 
 
 @DTYPES

@@ -6,6 +6,7 @@ rows of `table.py`) takes the same arguments and agrees with it. Attention is in
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
@@ -53,6 +54,19 @@ _ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     Activation.GELU_TANH: lambda x: gelu(x, approximate="tanh"),
     Activation.RELU: relu,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Clamp:
+    """`activation(slope * gate) / slope * (up + offset)`, with gate at most `limit` and up from -limit to limit."""
+
+    slope: float = 1.0
+    limit: float = math.inf
+    offset: float = 0.0
+
+
+FREE = Clamp()
+"""The usual gate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,13 +174,16 @@ def _turned(x: Tensor, norm: Norm | None, angles: Angles | None, square: Tensor 
     return wide.to(x.dtype)
 
 
-def gate(x: Tensor, activation: Activation, gated: bool = True) -> Tensor:
+def gate(x: Tensor, activation: Activation, gated: bool = True, clamp: Clamp = FREE) -> Tensor:
     """`[tokens, 2 * inner]`, gate and up side by side, to `activation(gate) * up [tokens, inner]` (arXiv:2002.05202).
 
-    Without `gated`, `[tokens, inner]` to `activation(x)`.
+    Without `gated`, `[tokens, inner]` to `activation(x)`. What `clamp` changes of gate and up is said there.
     """
     act = _ACTIVATIONS[activation]
     if not gated:
         return act(x)
     gate, up = x.chunk(2, dim=-1)
-    return act(gate) * up
+    if clamp == FREE:
+        return act(gate) * up
+    gate, up = gate.clamp(max=clamp.limit), up.clamp(-clamp.limit, clamp.limit)
+    return act(gate * clamp.slope) / clamp.slope * (up + clamp.offset)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import linear as multiply
 
 from tgi_server.kernels.attention import attention
+from tgi_server.kernels.experts import experts
 from tgi_server.kernels.formats import Dense, Format
 from tgi_server.kernels.operations import add_norm, gate, mean_squares, rotate_store
 from tgi_server.kernels.row import Kernel, Needs
@@ -149,6 +150,7 @@ ROWS = [
     Kernel("gate", "torch", lambda: gate),
     Kernel("attention", "torch", lambda: attention),
     Kernel("linear", "torch", lambda: linear),
+    Kernel("experts", "torch", lambda: partial(experts, linear=linear)),
     Kernel("head", "torch", lambda: head),
     Kernel("choose", "torch", lambda: choose),
 ]

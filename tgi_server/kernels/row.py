@@ -8,9 +8,11 @@ from typing import Any, Literal
 
 import torch
 
-Operation = Literal["add_norm", "mean_squares", "rotate_store", "gate", "attention", "linear", "head", "choose"]
-"""add_norm, mean_squares, rotate_store and gate are declared in `operations`, attention in `attention`, the rest in
-`plain`."""
+Operation = Literal[
+    "add_norm", "mean_squares", "rotate_store", "gate", "attention", "linear", "experts", "head", "choose"
+]
+"""add_norm, mean_squares, rotate_store and gate are declared in `operations`, attention and experts in files of their
+names, the rest in `plain`."""
 
 Recorder = Literal["calls", "graphs"]
 """How steps are recorded to be run again: as lists of compiled calls (`native.calls`), or as CUDA graphs."""
@@ -31,8 +33,8 @@ class Needs:
         plain: whether nothing but torch may be used (option `disable_custom_kernels`).
         library: the only library wanted for attention (option `attention`); None for the best.
         key_width, value_width: of a head of keys and of values, for attention and rotate_store.
-        format: class of a linear layer's weight.
-        inputs: numbers in a row of a linear layer's input.
+        format: class of a linear layer's weight, or of those of experts.
+        inputs: numbers in a row of a linear layer's input; of experts what divides those of all their layers.
     """
 
     device: torch.device

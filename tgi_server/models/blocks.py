@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
 
 from tgi_server.kernels.attention import Attend, Features, LayerCache
-from tgi_server.kernels.operations import Activation, Angles, Norm
+from tgi_server.kernels.experts import Expert, ExpertsOp, Mixture
+from tgi_server.kernels.operations import Activation, Angles, Clamp, Norm
 from tgi_server.kernels.row import Recorder
 from tgi_server.kernels.table import Choice
 from tgi_server.layers import spread
 from tgi_server.layers.spread import Span
-from tgi_server.models.spec import AttentionSpec, BlockSpec, MlpSpec
+from tgi_server.models.spec import AttentionSpec, BlockSpec, ExpertsSpec, MlpSpec, Source
 from tgi_server.models.weights import WeightLoader
 
 
@@ -89,22 +92,57 @@ def _head_norms(spec: AttentionSpec, load: WeightLoader, heads: Span, kv: Span) 
 
 
 class MlpBlock:
-    """The two or three layers of an MLP."""
+    """The two or three layers of an MLP, or this rank's part of them: the ranks' results are to be summed."""
 
     def __init__(self, spec: MlpSpec, load: WeightLoader) -> None:
-        group = load.group
         inner = load.features(spec.up.units)
-        sources = [spec.up] if spec.gate is None else [spec.gate, spec.up]
-        self._group = group
+        sources = _inputs(spec)
         self._inputs = load.column(sources, [inner] * len(sources))
         self._down = load.row(spec.down, inner)
         self._gate = load.best("gate").run
-        self._activation = Activation[spec.activation]
-        self._gated = spec.gate is not None
+        self._how = _gating(spec)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Normed `[tokens, hidden]` to what the MLP adds."""
-        return self._group.all_reduce(self._down(self._gate(self._inputs(x), self._activation, self._gated)))
+        y: Tensor = self._down(self._gate(self._inputs(x), *self._how))
+        return y
+
+
+class ExpertsBlock:
+    """A mixture of experts, and an MLP that all tokens take; a rank has its part of the inside of each."""
+
+    def __init__(self, spec: ExpertsSpec, load: WeightLoader) -> None:
+        scoring = [source for source in (spec.router, spec.shared_gate) if source is not None]
+        scores = torch.cat([load.matrix(source.tensor("weight")) for source in scoring])
+        self._router = load.best("head", inputs=scores.shape[1]).run(scores)  # in float32, as close scores decide
+        layers = (_expert(expert, load) for expert in spec.experts)
+        first = next(layers)
+        inputs = math.gcd(first.inputs.inputs, first.down.inputs)
+        choice = load.best("experts", format=type(first.inputs), inputs=inputs)
+        bias = load.vector(spec.router.tensor("bias")) if spec.router.bias else None
+        mixture = Mixture(len(spec.experts), spec.chosen, *_gating(spec.experts[0]), over_all=spec.over_all)
+        self._experts: ExpertsOp = choice.run(chain((first,), layers), mixture, bias, load.needs.dtype)
+        self._shared = None if spec.shared is None else MlpBlock(spec.shared, load)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Normed `[tokens, hidden]` to what the mixture adds."""
+        return self._experts(x, self._router(x), None if self._shared is None else self._shared(x))
+
+
+def _expert(spec: MlpSpec, load: WeightLoader) -> Expert:
+    inner, sources = load.features(spec.up.units), _inputs(spec)
+    inputs, inputs_bias = load.column_weight(sources, [inner] * len(sources))
+    down, down_bias = load.row_weight(spec.down, inner)
+    return Expert(inputs, down, inputs_bias, down_bias)
+
+
+def _inputs(spec: MlpSpec) -> list[Source]:
+    return [spec.up] if spec.gate is None else [spec.gate, spec.up]
+
+
+def _gating(spec: MlpSpec) -> tuple[Activation, bool, Clamp]:
+    """What `operations.gate` takes."""
+    return Activation[spec.activation], spec.gate is not None, Clamp(spec.slope, spec.limit, spec.offset)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +180,8 @@ class Block:
     def __init__(self, spec: BlockSpec, stream: Stream, load: WeightLoader) -> None:
         norm = load.norm
         self._attention = AttentionBlock(spec.attention, load)
-        self._mlp = MlpBlock(spec.mlp, load)
+        self._mlp = MlpBlock(spec.mlp, load) if isinstance(spec.mlp, MlpSpec) else ExpertsBlock(spec.mlp, load)
+        self._group = load.group
         self._attention_norm, self._mlp_norm = norm(spec.attention_norm), norm(spec.mlp_norm)
         self._posts = [None if post is None else norm(post) for post in (spec.attention_post, spec.mlp_post)]
         self._scale = spec.scale
@@ -158,7 +197,7 @@ class Block:
             stream.add(residual, Added(self._attention(x, step), self._posts[0], self._scale))
         else:
             y = stream.read(residual, Added(self._attention(x, step), self._posts[0], self._scale), self._mlp_norm)
-        return Added(self._mlp(y), self._posts[1], self._scale)
+        return Added(self._group.all_reduce(self._mlp(y)), self._posts[1], self._scale)
 
 
 def recorder_of(choices: Sequence[Choice]) -> Recorder | None:

@@ -90,8 +90,9 @@ def check_memory(
     quantised while they load half a byte a number.
     """
     item = ITEM_BYTES[dtype]
-    needed = (found(name, spec.prefixes, tensors) for name, _ in spec.tensors())
-    weights = sum(_bytes(tensors[name], item, quantized) for name in needed if name is not None)
+    packed = spec.packed()
+    needed = ((found(name, spec.prefixes, tensors), packed.get(name)) for name, _ in spec.tensors())
+    weights = sum(_bytes(tensors[name], numbers, item, quantized) for name, numbers in needed if name is not None)
     blocks = -(-options.max_total_tokens // BLOCK_SIZE)
     cache = sum(
         spec.block_bytes(number, 1, item) * (blocks if group.kind is CacheKind.FULL else 1)
@@ -108,7 +109,9 @@ def _gib(size: float) -> str:
     return f"{size / 2**30:.1f} GiB"
 
 
-def _bytes(tensor: TensorInfo, item: int, quantized: bool) -> float:
-    if tensor.dtype not in FLOATS:
+def _bytes(tensor: TensorInfo, packed: int | None, item: int, quantized: bool) -> float:
+    """Of what is loaded of a tensor; `packed` as in `Description.packed`."""
+    if tensor.dtype not in FLOATS and packed is None:
         return tensor.bytes
-    return math.prod(tensor.shape) * (0.5 if quantized and len(tensor.shape) > 1 else item)
+    numbers = math.prod(tensor.shape) * (1 if packed is None else packed)
+    return numbers * (0.5 if quantized and len(tensor.shape) > 1 else item)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -108,6 +108,10 @@ class Description(ABC):
     @abstractmethod
     def tensors(self) -> Iterator[tuple[str, Shape]]:
         """Each tensor that it reads, without prefix, and its shape."""
+
+    def packed(self) -> Mapping[str, int]:
+        """Those of them that hold bytes instead of floats, and how many numbers of the model each byte stands for."""
+        return {}
 
     @property
     def longer(self) -> str | None:

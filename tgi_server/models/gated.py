@@ -10,6 +10,7 @@ from tgi_server.models.spec import (
     AttentionSpec,
     BlockSpec,
     EmbeddingSpec,
+    ExpertsSpec,
     HeadSpec,
     MlpSpec,
     ModelSpec,
@@ -117,13 +118,36 @@ def _attention(
 
 
 def _mlp(config: ModelConfig, style: Style, name: str) -> MlpSpec:
-    inner, bias = config.whole("intermediate_size"), style.mlp_bias
-    return MlpSpec(
-        gate=Source(f"{name}.mlp.gate_proj", inner, bias=bias),
-        up=Source(f"{name}.mlp.up_proj", inner, bias=bias),
-        down=Source(f"{name}.mlp.down_proj", inner, bias=bias),
-        activation=config.activation(style.activation_entry, default=style.activation),
+    activation = config.activation(style.activation_entry, default=style.activation)
+    return mlp(f"{name}.mlp", config.whole("intermediate_size"), activation, style.mlp_bias)
+
+
+def mlp(
+    name: str, inner: int, activation: str, bias: bool = False,
+    layers: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
+) -> MlpSpec:  # fmt: skip
+    """A gated MLP whose three layers have these names below `name`."""
+    gate, up, down = (Source(f"{name}.{layer}", inner, bias=bias) for layer in layers)
+    return MlpSpec(up, down, activation, gate)
+
+
+def with_experts(config: ModelConfig, block: BlockSpec, name: str) -> BlockSpec:
+    """With experts, in the layers in which the models of Qwen have them where not in all; the others keep their MLP."""
+    every, without = config.whole("decoder_sparse_step", default=1), config.get("mlp_only_layers", [])
+    layer = int(name.rpartition(".")[2])
+    if not isinstance(without, list):
+        raise ValueError(f"mlp_only_layers={without!r:.60} (a list of numbers is expected)")
+    if layer in without or (layer + 1) % every:
+        return block
+    count, inner = config.whole("num_experts", "num_local_experts"), config.whole("moe_intermediate_size")
+    activation = config.activation("hidden_act", default="silu")
+    mixture = ExpertsSpec(
+        router=Source(f"{name}.mlp.gate", count),
+        experts=tuple(mlp(f"{name}.mlp.experts.{number}", inner, activation) for number in range(count)),
+        chosen=config.whole("num_experts_per_tok"),
+        over_all=not config.flag("norm_topk_prob"),
     )
+    return replace(block, mlp=mixture)
 
 
 def later_windows(config: ModelConfig) -> tuple[int | None, ...]:

@@ -36,11 +36,13 @@ class Merged:
     def __contains__(self, name: object) -> bool:
         return name in self._base or (isinstance(name, str) and self._adapter.find(name) is not None)
 
-    def read(self, name: str, axis: int = 0, pieces: Sequence[Span] | None = None) -> Tensor:
-        """Tensor `name`, or only `pieces` of its `axis` one after the other, on the CPU."""
+    def read(self, name: str, axis: int = 0, pieces: Sequence[Span] | None = None, entry: int | None = None) -> Tensor:
+        """See `Checkpoint`."""
         change = self._adapter.find(name)
         if change is None:
-            return self._base.read(name, axis, pieces)
+            return self._base.read(name, axis, pieces, entry)
+        if entry is not None:
+            return _cut(self.read(name)[entry], axis, pieces)
         if change.product is None or change.product.magnitude is None:
             return self._sum(change, axis, pieces)
         x, inputs = self._sum(change, 0, None), 0 if change.product.transposed else 1  # whole outputs have a length

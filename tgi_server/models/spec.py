@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
-from math import lcm
+from math import inf, lcm
 from typing import ClassVar
 
 from tgi_server.cache.kinds import CacheGroup, CacheKind
@@ -33,6 +33,9 @@ class Source:
         start: row of the tensor where the first unit begins, in a tensor that holds other layers too.
         run: units that lie side by side; 0 for all of them.
         stride: rows from the start of one run to the next.
+        expert: which one's, in the tensors `NAME [experts, ...]` and `NAME_bias` that hold those of all experts of a
+            layer; None where the layer has tensors of its own.
+        mxfp4: whether the weights are `NAME_blocks` and `NAME_scales`; see `models.mxfp4`.
     """
 
     name: str
@@ -43,6 +46,14 @@ class Source:
     start: int = 0
     run: int = 0
     stride: int = 0
+    expert: int | None = None
+    mxfp4: bool = False
+
+    def tensor(self, suffix: str) -> str:
+        """The name of what a layer keeps under `suffix`: `weight`, `bias`, or what a quantisation method stores."""
+        if self.expert is None:
+            return f"{self.name}.{suffix}"
+        return self.name if suffix == "weight" else f"{self.name}_{suffix}"
 
     @property
     def size(self) -> int:
@@ -114,17 +125,50 @@ class AttentionSpec:
 
 @dataclass(frozen=True, slots=True)
 class MlpSpec:
-    """`up` alone, or `gate` and `up` (arXiv:2002.05202), then `down`; `activation` is a name of `operations`."""
+    """`up` alone, or `gate` and `up` (arXiv:2002.05202), then `down`; `activation` is a name of `operations`.
+
+    See `kernels.operations.Clamp` for slope, limit and offset.
+    """
 
     up: Source
     down: Source
     activation: str
     gate: Source | None = None
+    slope: float = 1.0
+    limit: float = inf
+    offset: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertsSpec:
+    """Several MLPs of one shape of which each token takes a few (arXiv:1701.06538).
+
+    Attributes:
+        router: what scores them; a unit an expert.
+        experts: one each.
+        chosen: how many a token takes, those with the best scores.
+        over_all: whether their weights are parts of a softmax over all scores, which do not add up to 1; else of one
+            over the scores of the chosen.
+        shared: what every token takes as well.
+        shared_gate: its one output's sigmoid is the weight of `shared`; None for 1.
+    """
+
+    router: Source
+    experts: tuple[MlpSpec, ...]
+    chosen: int
+    over_all: bool = False
+    shared: MlpSpec | None = None
+    shared_gate: Source | None = None
+
+    def __post_init__(self) -> None:
+        """ValueError for fewer experts than a token takes."""
+        if self.chosen > len(self.experts):
+            raise ValueError(f"{self.chosen} experts a token (there are {len(self.experts)})")
 
 
 @dataclass(frozen=True, slots=True)
 class BlockSpec:
-    """A layer: attention and MLP, each added to the residual stream.
+    """A layer: attention and MLP (or a mixture of several), each added to the residual stream.
 
     Attributes:
         attention_norm, mlp_norm: of what each reads.
@@ -134,13 +178,20 @@ class BlockSpec:
     """
 
     attention: AttentionSpec
-    mlp: MlpSpec
+    mlp: MlpSpec | ExpertsSpec
     attention_norm: NormSpec
     mlp_norm: NormSpec
     attention_post: NormSpec | None = None
     mlp_post: NormSpec | None = None
     parallel: bool = False
     scale: float = 1.0
+
+    @property
+    def mlps(self) -> tuple[MlpSpec, ...]:
+        """One of each shape: the MLP, or the first expert and what all tokens share."""
+        if isinstance(self.mlp, MlpSpec):
+            return (self.mlp,)
+        return self.mlp.experts[:1] + (() if self.mlp.shared is None else (self.mlp.shared,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,19 +248,21 @@ class ModelSpec(Description):
 
     def shards_that_work(self) -> list[int]:
         """See `Description`: as many as all have a query head of each layer, and less."""
-        units = ((block.attention.query.units, block.mlp.up.units) for block in self.blocks)
-        return list(range(1, min(self.vocab_size, *(min(pair) for pair in units)) + 1))
+        least = (min(b.attention.query.units, *(mlp.up.units for mlp in b.mlps)) for b in self.blocks)
+        return list(range(1, min(self.vocab_size, *least) + 1))
 
     def whole(self, world: int, outputs: int, inputs: int) -> bool:
         """See `Description`."""
         if world == 1 or outputs == inputs == 1:
             return True
         for block, rank in product(self.blocks, range(world)):
-            own, mlp = block.attention, block.mlp
+            own = block.attention
             heads, kv = spread.heads(own.query.units, own.key.units, rank, world)
-            inner = spread.features(mlp.up.units, rank, world, lcm(outputs, inputs))
-            columns = [(own.query, heads), (own.key, kv), (own.value, kv), (mlp.gate or mlp.up, inner), (mlp.up, inner)]
-            rows = [(own.output, heads), (mlp.down, inner)]
+            columns, rows = [(own.query, heads), (own.key, kv), (own.value, kv)], [(own.output, heads)]
+            for mlp in block.mlps:
+                inner = spread.features(mlp.up.units, rank, world, lcm(outputs, inputs))
+                columns += [(mlp.gate or mlp.up, inner), (mlp.up, inner)]
+                rows.append((mlp.down, inner))
             for number, parts in ((outputs, columns), (inputs, rows)):
                 if any(edge % number for source, part in parts for piece in source.pieces(*part) for edge in piece):
                     return False
@@ -225,6 +278,12 @@ class ModelSpec(Description):
         from tgi_server.models.tensors import expected  # which walks this description
 
         return expected(self)
+
+    def packed(self) -> dict[str, int]:
+        """See `Description`."""
+        from tgi_server.models.tensors import packed
+
+        return packed(self)
 
     @property
     def longer(self) -> str | None:

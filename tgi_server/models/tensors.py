@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
 from tgi_server.errors import ModelError
+from tgi_server.models import mxfp4
 from tgi_server.models.description import Description, Shape
 from tgi_server.models.files import TensorInfo
-from tgi_server.models.spec import BlockSpec, ModelSpec, NormSpec, Source
+from tgi_server.models.spec import BlockSpec, ExpertsSpec, MlpSpec, ModelSpec, NormSpec, Source
 
 FLOATS = ("F16", "BF16", "F32", "F64")
+BYTES = ("U8",)
 MOST_TOLD = 5
 """Tensors at fault that a message names."""
 
@@ -45,6 +47,14 @@ def expected(spec: ModelSpec) -> Iterator[tuple[str, Shape]]:
         yield from _block(block, hidden)
 
 
+def packed(spec: ModelSpec) -> dict[str, int]:
+    """The tensors of `expected` that hold bytes, and how many numbers of the model each byte stands for."""
+    mixtures = (block.mlp for block in spec.blocks if isinstance(block.mlp, ExpertsSpec))
+    experts = (expert for mixture in mixtures for expert in mixture.experts)
+    sources = {source for e in experts for source in (e.gate, e.up, e.down) if source is not None and source.mxfp4}
+    return {source.tensor(kind): numbers for source in sources for kind, numbers in (("blocks", 2), ("scales", 0))}
+
+
 def found(name: str, prefixes: Sequence[str], tensors: Container[str]) -> str | None:
     """The name under which a checkpoint has a tensor; None when it has none."""
     return next((full for full in (*(prefix + name for prefix in prefixes), name) if full in tensors), None)
@@ -56,7 +66,9 @@ def fits(shape: Shape, name: str, wanted: Shape, spec: Description) -> bool:
 
 
 def _wrong(spec: Description, tensors: Mapping[str, TensorInfo]) -> Iterator[str]:
+    packed = spec.packed()
     for name, shape in spec.tensors():
+        types = BYTES if name in packed else FLOATS
         full = found(name, spec.prefixes, tensors)
         if full is None:
             yield f"tensor {spec.prefixes[0]}{name} is missing"
@@ -64,8 +76,8 @@ def _wrong(spec: Description, tensors: Mapping[str, TensorInfo]) -> Iterator[str
         has = tensors[full]
         if not fits(has.shape, name, shape, spec):
             yield f"tensor {full} has the shape {list(has.shape)}, {list(shape)} was expected"
-        elif has.dtype not in FLOATS:
-            yield f"tensor {full} is of the type {has.dtype}; {', '.join(FLOATS)} are served"
+        elif has.dtype not in types:
+            yield f"tensor {full} is of the type {has.dtype}; {', '.join(types)} are served"
 
 
 def _more_layers(spec: Description, tensors: Mapping[str, TensorInfo]) -> Iterator[str]:
@@ -80,14 +92,9 @@ def _more_layers(spec: Description, tensors: Mapping[str, TensorInfo]) -> Iterat
 
 def _block(block: BlockSpec, hidden: int) -> Iterator[tuple[str, Shape]]:
     attention, mlp = block.attention, block.mlp
-    fused: dict[str, list[Source]] = defaultdict(list)
-    for source in (attention.query, attention.key, attention.value, mlp.gate, mlp.up):
-        if source is not None:
-            fused[source.name].append(source)
-    for sources in fused.values():
-        yield from _linear(sources[0], (sum(source.size for source in sources), hidden))
-    for source in (attention.output, mlp.down):
-        yield from _linear(source, (hidden, source.size))
+    yield from _columns((attention.query, attention.key, attention.value), hidden)
+    yield from _linear(attention.output, (hidden, attention.output.size))
+    yield from _mlp(mlp, hidden) if isinstance(mlp, MlpSpec) else _experts(mlp, hidden)
     for norm in (block.attention_norm, block.mlp_norm, block.attention_post, block.mlp_post):
         yield from _norm(norm, hidden)
     for norm, heads in ((attention.query_norm, attention.query), (attention.key_norm, attention.key)):
@@ -96,11 +103,42 @@ def _block(block: BlockSpec, hidden: int) -> Iterator[tuple[str, Shape]]:
         yield attention.sinks, (attention.query.units,)
 
 
-def _linear(source: Source, shape: tuple[int, int]) -> Iterator[tuple[str, Shape]]:
-    """Of `[out, in]`."""
-    yield f"{source.name}.weight", shape[::-1] if source.transposed else shape
+def _mlp(mlp: MlpSpec, hidden: int, experts: int = 0) -> Iterator[tuple[str, Shape]]:
+    yield from _columns([source for source in (mlp.gate, mlp.up) if source is not None], hidden, experts)
+    yield from _linear(mlp.down, (hidden, mlp.down.size), experts)
+
+
+def _experts(spec: ExpertsSpec, hidden: int) -> Iterator[tuple[str, Shape]]:
+    """Experts that share tensors want the same ones."""
+    for source in (spec.router, spec.shared_gate):
+        if source is not None:
+            yield from _linear(source, (source.size, hidden))
+    if spec.shared is not None:
+        yield from _mlp(spec.shared, hidden)
+    count = len(spec.experts)
+    yield from dict.fromkeys(tensor for expert in spec.experts for tensor in _mlp(expert, hidden, count))
+
+
+def _columns(sources: Iterable[Source], hidden: int, experts: int = 0) -> Iterator[tuple[str, Shape]]:
+    """Layers that read the stream, some of them in one tensor."""
+    fused: dict[str, list[Source]] = defaultdict(list)
+    for source in sources:
+        fused[source.name].append(source)
+    for own in fused.values():
+        yield from _linear(own[0], (sum(source.size for source in own), hidden), experts)
+
+
+def _linear(source: Source, shape: tuple[int, int], experts: int = 0) -> Iterator[tuple[str, Shape]]:
+    """Of `[out, in]`; with `experts`, of as many such in one tensor where the source says so."""
+    all_of = () if source.expert is None else (experts,)
+    if source.mxfp4:
+        blocks = (*all_of, shape[0], -(-shape[1] // mxfp4.BLOCK))
+        yield source.tensor("blocks"), (*blocks, mxfp4.BYTES)
+        yield source.tensor("scales"), blocks
+    else:
+        yield source.tensor("weight"), (*all_of, *(shape[::-1] if source.transposed else shape))
     if source.bias:
-        yield f"{source.name}.bias", shape[:1]
+        yield source.tensor("bias"), (*all_of, shape[0])
 
 
 def _norm(norm: NormSpec | None, size: int) -> Iterator[tuple[str, Shape]]:

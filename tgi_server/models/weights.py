@@ -21,11 +21,14 @@ from tgi_server.kernels.table import Choice, best
 from tgi_server.layers import spread
 from tgi_server.layers.parallel import Group
 from tgi_server.layers.spread import Span
+from tgi_server.models import mxfp4
 from tgi_server.models.files import weight_files
 from tgi_server.models.spec import NormSpec, Source
 from tgi_server.models.tensors import found
 from tgi_server.quantize.base import QuantizeMethod, Stored, together
 
+Weight = tuple[Format, Tensor | None]
+"""A layer's weights, and its bias or none."""
 MOST_PIECES = 64
 """Pieces of a tensor that are read one by one; of more, the whole tensor is read and cut."""
 
@@ -35,7 +38,7 @@ class Tensors(Protocol):
 
     def __contains__(self, name: object) -> bool: ...
 
-    def read(self, name: str, axis: int = 0, pieces: Sequence[Span] | None = None) -> Tensor:
+    def read(self, name: str, axis: int = 0, pieces: Sequence[Span] | None = None, entry: int | None = None) -> Tensor:
         """See `Checkpoint`."""
         ...
 
@@ -61,17 +64,22 @@ class Checkpoint:
     def __contains__(self, name: object) -> bool:
         return name in self._files
 
-    def read(self, name: str, axis: int = 0, pieces: Sequence[Span] | None = None) -> Tensor:
-        """Tensor `name`, or only `pieces` of its `axis` one after the other, in the dtype of the file, on the CPU."""
+    def read(self, name: str, axis: int = 0, pieces: Sequence[Span] | None = None, entry: int | None = None) -> Tensor:
+        """Tensor `name`, or only `pieces` of its `axis` one after the other, in the dtype of the file, on the CPU.
+
+        With `entry` it is this entry of the tensor's first axis that is meant.
+        """
         view = self._view(name)
-        size = view.get_shape()[axis]
+        of_entry = () if entry is None else (entry,)
+        shape = view.get_shape()[len(of_entry) :]
+        size = shape[axis]
         if pieces is None:
             pieces = [(0, size)]
         if any(not 0 <= start <= stop <= size for start, stop in pieces):
             raise ModelError(f"{self._directory}: tensor {name} has the shape {view.get_shape()}, more was expected")
-        before = (slice(None),) * axis
+        before = (*of_entry, *(slice(None),) * axis)
         if len(pieces) > MOST_PIECES:
-            whole: Tensor = view[(slice(None),) * len(view.get_shape())]
+            whole: Tensor = view[(*of_entry, *(slice(None),) * len(shape))]
             rows = torch.cat([torch.arange(start, stop) for start, stop in pieces])
             parts = [whole.index_select(axis, rows)]
         else:
@@ -103,9 +111,12 @@ class WeightLoader:
         self._prefixes = prefixes
         self._quantize = quantize
 
-    def vector(self, name: str, pieces: Sequence[Span] | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Tensor `name` (or pieces of its first axis) on the device, in `dtype`."""
-        return self._placed(self._checkpoint.read(self._found(name), 0, pieces), dtype)
+    def vector(
+        self, name: str, pieces: Sequence[Span] | None = None, dtype: torch.dtype = torch.float32,
+        entry: int | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Tensor `name` (or pieces of its first axis) on the device, in `dtype`; `entry` as in `Checkpoint.read`."""
+        return self._placed(self._checkpoint.read(self._found(name), 0, pieces, entry), dtype)
 
     def matrix(self, name: str, part: Span | None = None) -> Tensor:
         """The same in the serving dtype, and only one piece of it."""
@@ -127,6 +138,14 @@ class WeightLoader:
 
     def column(self, sources: Sequence[Source], parts: Sequence[Span]) -> LinearOp:
         """One layer from several that share their input; of `sources[i]` this rank takes the units `parts[i]`."""
+        return self._built(*self.column_weight(sources, parts))
+
+    def row(self, source: Source, part: Span) -> LinearOp:
+        """A layer of whose inputs this rank takes the units `part`; the ranks' outputs are to be summed."""
+        return self._built(*self.row_weight(source, part))
+
+    def column_weight(self, sources: Sequence[Source], parts: Sequence[Span]) -> Weight:
+        """What `column` multiplies by."""
         pieces = [source.pieces(*part) for source, part in zip(sources, parts, strict=True)]
         tensors = {}
         for suffix, stored in self._quantize.stored().items():
@@ -135,21 +154,21 @@ class WeightLoader:
         biases = None
         if any(source.bias for source in sources):
             biases = torch.cat([self._bias(source, piece) for source, piece in zip(sources, pieces, strict=True)])
-        return self._built(self._quantize.read(tensors), biases)
+        return self._quantize.read(tensors), biases
 
-    def row(self, source: Source, part: Span) -> LinearOp:
-        """A layer of whose inputs this rank takes the units `part`; the ranks' outputs are to be summed."""
+    def row_weight(self, source: Source, part: Span) -> Weight:
+        """What `row` multiplies by."""
         pieces = source.pieces(*part)
         stored = self._quantize.stored()
         tensors = {suffix: self._cut(source, suffix, how, "in", pieces) for suffix, how in stored.items()}
         first = self.group.rank == 0  # the sum of all ranks has the bias once
-        bias = self.vector(f"{source.name}.bias", None, self.needs.dtype) if source.bias and first else None
-        return self._built(self._quantize.read(tensors), bias)
+        bias = self._bias(source, None) if source.bias and first else None
+        return self._quantize.read(tensors), bias
 
-    def _bias(self, source: Source, pieces: Sequence[Span]) -> Tensor:
+    def _bias(self, source: Source, pieces: Sequence[Span] | None) -> Tensor:
         if source.bias:
-            return self.vector(f"{source.name}.bias", pieces, self.needs.dtype)
-        size = sum(stop - start for start, stop in pieces)
+            return self.vector(source.tensor("bias"), pieces, self.needs.dtype, source.expert)
+        size = sum(stop - start for start, stop in pieces or ())
         return torch.zeros(size, dtype=self.needs.dtype, device=self.needs.device)
 
     def _built(self, weight: Format, bias: Tensor | None) -> LinearOp:
@@ -166,18 +185,33 @@ class WeightLoader:
 
     def _cut(self, source: Source, suffix: str, stored: Stored, along: str, pieces: Sequence[Span]) -> Tensor:
         """This rank's part of one tensor of a layer, its axes as `stored` says."""
-        name = self._found(f"{source.name}.{suffix}")
+        if source.mxfp4:
+            return self._placed(self._widened(source, along, pieces), self.needs.dtype)
+        name = self._found(source.tensor(suffix))
         axes = stored.axes[::-1] if source.transposed and suffix == "weight" else stored.axes
         if along not in axes:
-            tensor = self._checkpoint.read(name)
+            tensor = self._checkpoint.read(name, entry=source.expert)
         else:
             axis = axes.index(along)
             numbers = stored.numbers[stored.axes.index(along)]
-            tensor = self._checkpoint.read(name, axis, [self._elements(name, piece, numbers) for piece in pieces])
+            elements = [self._elements(name, piece, numbers) for piece in pieces]
+            tensor = self._checkpoint.read(name, axis, elements, source.expert)
         if axes != stored.axes:
             tensor = tensor.transpose(0, 1).contiguous()
         kept = stored.exact or not tensor.is_floating_point()
         return self._placed(tensor, tensor.dtype if kept else self.needs.dtype)
+
+    def _widened(self, source: Source, along: str, pieces: Sequence[Span]) -> Tensor:
+        """This rank's part of weights that are kept as MXFP4, whose blocks may be cut."""
+        names = [self._found(source.tensor(kind)) for kind in ("blocks", "scales")]
+        if along == "out":
+            return mxfp4.widened(*(self._checkpoint.read(name, 0, pieces, source.expert) for name in names))
+        parts = []
+        for start, stop in pieces:
+            blocks = [(start // mxfp4.BLOCK, -(-stop // mxfp4.BLOCK))]
+            wide = mxfp4.widened(*(self._checkpoint.read(name, 1, blocks, source.expert) for name in names))
+            parts.append(wide[:, start % mxfp4.BLOCK :][:, : stop - start])
+        return torch.cat(parts, dim=1)
 
     @staticmethod
     def _elements(name: str, piece: Span, numbers: int) -> Span:

@@ -131,17 +131,22 @@ static void rotate_store(const RotateStore<T>& a) {
 
 #define GATE(member) \
     member(const T*, x) member(T*, out) member(int64_t, rows) member(int64_t, inner) \
-    member(int64_t, activation) member(int64_t, gated)
+    member(int64_t, activation) member(int64_t, gated) \
+    member(double, slope) member(double, limit) member(double, offset) /* Clamp */
 
 template <typename T>
 struct Gate {
     MEMBERS(GATE)
 };
 
+static inline vec at_most(vec x, vec limit) { return x > limit ? limit : x; }
+
 // activation(gate) * up of rows that hold gate and up side by side, or activation(x); in parts that threads share
 template <typename T, typename Function>
 static void gate_by(const Gate<T>& a, Function activation) {
     const long part = 256, parts = (a.inner + part - 1) / part;
+    const vec limit = vec{} + static_cast<float>(a.limit);
+    const float slope = a.slope, offset = a.offset, back = 1.0f / slope;
 #pragma omp for schedule(static)
     for (long task = 0; task < a.rows * parts; task++) {
         const long row = task / parts, begin = task % parts * part, end = std::min(begin + part, long(a.inner));
@@ -149,8 +154,14 @@ static void gate_by(const Gate<T>& a, Function activation) {
         const T *gate = a.x + row * (gated ? 2 : 1) * a.inner, *up = gate + a.inner;
         T* out = a.out + row * a.inner;
         for (long i = begin; i < end; i += LANES) {
-            const vec y = activation(load(gate + i, end - i));
-            store(gated ? y * load(up + i, end - i) : y, out + i, end - i);
+            const vec x = load(gate + i, end - i);
+            if (!gated) {
+                store(activation(x), out + i, end - i);
+                continue;
+            }
+            const vec y = activation(at_most(x, limit) * slope) * back;
+            const vec linear = -at_most(-at_most(load(up + i, end - i), limit), limit);
+            store(y * (linear + offset), out + i, end - i);
         }
     }
 }

@@ -40,13 +40,22 @@ _ARGUMENTS = {
         + (_norm("query") + _norm("key")),
     ),
     "mean_squares": (_COMPUTED, "x out rows stride queries keys query_total:d key_total:d"),
-    "gate": (_COMPUTED, "x out rows inner activation gated"),
+    "gate": (_COMPUTED, "x out rows inner activation gated slope:d limit:d offset:d"),
     "attend": (
         _COMPUTED,
         "query keys values starts contexts tables tiles scratch out slopes sinks table_width count most_rows parts "
         "heads kv key_width value_width window causal scale:d softcap:d",
     ),
     "linear": (_PRODUCTS, "x weight scale bias out rows inner outer"),
+    "grouped": (_PRODUCTS[:-1], "starts active x weight scale bias out rows inner outer"),
+    "route": (
+        _COMPUTED,
+        "scores bias x experts weights places starts active sorted rows size count columns chosen over_all",
+    ),
+    "combine": (
+        _COMPUTED,
+        "x places weights shared scores out rows size count columns chosen",
+    ),
     "best": (["float32"], "scores places normalisers rows size stride"),
 }
 ARGUMENTS = {f"{kernel}_{types}": members for kernel, (variants, members) in _ARGUMENTS.items() for types in variants}

@@ -65,21 +65,25 @@ static void all_rows(const Linear<T, W, O>& a, const W* panel, long first) {
     }
 }
 
+// All rows with panel p; small numbers are widened once for many rows.
+template <typename T, typename W, typename O>
+static void panel_vectors(const Linear<T, W, O>& a, long p) {
+    const long size = a.inner * PANEL;
+    const W* panel = a.weight + p * size;
+    if constexpr (sizeof(W) != sizeof(T)) {
+        if (a.rows > WIDEN_ONCE) {
+            const Linear<T, T, O> same{a.x, nullptr, a.scale, a.bias, a.out, a.rows, a.inner, a.outer};
+            return all_rows(same, widen<T>(panel, size), p * PANEL);
+        }
+    }
+    all_rows(a, panel, p * PANEL);
+}
+
 template <typename T, typename W, typename O>
 static void linear_vectors(const Linear<T, W, O>& a) {
-    const long panels = (a.outer + PANEL - 1) / PANEL, size = a.inner * PANEL;
+    const long panels = (a.outer + PANEL - 1) / PANEL;
 #pragma omp for schedule(dynamic, 2)
-    for (long p = 0; p < panels; p++) {
-        const W* panel = a.weight + p * size;
-        if constexpr (sizeof(W) != sizeof(T)) {
-            if (a.rows > WIDEN_ONCE) {
-                const Linear<T, T, O> same{a.x, nullptr, a.scale, a.bias, a.out, a.rows, a.inner, a.outer};
-                all_rows(same, widen<T>(panel, size), p * PANEL);
-                continue;
-            }
-        }
-        all_rows(a, panel, p * PANEL);
-    }
+    for (long p = 0; p < panels; p++) panel_vectors(a, p);
 }
 
 // What becomes of tiles; build.py knows the numbers.
@@ -105,9 +109,49 @@ static void linear(const Linear<T, W, O>& a) {
     linear_vectors(a);
 }
 
+#define GROUPED(member) \
+    member(const int64_t*, starts) member(const int64_t*, active) /* as in Route (experts.cpp) */ LINEAR(member)
+
+// Products of rows that are sorted by expert, each with its expert's weights: there are as many as experts of all.
+template <typename T, typename W, typename O>
+struct Grouped {
+    MEMBERS(GROUPED)
+
+    Linear<T, W, O> of(long expert) const {
+        const long first = starts[expert], padded = (outer + PANEL - 1) / PANEL * PANEL;
+        return {x + first * inner, weight + expert * padded * inner, scale ? scale + expert * outer : nullptr,
+                bias ? bias + expert * outer : nullptr, out + first * outer, starts[expert + 1] - first, inner, outer};
+    }
+};
+
+template <typename T, typename W, typename O>
+static void grouped(const Grouped<T, W, O>& a) {
+    const long panels = (a.outer + PANEL - 1) / PANEL;
+#pragma omp for schedule(dynamic, 2)
+    for (long task = 0; task < a.active[0] * panels; task++) {
+        const Linear<T, W, O> one = a.of(a.active[1 + task / panels]);
+#ifdef TILES
+        if constexpr (sizeof(T) == sizeof(bf16))
+            if (use == USED) {
+                shape_for(one.rows);
+                parts_with(one, task % panels, 0, (one.rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE);
+                continue;
+            }
+#endif
+        panel_vectors(one, task % panels);
+    }
+#ifdef TILES
+    if (use == USED) tile_release();
+#endif
+}
+
 // Named by what x, the weight and the result are.
 KERNEL(linear, float32_float32_float32, Linear<float, float, float>)
 KERNEL(linear, bfloat16_bfloat16_bfloat16, Linear<bf16, bf16, bf16>)
 KERNEL(linear, bfloat16_bfloat16_float32, Linear<bf16, bf16, float>)
 KERNEL(linear, float32_int8_float32, Linear<float, int8_t, float>)
 KERNEL(linear, bfloat16_int8_bfloat16, Linear<bf16, int8_t, bf16>)
+KERNEL(grouped, float32_float32_float32, Grouped<float, float, float>)
+KERNEL(grouped, float32_int8_float32, Grouped<float, int8_t, float>)
+KERNEL(grouped, bfloat16_bfloat16_bfloat16, Grouped<bf16, bf16, bf16>)
+KERNEL(grouped, bfloat16_int8_bfloat16, Grouped<bf16, int8_t, bf16>)

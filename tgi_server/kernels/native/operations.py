@@ -11,7 +11,7 @@ from tgi_server.kernels import plain
 from tgi_server.kernels.attention import LayerCache
 from tgi_server.kernels.native.calls import call, empty
 from tgi_server.kernels.native.layout import NAMES
-from tgi_server.kernels.operations import Activation, Angles, Norm, NormKind
+from tgi_server.kernels.operations import FREE, Activation, Angles, Clamp, Norm, NormKind
 
 _NONE = (-1, None, None, 0.0)
 
@@ -51,11 +51,12 @@ def rotate_store(
     return query, key, qkv[:, (heads + kv) * width :].view(rows, kv, value_width)
 
 
-def gate(x: Tensor, activation: Activation, gated: bool = True) -> Tensor:
+def gate(x: Tensor, activation: Activation, gated: bool = True, clamp: Clamp = FREE) -> Tensor:
     """See `kernels.operations.gate`."""
     rows, inner = x.shape[0], x.shape[1] // (2 if gated else 1)
     out = empty((rows, inner), x.dtype)
-    call(f"gate_{NAMES[x.dtype]}", rows * inner, x, out, rows, inner, activation, gated)
+    numbers = (clamp.slope, clamp.limit, clamp.offset)
+    call(f"gate_{NAMES[x.dtype]}", rows * inner, x, out, rows, inner, activation, gated, *numbers)
     return out
 
 

@@ -18,7 +18,9 @@ def _row(operation: Operation, module: str, unsupported: Callable[[Needs], list[
     def load() -> Callable[..., Any]:
         return getattr(import_module(f"tgi_server.kernels.native.{module}"), operation)  # type: ignore[no-any-return]
 
-    return Kernel(operation, "native", load, unsupported, "calls", _matrix_unit if module == "linear" else None)
+    return Kernel(
+        operation, "native", load, unsupported, "calls", _matrix_unit if module in ("linear", "experts") else None
+    )
 
 
 def _matrix_unit() -> str:
@@ -54,6 +56,7 @@ ROWS = [
     _row("gate", "operations"),
     _row("attention", "attention", _attention_reasons),
     _row("linear", "linear", _linear_reasons),
+    _row("experts", "experts", _linear_reasons),
     _row("head", "linear", _head_reasons),
     _row("choose", "operations"),
 ]

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tgi_server.kernels.operations import Activation
+from tgi_server.kernels.operations import FREE, Activation, Clamp
 
 BLOCK = 1024
 _SILU, _GELU, _GELU_TANH = (
@@ -38,21 +38,30 @@ def _activated(x, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
-def _gate(x, out, inner, ACTIVATION: tl.constexpr, GATED: tl.constexpr, BLOCK: tl.constexpr):
+def _gate(
+    x, out, inner, slope, limit, offset, ACTIVATION: tl.constexpr, GATED: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
     """One program a row and BLOCK columns."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < inner
     source = x + row * inner * (2 if GATED else 1) + columns
-    result = _activated(tl.load(source, mask=inside, other=0.0).to(tl.float32), ACTIVATION)
+    result = tl.load(source, mask=inside, other=0.0).to(tl.float32)
     if GATED:
-        result *= tl.load(source + inner, mask=inside, other=0.0).to(tl.float32)
+        result = tl.where(result > limit, limit, result)
+        up = tl.load(source + inner, mask=inside, other=0.0).to(tl.float32)
+        up = tl.where(up > limit, limit, tl.where(up < -limit, -limit, up))
+        result = _activated(result * slope, ACTIVATION) / slope * (up + offset)
+    else:
+        result = _activated(result, ACTIVATION)
     tl.store(out + row * inner + columns, result.to(out.dtype.element_ty), mask=inside)
 
 
-def gate(x: Tensor, activation: Activation, gated: bool = True) -> Tensor:
+def gate(x: Tensor, activation: Activation, gated: bool = True, clamp: Clamp = FREE) -> Tensor:
     """The operation `gate`, computed in float32."""
     rows, inner = x.shape[0], x.shape[1] // (2 if gated else 1)
     out = x.new_empty(rows, inner)
-    _gate[(rows, triton.cdiv(inner, BLOCK))](x, out, inner, ACTIVATION=int(activation), GATED=gated, BLOCK=BLOCK)
+    _gate[(rows, triton.cdiv(inner, BLOCK))](
+        x, out, inner, clamp.slope, clamp.limit, clamp.offset, ACTIVATION=int(activation), GATED=gated, BLOCK=BLOCK
+    )
     return out

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from tgi_server.kernels.formats import Int8
+from tgi_server.kernels.formats import Dense, Int8
 from tgi_server.kernels.row import Kernel, Needs
 
 WIDEST = 256
@@ -29,6 +29,11 @@ def _only_int8(needs: Needs) -> list[str]:
     return [] if needs.format is Int8 else [f"it multiplies 8-bit weights, not {getattr(needs.format, '__name__', '')}"]
 
 
+def _dense_or_int8(needs: Needs) -> list[str]:
+    name = getattr(needs.format, "__name__", "")
+    return [] if needs.format in (Dense, Int8) else [f"it multiplies dense and 8-bit weights, not {name}"]
+
+
 def _loader(module: str, function: str) -> Callable[[], Callable[..., Any]]:
     def load() -> Callable[..., Any]:
         loaded: Callable[..., Any] = getattr(import_module(f"{__package__}.{module}"), function)
@@ -44,5 +49,6 @@ ROWS = [
     Kernel("gate", "triton", _loader("gating", "gate"), recorder="graphs"),
     Kernel("attention", "triton", _loader("attention", "attention"), attention_unsupported, recorder="graphs"),
     Kernel("linear", "triton", _loader("linear", "linear"), _only_int8, recorder="graphs"),
+    Kernel("experts", "triton", _loader("experts", "experts"), _dense_or_int8, recorder="graphs"),
     Kernel("choose", "triton", _loader("sampling", "choose"), recorder="graphs"),
 ]

@@ -16,14 +16,15 @@ def describe(config: ModelConfig) -> ModelSpec:
     window = None if config.get("sliding_window") is None else config.whole("sliding_window")
     style = gated.Style(windows=(window,) * config.layers())
     changed = config if config.get("rms_norm_eps") else config.changed(rms_norm_eps=1e-5)
-    return gated.model(changed, style, _fused)
+    return gated.model(changed, style, lambda block, name: _fused(config, block, name))
 
 
-def _fused(block: BlockSpec, name: str) -> BlockSpec:
-    attention, mlp = block.attention, block.mlp
+def _fused(config: ModelConfig, block: BlockSpec, name: str) -> BlockSpec:
+    attention, inner = block.attention, config.whole("intermediate_size")
+    mlp = gated.mlp(f"{name}.mlp", inner, config.activation("hidden_act", default="silu"))
     sizes = [(source.units, source.width) for source in (attention.query, attention.key, attention.value)]
     query, key, value = side_by_side(f"{name}.self_attn.qkv_proj", sizes, bias=False)
-    gate, up = side_by_side(f"{name}.mlp.gate_up_proj", [(mlp.up.units, 1)] * 2, bias=False)
+    gate, up = side_by_side(f"{name}.mlp.gate_up_proj", [(inner, 1)] * 2, bias=False)
     return replace(
         block,
         attention=replace(attention, query=query, key=key, value=value),

@@ -21,11 +21,11 @@ def describe(config: ModelConfig) -> ModelSpec:
         return NormSpec(name, "layer", eps, bias=True)
 
     def changed(block: BlockSpec, name: str) -> BlockSpec:
-        inner = block.mlp.up.units
+        inner = config.whole("intermediate_size")
         mlp = MlpSpec(
             up=Source(f"{name}.mlp.c_fc", inner, bias=bias),
             down=Source(f"{name}.mlp.c_proj", inner, bias=bias),
-            activation=block.mlp.activation,
+            activation=config.activation("hidden_act", default="gelu_pytorch_tanh"),
         )
         return replace(
             block, mlp=mlp, attention_norm=norm(block.attention_norm.name), mlp_norm=norm(block.mlp_norm.name)

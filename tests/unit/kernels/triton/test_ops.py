@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.triton_checks import check_add_norm, check_gate, check_norms_of_all_heads, check_rotate_store, norms
-from tgi_server.kernels.operations import Activation, Norm, NormKind
+from tgi_server.kernels.operations import FREE, Activation, Clamp, Norm, NormKind
 from tgi_server.kernels.triton import gating
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -41,7 +41,7 @@ def test_the_addition_alone_and_scaled() -> None:
 @pytest.mark.parametrize("gated", [True, False])
 @pytest.mark.parametrize("activation", Activation, ids=lambda kind: kind.name)
 def test_gate(activation: Activation, gated: bool) -> None:
-    check_gate(torch.float32, 2, gating.BLOCK + 77, activation, gated)
+    check_gate(torch.float32, 2, gating.BLOCK + 77, activation, gated, Clamp(1.7, 3.0, 1.0) if gated else FREE)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

@@ -1,0 +1,107 @@
+"""A mixture of experts over the compiled kernels: rows sorted by expert, then grouped products."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tgi_server.kernels.experts import Expert, ExpertsOp, Mixture
+from tgi_server.kernels.formats import Dense, Format, Int8
+from tgi_server.kernels.native.calls import call, empty
+from tgi_server.kernels.native.layout import NAMES
+from tgi_server.kernels.native.linear import pack
+from tgi_server.kernels.native.operations import gate
+
+
+def experts(layers: Iterable[Expert], mixture: Mixture, bias: Tensor | None, dtype: torch.dtype) -> ExpertsOp:
+    """See `kernels.experts.experts`; of dense weights in `dtype`, and 8-bit ones."""
+    inputs, down = GroupedLinear(mixture.count, dtype), GroupedLinear(mixture.count, dtype)
+    for number, expert in enumerate(layers):
+        inputs.put(number, expert.inputs, expert.inputs_bias)
+        down.put(number, expert.down, expert.down_bias)
+
+    def run(x: Tensor, scores: Tensor, shared: Tensor | None = None) -> Tensor:
+        chosen, rows = choose(x, scores, mixture, bias)
+        results = down(gate(inputs(rows, chosen), mixture.activation, mixture.gated, mixture.clamp), chosen)
+        out = empty((len(x), x.shape[1]), dtype)
+        call(
+            f"combine_{NAMES[dtype]}", results.numel(), results, chosen.places, chosen.weights, shared, scores, out,
+            len(x), x.shape[1], mixture.count, scores.shape[1], mixture.chosen,
+        )  # fmt: skip
+        return out
+
+    return run
+
+
+class Choices(NamedTuple):
+    """Which rows go to which expert: numbers and weights `[rows, chosen]`, the place of each when sorted by expert,
+    where each expert's begin (and the end), and how many experts have rows and which. Weights are float32, else int64.
+    """
+
+    experts: Tensor
+    weights: Tensor
+    places: Tensor
+    starts: Tensor
+    active: Tensor
+
+
+def choose(x: Tensor, scores: Tensor, mixture: Mixture, bias: Tensor | None) -> tuple[Choices, Tensor]:
+    """The experts of each row, and the rows `[rows * chosen, hidden]` sorted by them."""
+    (rows, size), columns = x.shape, scores.shape[1]
+    each, of_experts = (rows, mixture.chosen), (mixture.count + 1,)
+    numbers = torch.int64
+    chosen = Choices(
+        empty(each, numbers), empty(each, torch.float32), empty(each, numbers),
+        empty(of_experts, numbers), empty(of_experts, numbers),
+    )  # fmt: skip
+    ordered = empty((rows * mixture.chosen, size), x.dtype)
+    call(
+        f"route_{NAMES[x.dtype]}", scores.numel() + ordered.numel(), scores, bias, x, *chosen, ordered,
+        rows, size, mixture.count, columns, mixture.chosen, mixture.over_all,
+    )  # fmt: skip
+    return chosen, ordered
+
+
+class GroupedLinear:
+    """The same layer of all experts: `x @ weight.T * scale + bias` of rows that are sorted by expert.
+
+    Args:
+        count: experts.
+        dtype: of inputs and outputs.
+    """
+
+    def __init__(self, count: int, dtype: torch.dtype) -> None:
+        self._count = count
+        self._dtype = dtype
+        self._held: dict[str, Tensor] = {}
+        self._outer = self._inner = 0
+
+    def put(self, number: int, weight: Format, bias: Tensor | None) -> None:
+        """Take the layer of one expert, which need not stay."""
+        assert isinstance(weight, Dense | Int8)
+        matrix = weight.steps if isinstance(weight, Int8) else weight.weight
+        self._outer, self._inner = matrix.shape
+        self._name = f"grouped_{NAMES[self._dtype]}_{NAMES[matrix.dtype]}_{NAMES[self._dtype]}"
+        parts = {"weight": pack(matrix, self._dtype)}
+        if isinstance(weight, Int8):
+            parts["scale"] = weight.scale
+        if bias is not None:
+            parts["bias"] = bias.float()
+        for name, part in parts.items():
+            if name not in self._held:
+                self._held[name] = part.new_zeros((self._count, *part.shape))
+            self._held[name][number] = part
+
+    def __call__(self, x: Tensor, chosen: Choices) -> Tensor:
+        """`[choices, in]` to `[choices, out]`."""
+        out = empty((len(x), self._outer), self._dtype)
+        weight, scale, bias = (self._held.get(name) for name in ("weight", "scale", "bias"))
+        work = len(x) * self._outer * self._inner
+        call(
+            self._name, work, chosen.starts, chosen.active, x, weight, scale, bias, out,
+            len(x), self._inner, self._outer,
+        )  # fmt: skip
+        return out
