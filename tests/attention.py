@@ -24,6 +24,8 @@ def by_definition(query: Tensor, key: Tensor, value: Tensor, features: Features,
         scores = features.softcap * torch.tanh(scores / features.softcap)
     if features.slopes is not None:
         scores = scores + features.slopes.double().view(-1, 1, 1) * (j - i)
+    if features.biases is not None:
+        scores = scores + features.biases.double()[:, (j - i).clamp(-features.reach, features.reach) + features.reach]
     seen = j <= i if features.causal else torch.ones_like(j <= i)
     if features.window is not None:
         seen = seen & (j > i - features.window)
@@ -108,7 +110,7 @@ def empty_cache(
 def features_of(heads: int) -> dict[str, Features]:
     """One for each feature, and all together."""
     scale = 0.3
-    slopes, sinks = torch.rand(heads) / 4, torch.randn(heads)
+    slopes, sinks, biases = torch.rand(heads) / 4, torch.randn(heads), torch.randn(heads, 2 * 19 + 1)
     return {
         "plain": Features(scale),
         "window": Features(scale, window=5),
@@ -116,5 +118,6 @@ def features_of(heads: int) -> dict[str, Features]:
         "softcap": Features(scale, softcap=2.0),
         "slopes": Features(scale, slopes=slopes),
         "sinks": Features(scale, sinks=sinks),
-        "all": Features(scale, window=21, softcap=3.0, slopes=slopes, sinks=sinks),
+        "biases": Features(scale, biases=biases),
+        "all": Features(scale, window=21, softcap=3.0, slopes=slopes, sinks=sinks, biases=biases),
     }

@@ -75,7 +75,7 @@ class Steps:
         groups = len(self.spec.groups)
         world = group.world if group else 1
         self.caches = allocate(self.spec, [each * len(prompts) + 1] * groups, world, of.dtype, of.device)
-        self.state = BatchState(longest, of.device, self.spec.groups)
+        self.state = BatchState(longest, of.device, self.spec.groups, start=self.spec.start_token_id)
         new = [
             NewSequence(
                 id=i, prompt_ids=list(prompt), sampling=SamplingParams(),

@@ -13,11 +13,11 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
-from tgi_server.kernels.attention import Features, LayerCache
+from tgi_server.kernels.attention import AttentionBatch, Features, LayerCache
 from tgi_server.kernels.experts import Expert, Mixture
 from tgi_server.kernels.formats import Dense, Format, Int8
 from tgi_server.kernels.operations import Activation, Angles, Norm, NormKind
-from tgi_server.kernels.triton import decode, experts, gating, linear, norm, prefill, rotary, sampling
+from tgi_server.kernels.triton import decode, experts, gating, linear, norm, prefill, recurrent, rotary, sampling
 
 
 class Absent:
@@ -81,12 +81,12 @@ def launch_experts(dtype: torch.dtype, hidden: int, inner: int) -> None:
 
 
 def launch_attention(dtype: torch.dtype, heads: int, kv_heads: int, width: int, value_width: int) -> None:
-    """With and without what makes another kernel: slopes, sinks and parts."""
+    """With and without what makes another kernel: slopes, sinks, biases and parts."""
     numbers = torch.arange(2)
     keys, values = (torch.empty(4, kv_heads, 16, size, dtype=dtype) for size in (width, value_width))
     cache, query = LayerCache(keys, values), torch.empty(2, heads, width, dtype=dtype)
-    for each in (None, torch.empty(heads)):
-        features = Features(0.1, window=100, softcap=30.0, slopes=each, sinks=each)
+    for each, biases in ((None, None), (torch.empty(heads), torch.empty(heads, 257))):
+        features = Features(0.1, window=100, softcap=30.0, slopes=each, sinks=each, biases=biases)
         for parts in (1, 2):
             decode.decode(query, cache, numbers[:, None], numbers, features, parts)
         prefill.prefill(query, cache, numbers[:, None], torch.arange(3), numbers, features)
@@ -114,6 +114,19 @@ def launch_operations(dtype: torch.dtype, heads: int, kv_heads: int, width: int,
     squares = norm.mean_squares(qkv, (heads * width, kv_heads * width), (heads * width, kv_heads * width))
     rotary.rotate_store(qkv, angles, torch.arange(2), cache, heads, all_heads, all_heads, squares)
     rotary.rotate_store(qkv, None, torch.arange(2), cache, heads, layer, Norm(NormKind.IDENTITY))
+    rotary.rotate_store(qkv[:, heads * width :].contiguous(), None, torch.arange(2), cache, 0)
+
+
+def launch_recurrent(dtype: torch.dtype, channels: int, states: int, taps: int) -> None:
+    """Prompts and single positions, with a bias and without."""
+    numbers, each, state = torch.arange(3), torch.empty(channels), torch.empty(4, states, channels)
+    projected, select = torch.empty(8, 2 * channels, dtype=dtype), torch.empty(8, 2 * states, dtype=dtype)
+    x, rates, weight = projected[:, :channels].contiguous(), state[0], torch.empty(taps, channels)
+    for lengths in ([4, 4], [1, 1]):
+        batch = AttentionBatch([0, 4, 8], lengths, lengths, numbers, numbers, numbers[:2, None], numbers)
+        for bias in (None, each):
+            recurrent.convolve(projected, batch, torch.empty(4, taps - 1, channels), weight, bias)
+        recurrent.scan(x, x, select, projected, batch, state, rates, each, each)
 
 
 if __name__ == "__main__":
@@ -122,3 +135,4 @@ if __name__ == "__main__":
     launch_attention(getattr(torch, sys.argv[2]), 16, 8, 256, 256)  # the widest heads
     launch_attention(getattr(torch, sys.argv[2]), 16, 16, 192, 128)
     launch_operations(getattr(torch, sys.argv[2]), 6, 3, 64, 384)  # several key heads a program, more than there are
+    launch_recurrent(getattr(torch, sys.argv[2]), 1536, 16, 4)

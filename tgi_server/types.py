@@ -105,8 +105,9 @@ class NewSequence:
     `blocks` holds a table of physical block numbers for each group of layers (`ShardInfo.groups`), in position order:
     position p lives in `blocks[group][p // BLOCK_SIZE]`. Where a window lets blocks be used again, they repeat. A group
     of states has one number, the slot; one of encoder outputs has blocks for the positions of the prompt.
-    The sequence has at most `max_length` positions, prompt and generated. The first `cached` positions of the prompt,
-    whole blocks of it, are in the cache already and are not computed.
+    Where an encoder reads the prompt, all other groups have positions of the decoder's text only: the token that begins
+    it, and what is generated. The sequence has at most `max_length` positions, prompt and generated. The first `cached`
+    positions of the prompt, whole blocks of it, are in the cache already and are not computed.
     """
 
     id: int
@@ -121,8 +122,9 @@ class NewSequence:
 class Plan:
     """One step of work, the same message to every rank.
 
-    `ids[i]` gets `counts[i]` new positions. A sequence whose known tokens are all computed after this step
-    yields a token; a prompt chunk that is not the last one yields none. `finished` ids are forgotten before the step.
+    `ids[i]` gets `counts[i]` new positions; those of a prompt that an encoder reads come all at once. A sequence whose
+    known tokens are all computed after this step yields a token; a prompt chunk that is not the last one yields none.
+    `finished` ids are forgotten before the step.
 
     Of a sequence that computes the last token it generated, shards may guess up to `draft` tokens that follow, compute
     them in the same step, and yield one token more for each that turns out right. Plans count on one token a step, so a
@@ -196,7 +198,8 @@ class ShardInfo:
     `efficient_tokens` are the new positions that fill a step: a larger step takes no less time a position. `unguided`
     says why texts of this model cannot follow grammars, if they cannot. `draft_width` is the most tokens that a shard
     may guess for a sequence in a step. Without `prefix_cacheable`, equal tokens from the start of a prompt do not mean
-    equal keys and values.
+    equal keys and values. `start_token_id` begins the texts of a decoder whose encoder reads the prompts; None where
+    texts continue the prompt.
     """
 
     dtype: str
@@ -208,12 +211,16 @@ class ShardInfo:
     unguided: str | None = None
     draft_width: int = 0
     prefix_cacheable: bool = True
+    start_token_id: int | None = None
 
-    @property
-    def cache_tokens(self) -> int:
-        """Positions that the cache holds: of the layers that keep them all, or of the first group if none does."""
+    def cache_tokens(self, longest: int) -> int:
+        """Positions that the cache holds: of the layers that keep them all, or of the first group if none does.
+
+        Where layers keep states only, those of one text of `longest` tokens for each.
+        """
         full = [group for group in self.groups if group.kind is CacheKind.FULL]
-        return (full or self.groups)[0].num_blocks * BLOCK_SIZE
+        told = (full or self.groups)[0]
+        return told.num_blocks * (longest if told.kind is CacheKind.STATE else BLOCK_SIZE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,11 +28,9 @@ def expected(request: pytest.FixtureRequest, prompts: list[list[int]]) -> Genera
     """One prompt at a time, and without a cache."""
     model, tokens, scores = request.cls.make(), [], []
     for prompt in prompts:
-        ids = list(prompt)
-        with torch.no_grad():
-            for _ in range(NEW_TOKENS):
-                ids.append(int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
-            logits = model(torch.tensor([ids]), use_cache=False).logits[0]
-        tokens.append(ids[len(prompt) :])
-        scores.append(logits[len(prompt) - 1 : -1])
+        text: list[int] = []
+        for _ in range(NEW_TOKENS):
+            text.append(int(request.cls.scores(model, prompt, text)[-1].argmax()))
+        tokens.append(text)
+        scores.append(request.cls.scores(model, prompt, text)[:-1])
     return tokens, scores

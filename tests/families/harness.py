@@ -6,8 +6,10 @@ A family's test is a class with the configuration of such a checkpoint; everythi
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,11 +27,21 @@ from tgi_server.kernels.row import Needs
 from tgi_server.layers.parallel import Group
 from tgi_server.models.families import read_spec
 from tgi_server.models.load import load_model
+from tgi_server.quantize.base import QuantizeMethod
+from tgi_server.quantize.eetq import Eetq
 from tgi_server.shard.batch import BatchState
-from tgi_server.shard.graphs import Forward, best_forward
+from tgi_server.shard.graphs import best_forward
 from tgi_server.shard.sampler import Watermark
 from tgi_server.shard.step import Stepper
-from tgi_server.types import BLOCK_SIZE, GenerationRequest, GroupInfo, SamplingParams, ShardInfo, StoppingParams
+from tgi_server.types import (
+    BLOCK_SIZE,
+    CacheKind,
+    GenerationRequest,
+    GroupInfo,
+    SamplingParams,
+    ShardInfo,
+    StoppingParams,
+)
 
 VOCABULARY = 101
 NEW_TOKENS = 16
@@ -80,18 +92,23 @@ class Rank:
     """One rank of a model with a stepper; keeps the logits of every token it chose."""
 
     def __init__(
-        self, directory: Path, of: Needs, group: Group, blocks: list[int], recorded: bool, adapter: Path | None = None
-    ) -> None:
+        self, directory: Path, of: Needs, group: Group, blocks: list[int], recorded: bool, adapter: Path | None = None,
+        quantize: QuantizeMethod | None = None,
+    ) -> None:  # fmt: skip
         spec = read_spec(directory)
         options = BatchingOptions(max_total_tokens=LONGEST)
-        self._model = load_model(directory, spec, of, LONGEST, group=group, adapter_dir=adapter)
+        self._model = load_model(directory, spec, of, LONGEST, quantize, group, adapter_dir=adapter)
         caches = allocate(spec, [count + 1 for count in blocks], group.world, of.dtype, of.device, group.rank)
         for cache in caches:  # what was never written must not matter
             cache.keys.fill_(torch.nan)
             cache.values.fill_(torch.nan)
-        run = best_forward(self._model, caches, spec, options) if recorded else Forward(self._model, caches)
-        self.recorded = run.__class__ is not Forward
-        state = BatchState(LONGEST, of.device, spec.groups)
+            for state in cache.states:
+                state.fill_(torch.nan)
+        if not recorded:
+            self._model.recorder = None
+        self.recorded = self._model.recorder is not None
+        run = best_forward(self._model, caches, spec, options)
+        state = BatchState(LONGEST, of.device, spec.groups, start=spec.start_token_id)
         self.scores: list[Tensor] = []
         self.stepper = Stepper(state, run, self._logits, None, Watermark(), group, of)
 
@@ -105,27 +122,45 @@ class Rank:
 def generate(
     directory: Path, prompts: list[list[int]], of: Needs, world: int = 1, recorded: bool = True,
     chunk: int | None = None, new_tokens: int = NEW_TOKENS, adapter: Path | None = None,
+    quantize: QuantizeMethod | None = None, apart: int = 0,
 ) -> Generated:  # fmt: skip
-    """All prompts at once, through scheduler, paged caches and sampler; `recorded` where that is possible."""
+    """All prompts at once, through scheduler, paged caches and sampler; `recorded` where that is possible.
+
+    With `apart`, so many plans lie between two arrivals, and the caches hold two texts at a time.
+    """
     spec = read_spec(directory)
-    options = BatchingOptions(max_total_tokens=LONGEST, prefill_chunk_tokens=chunk)
-    blocks = [len(prompts) * -(-LONGEST // BLOCK_SIZE)] * len(spec.groups)
+    options = BatchingOptions(max_total_tokens=LONGEST, prefill_chunk_tokens=chunk, max_waiting_tokens=2)
+    held = 2 if apart else len(prompts)
+    blocks = [held * (1 if g.kind is CacheKind.STATE else -(-LONGEST // BLOCK_SIZE)) for g in spec.groups]
     groups = [GroupInfo(group.kind, group.window, count) for group, count in zip(spec.groups, blocks, strict=True)]
-    info = ShardInfo("float32", "cpu", groups, efficient_tokens=64, vocab_size=VOCABULARY, eos_token_ids=[])
-    ranks = [Rank(directory, of, group, blocks, recorded, adapter) for group in ThreadGroup.of(world)]
+    info = ShardInfo(
+        "float32", "cpu", groups, efficient_tokens=64, vocab_size=VOCABULARY, eos_token_ids=[],
+        start_token_id=spec.start_token_id,
+    )  # fmt: skip
+    ranks = [Rank(directory, of, group, blocks, recorded, adapter, quantize) for group in ThreadGroup.of(world)]
     assert all(rank.recorded == (recorded and world == 1 and not of.plain) for rank in ranks)
     scheduler = Scheduler(options, info)
     stopping = StoppingParams(max_new_tokens=new_tokens, ignore_eos=True)
-    for id, prompt in enumerate(prompts):
-        scheduler.add(Sequence(id, GenerationRequest(prompt_ids=prompt, sampling=SamplingParams(), stopping=stopping)))
+    coming = deque(
+        Sequence(id, GenerationRequest(prompt_ids=prompt, sampling=SamplingParams(), stopping=stopping))
+        for id, prompt in enumerate(prompts)
+    )
     tokens: list[list[int]] = [[] for _ in prompts]
     scores: list[list[Tensor]] = [[] for _ in prompts]
-    while (plan := scheduler.plan(0.0)) is not None:
+    for number in count():
+        while coming and number % max(1, apart) == 0:
+            scheduler.add(coming.popleft())
+            if apart:
+                break
+        plan = scheduler.plan(0.0)
+        if plan is None:
+            assert not coming
+            break
         outcome = _step(ranks, plan)
         assert not outcome.failed, outcome.failed
         rows: Iterator[Tensor] = iter(ranks[0].scores.pop() if sum(outcome.counts) else [])
-        for id, count in zip(outcome.ids, outcome.counts, strict=True):
-            scores[id] += [next(rows) for _ in range(count)]
+        for id, got in zip(outcome.ids, outcome.counts, strict=True):
+            scores[id] += [next(rows) for _ in range(got)]
         for progress in scheduler.commit(outcome, 0.0):
             tokens[progress.sequence.id] += progress.tokens
     return tokens, [torch.stack(rows) for rows in scores]
@@ -175,6 +210,7 @@ class FamilyTests:
         shards: rank counts that have to work, whether they divide heads and features or not.
     """
 
+    auto: ClassVar[str] = "AutoModelForCausalLM"
     config: ClassVar[str]
     numbers: ClassVar[dict[str, Any]]
     implementation: ClassVar[str] = "eager"
@@ -194,7 +230,7 @@ class FamilyTests:
             vocab_size=VOCABULARY, bos_token_id=1, eos_token_id=1, pad_token_id=0, initializer_range=0.2, **cls.numbers
         )
         config._attn_implementation = cls.implementation
-        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+        model = getattr(transformers, cls.auto).from_config(config, dtype=torch.float32).eval()
         for name, parameter in model.named_parameters():
             if parameter.dim() == 1:
                 torch.nn.init.normal_(parameter, 0.7 if name.endswith("weight") else 0.0, 0.3)
@@ -204,6 +240,13 @@ class FamilyTests:
     def save(cls, directory: Path) -> None:
         """The checkpoint of it."""
         cls.make().save_pretrained(directory)
+
+    @classmethod
+    def scores(cls, model: Any, prompt: list[int], text: list[int]) -> Tensor:
+        """Of the token after the prompt, and after each token of `text` behind it."""
+        with torch.no_grad():
+            logits: Tensor = model(torch.tensor([prompt + text]), use_cache=False).logits[0, len(prompt) - 1 :]
+        return logits.float()
 
     def compare(
         self, got: tuple[list[list[int]], list[Tensor]], expected: tuple[list[list[int]], list[Tensor]]
@@ -233,8 +276,7 @@ class FamilyTests:
         _, scores = generate(directory, prompts, needs(dtype=torch.bfloat16))
         theirs = self.make().bfloat16()
         for prompt, got, right in zip(prompts, scores, expected[1], strict=True):
-            with torch.no_grad():
-                rounded = theirs(torch.tensor([prompt]), use_cache=False).logits[0, -1].float()
+            rounded = self.scores(theirs, prompt, [])[-1]
             allowed = max(ROUNDING * right[0].norm(), 1.25 * (rounded - right[0]).norm())
             assert (got[0] - right[0]).norm() <= allowed
 
@@ -251,8 +293,36 @@ class FamilyTests:
     def test_interpreted_triton(
         self, directory: Path, prompts: list[list[int]], expected: Generated, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        count = self.interpreted_tokens
-        few = [0, 3] if count == NEW_TOKENS else [2, 3]
+        tokens = self.interpreted_tokens
+        few = [0, 3] if tokens == NEW_TOKENS else [2, 3]
         with interpreted_triton(monkeypatch):
-            got = generate(directory, [prompts[i] for i in few], needs(), recorded=False, new_tokens=count)
-        self.compare(got, ([expected[0][i][:count] for i in few], [expected[1][i][:count] for i in few]))
+            got = generate(directory, [prompts[i] for i in few], needs(), recorded=False, new_tokens=tokens)
+        self.compare(got, ([expected[0][i][:tokens] for i in few], [expected[1][i][:tokens] for i in few]))
+
+
+class PastFamilyTests(FamilyTests):
+    """The same of models whose past is held in other ways than by position."""
+
+    def test_texts_come_and_go(self, directory: Path, prompts: list[list[int]], expected: Generated) -> None:
+        """What others leave in the caches does not matter."""
+        for recorded in (True, False):
+            self.compare(generate(directory, prompts, needs(), recorded=recorded, apart=5), expected)
+
+    def test_8_bits(self, directory: Path, prompts: list[list[int]], expected: Generated) -> None:
+        _, scores = generate(directory, prompts, needs(), quantize=Eetq())
+        for got, right in zip(scores, expected[1], strict=True):
+            assert 0.0 < (got[0] - right[0]).norm() <= ROUNDING * right[0].norm()
+
+
+class Seq2SeqFamilyTests(PastFamilyTests):
+    """The same of models whose encoder reads the prompt."""
+
+    auto = "AutoModelForSeq2SeqLM"
+
+    @classmethod
+    def scores(cls, model: Any, prompt: list[int], text: list[int]) -> Tensor:
+        start = model.config.decoder_start_token_id
+        begun = torch.tensor([[0 if start is None else start, *text]])
+        with torch.no_grad():
+            logits: Tensor = model(torch.tensor([prompt]), decoder_input_ids=begun, use_cache=False).logits[0]
+        return logits.float()

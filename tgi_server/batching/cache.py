@@ -19,9 +19,11 @@ class _Blocks:
         group: how the past is held.
         chunk: most prompt positions that a step computes of a sequence; None when it computes the whole prompt.
         draft: most tokens that are guessed of a sequence in a step.
+        encoded: whether an encoder reads the prompts, so that a decoder's text begins with one token.
     """
 
-    def __init__(self, group: CacheGroup, total: int, chunk: int | None, draft: int) -> None:
+    def __init__(self, group: CacheGroup, total: int, chunk: int | None, draft: int, encoded: bool) -> None:
+        self._begun = 1 if encoded and group.kind is not CacheKind.ENCODER else None
         self.group = group
         self.pool = BlockPool(total)
         self._chunk = chunk
@@ -37,7 +39,7 @@ class _Blocks:
 
     def after_prompt(self, sequence: Sequence, own: list[int], table: list[int]) -> list[int]:
         """Take back what only the prompt needed of the blocks `own`; returns the rest."""
-        first = kinds.first_seen(self.group, sequence.input_length)
+        first = kinds.first_seen(self.group, self._begun or sequence.input_length)
         if not first:
             return own
         kept = set(table[first:])
@@ -45,7 +47,7 @@ class _Blocks:
         return [block for block in own if block in kept]
 
     def _measures(self, sequence: Sequence) -> tuple[int, int, int, int]:
-        prompt = sequence.input_length
+        prompt = self._begun or sequence.input_length
         total = kinds.positions(prompt, sequence.max_new_tokens, self._draft)
         return prompt, total, self._chunk or prompt, 1 + self._draft
 
@@ -53,12 +55,15 @@ class _Blocks:
 class Cache:
     """The blocks of every group.
 
-    With `sharing`, blocks that hold the same of two prompts are shared; every group then keeps the whole past.
+    With `sharing`, blocks that hold the same of two prompts are shared; every group then keeps the whole past. With
+    `encoded`, prompts are read by an encoder.
     """
 
-    def __init__(self, groups: Items[GroupInfo], chunk: int | None, draft: int, sharing: bool) -> None:
+    def __init__(
+        self, groups: Items[GroupInfo], chunk: int | None, draft: int, sharing: bool, encoded: bool = False
+    ) -> None:
         self._groups = [
-            _Blocks(kinds.held(CacheGroup(info.kind, info.window), sharing), info.num_blocks, chunk, draft)
+            _Blocks(kinds.held(CacheGroup(info.kind, info.window), sharing), info.num_blocks, chunk, draft, encoded)
             for info in groups
         ]
         self._told = next((blocks for blocks in self._groups if blocks.group.kind is CacheKind.FULL), self._groups[0])

@@ -44,10 +44,12 @@ class Scheduler:
         self.unshared = _unshared(info) if options.prefix_caching else None
         self.prefix_caching = options.prefix_caching and self.unshared is None
         self._draft = info.draft_width
-        self._cache = Cache(info.groups, options.prefill_chunk_tokens, info.draft_width, self.prefix_caching)
+        encoded = info.start_token_id is not None
+        chunk = None if encoded else options.prefill_chunk_tokens  # an encoder reads a prompt whole
+        self._cache = Cache(info.groups, chunk, info.draft_width, self.prefix_caching, encoded)
         self._policy: Policy = PausingPolicy(options, info.efficient_tokens, self._cache.need)
-        if options.prefill_chunk_tokens is not None:
-            self._policy = ChunkedPolicy(options.prefill_chunk_tokens, options.max_batch_size, self._cache.need)
+        if chunk is not None:
+            self._policy = ChunkedPolicy(chunk, options.max_batch_size, self._cache.need)
         self._eos = frozenset(info.eos_token_ids)
         self._steps = 0
         self._waiting: deque[Sequence] = deque()

@@ -55,7 +55,7 @@ class CachePlan:
     """How many blocks each group gets, for a cache of so many tokens.
 
     A group that keeps whole contexts gets a block for every `BLOCK_SIZE` tokens. One with a window gets what as many
-    requests of the greatest length need of it, and one window more.
+    requests of the greatest length need of it, and one window more; one of encoder outputs what their prompts need.
 
     Args:
         options: the limits of requests and steps.
@@ -84,8 +84,10 @@ class CachePlan:
         group = held(group, options.prefix_caching)
         if group.kind is CacheKind.STATE:
             return options.max_concurrent_requests
-        if group.kind is not CacheKind.WINDOW:
+        if group.kind is CacheKind.FULL:
             return full
+        if group.kind is CacheKind.ENCODER:
+            return min(full, -(-full * blocks_of(options.max_input_length) // self._whole))
         longest = group.blocks(options.max_input_length, self._longest, self._chunk, self._width)
         return min(full, -(-full * longest // self._whole) + group.lasting(self._width))
 
@@ -111,6 +113,12 @@ def plan_tokens(options: BatchingOptions, plan: CachePlan, free: int) -> int:
     `max_batch_total_tokens` when given, else as many as `max_concurrent_requests` full requests can use and `free`
     bytes can hold. Raises ConfigError, naming the option and the largest value that works, when it does not fit.
     """
+    if (least := plan.bytes(0)) > free * USABLE:
+        raise ConfigError(
+            f"max_concurrent_requests={options.max_concurrent_requests}: the states of so many texts take "
+            f"{least / 2**30:.1f} GiB, which do not fit in the free memory ({free / 2**30:.1f} GiB); the largest value "
+            f"that does is {int(options.max_concurrent_requests * free * USABLE / least)}"
+        )
     fits = plan.tokens(free)
     per_request = plan.per_request
     if options.max_batch_total_tokens is not None:
@@ -137,12 +145,16 @@ def allocate(
     """
     caches = []
     for past, group in zip(spec.pasts, spec.group_of, strict=True):
-        heads = kv_heads_of_rank(past.kv_heads, world, rank)
+        heads = kv_heads_of_rank(past.kv_heads, world, rank) if past.kv_heads else 0
         keys, values = (
             torch.empty((blocks[group], heads, BLOCK_SIZE, width), dtype=dtype, device=device)
             for width in (past.key_width, past.value_width)
         )
-        caches.append(LayerCache(keys, values))
+        states = [
+            torch.empty((blocks[group], *shape), dtype=torch.float32, device=device)
+            for shape in past.states_of_rank(world, rank)
+        ]
+        caches.append(LayerCache(keys, values, tuple(states)))
     return caches
 
 
@@ -154,8 +166,12 @@ def arithmetic(sizes: Sequence[GroupSize], blocks: Sequence[int], weights: int, 
         taken = count * size.block_bytes
         total += taken
         window = "" if size.group.window is None else f" of {size.group.window} positions"
+        name = f"cache, {size.group.kind.value}{window}, {size.layers} layers"
+        if size.group.kind is CacheKind.STATE:
+            yield f"{name}: {size.block_bytes / 1024:.2f} KiB a text, {count} texts, {taken / 2**30:.2f} GiB"
+            continue
         yield (
-            f"cache, {size.group.kind.value}{window}, {size.layers} layers: {size.block_bytes / BLOCK_SIZE / 1024:.2f} "
-            f"KiB a token, {count * BLOCK_SIZE} tokens in {count} blocks, {taken / 2**30:.2f} GiB"
+            f"{name}: {size.block_bytes / BLOCK_SIZE / 1024:.2f} KiB a token, "
+            f"{count * BLOCK_SIZE} tokens in {count} blocks, {taken / 2**30:.2f} GiB"
         )
     yield f"left: {(free - total) / 2**30:.2f} of {free / 2**30:.2f} GiB that were free"

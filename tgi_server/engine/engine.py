@@ -107,8 +107,9 @@ class Engine:
 
     def generate(self, request: GenerationRequest, bell: Bell | None = None) -> Generation:
         """A generation that starts when it is entered; those that are read together share a `bell`."""
-        sequence, text = Sequence(next(self._ids), request), GenerationText(self._vocabulary, request)
-        return Generation(sequence, text, self._enter, self._leave, bell or Bell())
+        context = request.prompt_ids if self.info.start_token_id is None else ()
+        text = GenerationText(self._vocabulary, request, context)
+        return Generation(Sequence(next(self._ids), request), text, self._enter, self._leave, bell or Bell())
 
     async def health(self) -> None:
         """Raises UnhealthyError while draining, or when the shards do not answer.
@@ -196,8 +197,9 @@ class Engine:
     def _deliver(self, outcome: Outcome, progresses: list[Progress], now: float) -> None:
         for id, logprobs in outcome.prompt_logprobs.items():
             if generation := self._generations.get(id):
-                prompt_ids, top = generation.sequence.request.prompt_ids, outcome.prompt_top_tokens.get(id, [])
-                generation.prompt = self._vocabulary.prompt(prompt_ids, logprobs, top)
+                start, top = self.info.start_token_id, outcome.prompt_top_tokens.get(id, [])
+                ids = generation.sequence.request.prompt_ids if start is None else [start]
+                generation.prompt = self._vocabulary.prompt(ids, logprobs, top)
         for progress in progresses:
             id = progress.sequence.id
             generation = self._generations[id]

@@ -101,13 +101,16 @@ class GenerationText:
 
     Events whose text may still become a stop sequence are kept until that is decided; the texts of the events that
     are not special tokens join to the generated text.
+
+    Args:
+        context: the ids before the text, which it continues; none for a text that begins anew.
     """
 
-    def __init__(self, vocabulary: Vocabulary, request: GenerationRequest) -> None:
+    def __init__(self, vocabulary: Vocabulary, request: GenerationRequest, context: Sequence[int]) -> None:
         self._vocabulary = vocabulary
         self._sampling = request.sampling
         self._stopping = request.stopping
-        self._detokenizer = Detokenizer(vocabulary, request.prompt_ids)
+        self._detokenizer = Detokenizer(vocabulary, context)
         self._matcher = StopMatcher(request.stopping.stop_sequences)
         self._held: list[TokenEvent] = []
         self._held_length = 0  # characters

@@ -20,7 +20,7 @@ from tgi_server.types import BLOCK_SIZE
 class Features:
     """How one layer scores a key at position j for a query at position i.
 
-    score = softcap(scale * q.k) + slope * (j - i), softcap(s) = softcap * tanh(s / softcap)
+    score = softcap(scale * q.k) + slope * (j - i) + bias[j - i], softcap(s) = softcap * tanh(s / softcap)
 
     Attributes:
         scale: factor of the product, usually 1 / sqrt(width of a key).
@@ -29,6 +29,8 @@ class Features:
         slopes: float32 `[heads]`, linear biases (ALiBi, arXiv:2108.12409); None for none.
         sinks: float32 `[heads]`, a score that takes part in the softmax and has no value (gpt-oss); None for none.
         causal: whether a query sees nothing after its own position; if not, it sees the whole context.
+        biases: float32 `[heads, 2 * reach + 1]`, of the distances j - i from -reach to reach, which stand for all that
+            are farther too (T5, arXiv:1910.10683); None for none.
     """
 
     scale: float
@@ -37,6 +39,12 @@ class Features:
     slopes: Tensor | None = None
     sinks: Tensor | None = None
     causal: bool = True
+    biases: Tensor | None = None
+
+    @property
+    def reach(self) -> int:
+        """The greatest distance that has a bias of its own."""
+        return 0 if self.biases is None else self.biases.shape[1] // 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +81,23 @@ class AttentionBatch:
 
 @dataclass(frozen=True, slots=True)
 class LayerCache:
-    """Keys `[blocks, kv_heads, BLOCK_SIZE, key_width]` and values `[blocks, kv_heads, BLOCK_SIZE, value_width]`."""
+    """Keys `[blocks, kv_heads, BLOCK_SIZE, key_width]` and values `[blocks, kv_heads, BLOCK_SIZE, value_width]`.
+
+    A layer that keeps states of fixed size has no heads, and `states`, each float32 `[blocks, ...]`.
+    """
 
     keys: Tensor
     values: Tensor
+    states: tuple[Tensor, ...] = ()
 
 
 Attend = Callable[[Tensor, Tensor, Tensor, LayerCache, Features], Tensor]
 """One layer's attention in a step.
 
 `query [tokens, heads, key_width]` over its sequence's context; `key [tokens, kv_heads, key_width]` and
-`value [tokens, kv_heads, value_width]` are the new ones, which are in the cache already. Query head h reads key/value
-head h // (heads / kv_heads). Returns `[tokens, heads, value_width]`.
+`value [tokens, kv_heads, value_width]` are the new ones, which are in the cache already; they have no rows where the
+context has nothing new (cross-attention). Query head h reads key/value head h // (heads / kv_heads). Returns
+`[tokens, heads, value_width]`.
 """
 
 Begin = Callable[[AttentionBatch], Attend]
@@ -98,7 +111,7 @@ def attention(batch: AttentionBatch) -> Attend:
     decode = _Decode(batch, singles) if singles else None
 
     def attend(query: Tensor, key: Tensor, value: Tensor, cache: LayerCache, features: Features) -> Tensor:
-        result = query.new_empty(*query.shape[:2], value.shape[-1])
+        result = query.new_empty(*query.shape[:2], cache.values.shape[-1])
         if decode is not None:
             result[decode.rows] = decode(query[decode.rows], cache, features)
         for run in runs:
@@ -164,14 +177,26 @@ def attended(
         values = values.masked_fill(~seen.any(dim=1)[:, None, :, None], 0.0)  # of blocks given back: anything
         keys = keys.masked_fill(~seen.any(dim=1)[:, None, :, None], 0.0)
     mask: Tensor = seen.unsqueeze(1)
-    if features.slopes is not None:  # in float32, as a distance times a slope is too long for 16 bits
-        bias = features.slopes.view(1, -1, 1, 1) * (key_positions - positions).unsqueeze(1)
-        mask = bias.masked_fill(~mask, -torch.inf)
-    if features.slopes is None and features.softcap is None and features.sinks is None:
+    added = _added(key_positions - positions, features)
+    if added is not None:
+        mask = added.masked_fill(~mask, -torch.inf)
+    if added is None and features.softcap is None and features.sinks is None:
         return scaled_dot_product_attention(
             query, keys, values, attn_mask=mask, scale=features.scale, enable_gqa=True
         )  # fmt: skip
     return _by_definition(query, keys, values, mask, features)
+
+
+def _added(distances: Tensor, features: Features) -> Tensor | None:
+    """What is added to scores for `distances [n, rows, length]`: `[n, heads, rows, length]`, or None for nothing.
+
+    In float32, as a distance times a slope is too long for 16 bits.
+    """
+    added = None if features.slopes is None else features.slopes.view(1, -1, 1, 1) * distances.unsqueeze(1)
+    if features.biases is not None:
+        biases = features.biases[:, distances.clamp(-features.reach, features.reach) + features.reach].transpose(0, 1)
+        added = biases if added is None else added + biases
+    return added
 
 
 def _by_definition(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, features: Features) -> Tensor:

@@ -39,8 +39,9 @@ def attention(batch: AttentionBatch) -> Attend:
 
 
 def _served(features: Features) -> bool:
-    """Whether flash_attn has them: no sinks, and its slopes mean `-slope * |j - i|`, also for keys after a query."""
-    return features.sinks is None and (features.slopes is None or features.causal)
+    """Whether flash_attn has them: no sinks, no biases, and its slopes mean `-slope * |j - i|`, also for keys after a
+    query."""
+    return features.sinks is None and features.biases is None and (features.slopes is None or features.causal)
 
 
 def _mixed(batch: AttentionBatch, fresh: list[int]) -> Attend:

@@ -13,6 +13,7 @@ from tgi_server.kernels.attention import attention
 from tgi_server.kernels.experts import experts
 from tgi_server.kernels.formats import Dense, Format
 from tgi_server.kernels.operations import add_norm, gate, mean_squares, rotate_store
+from tgi_server.kernels.recurrent import convolve, scan
 from tgi_server.kernels.row import Kernel, Needs
 
 LinearOp = Callable[[Tensor], Tensor]
@@ -149,6 +150,8 @@ ROWS = [
     Kernel("rotate_store", "torch", lambda: rotate_store),
     Kernel("gate", "torch", lambda: gate),
     Kernel("attention", "torch", lambda: attention),
+    Kernel("convolve", "torch", lambda: convolve),
+    Kernel("scan", "torch", lambda: scan),
     Kernel("linear", "torch", lambda: linear),
     Kernel("experts", "torch", lambda: partial(experts, linear=linear)),
     Kernel("head", "torch", lambda: head),

@@ -9,10 +9,20 @@ from typing import Any, Literal
 import torch
 
 Operation = Literal[
-    "add_norm", "mean_squares", "rotate_store", "gate", "attention", "linear", "experts", "head", "choose"
+    "add_norm",
+    "mean_squares",
+    "rotate_store",
+    "gate",
+    "attention",
+    "convolve",
+    "scan",
+    "linear",
+    "experts",
+    "head",
+    "choose",
 ]
 """add_norm, mean_squares, rotate_store and gate are declared in `operations`, attention and experts in files of their
-names, the rest in `plain`."""
+names, convolve and scan in `recurrent`, the rest in `plain`."""
 
 Recorder = Literal["calls", "graphs"]
 """How steps are recorded to be run again: as lists of compiled calls (`native.calls`), or as CUDA graphs."""

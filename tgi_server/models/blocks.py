@@ -17,7 +17,7 @@ from tgi_server.kernels.row import Recorder
 from tgi_server.kernels.table import Choice
 from tgi_server.layers import spread
 from tgi_server.layers.spread import Span
-from tgi_server.models.spec import AttentionSpec, BlockSpec, ExpertsSpec, MlpSpec, Source
+from tgi_server.models.spec import AttentionSpec, BlockSpec, ExpertsSpec, MlpSpec, RelativeSpec, Source
 from tgi_server.models.weights import WeightLoader
 
 
@@ -45,12 +45,7 @@ class AttentionBlock:
         self._rotate_store = load.best("rotate_store", **widths).run
         self._norms = _head_norms(spec, load, heads, kv)
         self._measure = Measure(spec, load) if spec.normed_together else None
-        self._features = Features(
-            spec.scale, spec.window, spec.softcap,
-            slopes=None if spec.slopes is None else torch.tensor(spec.slopes[slice(*heads)], device=load.needs.device),
-            sinks=None if spec.sinks is None else load.vector(spec.sinks, [heads]),
-            causal=spec.causal,
-        )  # fmt: skip
+        self._features = features(spec, load)
 
     def __call__(self, x: Tensor, step: LayerStep) -> Tensor:
         """Normed `[tokens, hidden]` to what attention adds."""
@@ -89,6 +84,32 @@ def _head_norms(spec: AttentionSpec, load: WeightLoader, heads: Span, kv: Span) 
         part = (first * width, last * width) if spec.normed_together else None
         norms.append(None if norm is None else load.norm(norm, part))
     return norms
+
+
+class CrossAttentionBlock:
+    """Attention of a decoder's queries over keys and values of an encoder's output, which are computed once."""
+
+    def __init__(self, spec: AttentionSpec, load: WeightLoader) -> None:
+        group = load.group
+        heads, kv = group.heads(spec.query.units, spec.key.units)
+        widths = {"key_width": spec.key.width, "value_width": spec.value.width}
+        self._group = group
+        self._shape = heads[1] - heads[0], spec.query.width
+        self._query = load.column((spec.query,), (heads,))
+        self._kv = load.column((spec.key, spec.value), (kv, kv))
+        self._output = load.row(spec.output, heads)
+        self._store = load.best("rotate_store", **widths).run
+        self._features = features(spec, load)
+
+    def remember(self, encoded: Tensor, slots: Tensor, cache: LayerCache) -> None:
+        """Put the keys and values of an encoder's output `[tokens, hidden]` in the cache."""
+        self._store(self._kv(encoded), None, slots, cache, 0)
+
+    def __call__(self, x: Tensor, step: LayerStep) -> Tensor:
+        """Normed `[tokens, hidden]` to what attention adds."""
+        query = self._query(x).view(len(x), *self._shape)
+        attended = step.attend(query, query[:0], query[:0], step.cache, self._features)
+        return self._group.all_reduce(self._output(attended.view(len(x), -1)))
 
 
 class MlpBlock:
@@ -198,6 +219,30 @@ class Block:
         else:
             y = stream.read(residual, Added(self._attention(x, step), self._posts[0], self._scale), self._mlp_norm)
         return Added(self._group.all_reduce(self._mlp(y)), self._posts[1], self._scale)
+
+
+def features(spec: AttentionSpec, load: WeightLoader) -> Features:
+    """How a rank's heads score."""
+    heads, _ = load.group.heads(spec.query.units, spec.key.units)
+    return Features(
+        spec.scale, spec.window, spec.softcap,
+        slopes=None if spec.slopes is None else torch.tensor(spec.slopes[slice(*heads)], device=load.needs.device),
+        sinks=None if spec.sinks is None else load.vector(spec.sinks, [heads]),
+        causal=spec.causal,
+        biases=None if spec.relative is None else _biases(spec.relative, not spec.causal, load)[slice(*heads)],
+    )  # fmt: skip
+
+
+def _biases(spec: RelativeSpec, both: bool, load: WeightLoader) -> Tensor:
+    """Float32 `[heads, 2 * reach + 1]`, of the distances from -reach to reach; keys before the query are at negative
+    ones. Without `both` directions, later keys are not seen and have the bias of distance 0."""
+    distances = torch.arange(-spec.reach, spec.reach + 1)
+    buckets = spec.buckets // 2 if both else spec.buckets
+    size, exact = (distances.abs() if both else (-distances).clamp(min=0)), buckets // 2
+    ranged = (size / exact).log() / math.log(spec.reach / exact) * (buckets - exact)
+    bucket = torch.where(size < exact, size, (exact + ranged.clamp(min=0).long()).clamp(max=buckets - 1))
+    bucket += buckets * (both & (distances > 0))
+    return load.vector(f"{spec.name}.weight")[bucket.to(load.needs.device)].t().contiguous()
 
 
 def recorder_of(choices: Sequence[Choice]) -> Recorder | None:

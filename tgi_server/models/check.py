@@ -29,7 +29,7 @@ def described(directory: Path, config: ServerConfig, num_shard: int, dtype: DTyp
 
 def check(spec: Description, options: ServerConfig, num_shard: int, dtype: DType) -> None:
     """Raise ConfigError, with all that is wrong, unless the model can be spread and is made for such lengths."""
-    problems = [*_shards(spec, num_shard), *_lengths(spec, options), *_range(spec, dtype)]
+    problems = [*_shards(spec, num_shard), *_lengths(spec, options), *_chunks(spec, options), *_range(spec, dtype)]
     if overruled(options) and not spec.has_rope:
         problems.append("rope_scaling, rope_factor: this model has no rotary positions; leave them out")
     if problems:
@@ -69,6 +69,11 @@ def _lengths(spec: Description, options: BatchingOptions) -> Iterator[str]:
             f"max_total_tokens={options.max_total_tokens} is more than the {spec.max_positions} positions the "
             f"model was made for; max_total_tokens={spec.max_positions} works"
         )
+
+
+def _chunks(spec: Description, options: BatchingOptions) -> Iterator[str]:
+    if options.prefill_chunk_tokens is not None and spec.start_token_id is not None:
+        yield f"prefill_chunk_tokens={options.prefill_chunk_tokens}: an encoder reads a prompt whole; leave it out"
 
 
 def _range(spec: Description, dtype: DType) -> Iterator[str]:

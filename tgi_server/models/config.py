@@ -61,6 +61,14 @@ class ModelConfig:
             raise ValueError(f"{name}={shown(value)} (a whole number from 1 to {MOST} is expected)")
         return int(value)
 
+    def token(self, *names: str, default: int) -> int:
+        """The first of these entries that is there, as a token id."""
+        name = next((name for name in names if self.entries.get(name) is not None), names[0])
+        value = self.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < MOST:
+            raise ValueError(f"{name}={shown(value)} (a token id is expected)")
+        return value
+
     def head_width(self, hidden: int, heads: int) -> int:
         """Of heads that share the hidden size."""
         if hidden % heads:
@@ -159,12 +167,16 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def end_of_sequence(directory: Path, config: Mapping[str, Any]) -> tuple[int, ...]:
-    """All end-of-sequence ids: those of generation_config.json when it has any, else those of config.json (D11)."""
+def how_to_generate(directory: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Entries about the ends of a text: those of generation_config.json when it has any, else of config.json (D11)."""
     path = directory / "generation_config.json"
-    entry = read_json(path).get("eos_token_id") if path.exists() else None
-    if entry is None:
-        entry = config.get("eos_token_id")
+    written = read_json(path) if path.exists() else {}
+    names = ("eos_token_id", "decoder_start_token_id")
+    return {name: config.get(name) if written.get(name) is None else written[name] for name in names}
+
+
+def end_of_sequence(entry: object) -> tuple[int, ...]:
+    """The end-of-sequence ids of an entry."""
     if entry is None:
         return ()
     ids = entry if isinstance(entry, list) else [entry]

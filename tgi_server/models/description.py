@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -24,7 +24,8 @@ class Past:
         group: how it is kept.
         kv_heads: of the whole model, all ranks together.
         key_width, value_width: numbers in a head.
-        states: shapes of the float32 states of a sequence, in STATE groups; each rank has them whole.
+        states: shapes of the float32 states of a sequence, in STATE groups; the ranks share their last axis, as
+            `spread.features` has it.
     """
 
     group: CacheGroup
@@ -36,7 +37,14 @@ class Past:
     def block_bytes(self, world: int, item: int, rank: int | None = None) -> int:
         """Bytes of one block on one rank, of numbers of `item` bytes; by default on the rank that keeps most."""
         heads = kv_heads_of_rank(self.kv_heads, world, rank) if self.kv_heads else 0
-        return heads * (self.key_width + self.value_width) * BLOCK_SIZE * item + 4 * sum(map(prod, self.states))
+        states = sum(map(prod, self.states_of_rank(world, rank)))
+        return heads * (self.key_width + self.value_width) * BLOCK_SIZE * item + 4 * states
+
+    def states_of_rank(self, world: int, rank: int | None = None) -> tuple[Shape, ...]:
+        """The states that one rank keeps; by default that which keeps most."""
+        ranks = range(world) if rank is None else [rank]
+        most = [max(last - first for first, last in _spans(shape[-1], ranks, world)) for shape in self.states]
+        return tuple((*shape[:-1], size) for shape, size in zip(self.states, most, strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +58,7 @@ class Description(ABC):
         eos_token_ids: tokens that end a text.
         prefixes: what may stand before every tensor's name, in the order in which they are tried.
         float16: whether the activations fit into its range.
+        start_token_id: of models whose encoder reads the prompt: what the text of their decoder begins with.
     """
 
     builder: ClassVar[str]
@@ -60,6 +69,7 @@ class Description(ABC):
     eos_token_ids: tuple[int, ...] = ()
     prefixes: tuple[str, ...] = ("",)
     float16: bool = True
+    start_token_id: int | None = None
 
     @property
     @abstractmethod
@@ -130,6 +140,10 @@ class Description(ABC):
     @abstractmethod
     def layers(self) -> tuple[str, int]:
         """What stands before the number of a layer in names of tensors, and how many layers there are."""
+
+
+def _spans(size: int, ranks: Iterable[int], world: int) -> list[spread.Span]:
+    return [spread.features(size, rank, world) for rank in ranks]
 
 
 def kv_heads_of_rank(heads: int, world: int, rank: int | None = None) -> int:

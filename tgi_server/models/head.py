@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tgi_server.kernels.table import Choice
-from tgi_server.models.spec import ModelSpec
+from tgi_server.models.description import Description
+from tgi_server.models.spec import HeadSpec
 from tgi_server.models.weights import WeightLoader
 
 
@@ -15,17 +15,21 @@ class OutputHead:
 
     Args:
         spec: of the model.
+        own: of its head.
         load: gives this rank's rows.
         vectors: this rank's rows of the embedding, for heads that are tied to it.
-        product: what multiplies.
     """
 
-    def __init__(self, spec: ModelSpec, load: WeightLoader, vectors: Tensor, product: Choice) -> None:
-        own, rows = spec.head, load.group.span(spec.vocab_size)
-        weight = vectors if own.name is None else load.matrix(f"{own.name}.weight", rows)
+    def __init__(self, spec: Description, own: HeadSpec, load: WeightLoader, vectors: Tensor) -> None:
+        rows = load.group.span(spec.vocab_size)
+        name = f"{own.name}.weight"
+        tied = own.name is None or (own.or_tied and not load.has(name))
+        weight = vectors if tied else load.matrix(name, rows)
         self._lengths = _lengths(weight) if own.by_direction else None
-        self._product = product.run(weight)
+        self._product = load.best("head", inputs=spec.hidden_size).run(weight)
         self._bias = load.vector(f"{own.name}.bias", [rows]) if own.bias else None
+        if own.offsets is not None and load.has(own.offsets):
+            self._bias = load.vector(own.offsets)[0, slice(*rows)]
         self._scale, self._softcap = own.scale, own.softcap
         self._size = spec.vocab_size
         self._group = load.group

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -29,7 +29,7 @@ class Inputs:
 
 
 class Model(Protocol):
-    """A decoder on one rank.
+    """What generates, on one rank.
 
     Attributes:
         hidden_size: width of the residual stream.
@@ -51,4 +51,17 @@ class Model(Protocol):
 
     def logits(self, hidden: Tensor) -> Tensor | None:
         """Hidden states `[rows, hidden]` to float32 logits `[rows, vocabulary]` on rank 0, None elsewhere."""
+        ...
+
+
+@runtime_checkable
+class EncoderModel(Model, Protocol):
+    """A model whose decoder attends to what an encoder says of the prompt."""
+
+    def begin_source(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """Embed prompts: both int64 `[tokens]`, to float32 `[tokens, hidden]`, which `encode` changes in place."""
+        ...
+
+    def encode(self, residual: Tensor, caches: Sequence[LayerCache], batch: AttentionBatch) -> None:
+        """Read whole prompts; what `forward` needs of them is in the caches then. `batch` is that of their group."""
         ...

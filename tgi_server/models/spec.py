@@ -90,6 +90,19 @@ class NormSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class RelativeSpec:
+    """Biases of the distance between query and key, in buckets (T5, arXiv:1910.10683): `name.weight [buckets, heads]`.
+
+    Half of the buckets of a direction have one distance each, the others ranges that grow up to `reach`; the last one
+    has all that lie beyond too. Attention that is not causal has half of them for keys after the query.
+    """
+
+    name: str
+    buckets: int
+    reach: int
+
+
+@dataclass(frozen=True, slots=True)
 class AttentionSpec:
     """One layer's attention. See `kernels.attention.Features` for scale, window, softcap, slopes and sinks.
 
@@ -100,6 +113,7 @@ class AttentionSpec:
         slopes: one a query head.
         sinks: name of the tensor `[heads]`.
         query_norm, key_norm: of each head, or with `normed_together` RMS norms of all heads as one row (OLMo 2).
+        relative: None for none.
     """
 
     query: Source
@@ -116,6 +130,7 @@ class AttentionSpec:
     query_norm: NormSpec | None = None
     key_norm: NormSpec | None = None
     normed_together: bool = False
+    relative: RelativeSpec | None = None
 
     def __post_init__(self) -> None:
         """ValueError for query heads that do not share the key/value heads evenly."""
@@ -210,10 +225,14 @@ class HeadSpec:
     """Scores over the vocabulary. `name` None: the token vectors. Scores are scaled, then softcapped.
 
     With `by_direction` each row counts as if it were of length 1 (Baichuan 2).
+    With `or_tied`, the token vectors also where the checkpoint has no tensor of that name. `offsets` names a tensor
+    `[1, vocabulary]` that is added to the scores, where the checkpoint has it; None for none.
     """
 
     name: str | None = None
     bias: bool = False
+    or_tied: bool = False
+    offsets: str | None = None
     scale: float = 1.0
     softcap: float | None = None
     by_direction: bool = False

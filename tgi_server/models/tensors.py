@@ -10,7 +10,17 @@ from tgi_server.errors import ModelError
 from tgi_server.models import mxfp4
 from tgi_server.models.description import Description, Shape
 from tgi_server.models.files import TensorInfo
-from tgi_server.models.spec import BlockSpec, ExpertsSpec, MlpSpec, ModelSpec, NormSpec, Source
+from tgi_server.models.spec import (
+    AttentionSpec,
+    BlockSpec,
+    EmbeddingSpec,
+    ExpertsSpec,
+    HeadSpec,
+    MlpSpec,
+    ModelSpec,
+    NormSpec,
+    Source,
+)
 
 FLOATS = ("F16", "BF16", "F32", "F64")
 BYTES = ("U8",)
@@ -33,18 +43,27 @@ def listed(problems: Sequence[str]) -> str:
 
 def expected(spec: ModelSpec) -> Iterator[tuple[str, Shape]]:
     """Each tensor, without prefix, and its shape. Of learned positions the rows are the fewest that will do."""
-    hidden, own, head = spec.hidden_size, spec.embedding, spec.head
-    yield f"{own.name}.weight", (spec.vocab_size, hidden)
-    if own.positions:
-        yield f"{own.positions}.weight", (own.first_position + (spec.max_positions or 1), hidden)
-    yield from _norm(own.norm, hidden)
-    yield from _norm(spec.norm, hidden)
-    if head.name:
-        yield f"{head.name}.weight", (spec.vocab_size, hidden)
-        if head.bias:
-            yield f"{head.name}.bias", (spec.vocab_size,)
+    yield from embedding(spec, spec.embedding)
+    yield from norm(spec.norm, spec.hidden_size)
+    yield from head(spec, spec.head)
     for block in spec.blocks:
-        yield from _block(block, hidden)
+        yield from _block(block, spec.hidden_size)
+
+
+def embedding(spec: Description, own: EmbeddingSpec) -> Iterator[tuple[str, Shape]]:
+    """Token vectors, learned positions and their norm."""
+    yield f"{own.name}.weight", (spec.vocab_size, spec.hidden_size)
+    if own.positions:
+        yield f"{own.positions}.weight", (own.first_position + (spec.max_positions or 1), spec.hidden_size)
+    yield from norm(own.norm, spec.hidden_size)
+
+
+def head(spec: Description, own: HeadSpec) -> Iterator[tuple[str, Shape]]:
+    """What a head has of its own for sure."""
+    if own.name and not own.or_tied:
+        yield f"{own.name}.weight", (spec.vocab_size, spec.hidden_size)
+    if own.name and own.bias:
+        yield f"{own.name}.bias", (spec.vocab_size,)
 
 
 def packed(spec: ModelSpec) -> dict[str, int]:
@@ -91,44 +110,50 @@ def _more_layers(spec: Description, tensors: Mapping[str, TensorInfo]) -> Iterat
 
 
 def _block(block: BlockSpec, hidden: int) -> Iterator[tuple[str, Shape]]:
-    attention, mlp = block.attention, block.mlp
-    yield from _columns((attention.query, attention.key, attention.value), hidden)
-    yield from _linear(attention.output, (hidden, attention.output.size))
-    yield from _mlp(mlp, hidden) if isinstance(mlp, MlpSpec) else _experts(mlp, hidden)
-    for norm in (block.attention_norm, block.mlp_norm, block.attention_post, block.mlp_post):
-        yield from _norm(norm, hidden)
-    for norm, heads in ((attention.query_norm, attention.query), (attention.key_norm, attention.key)):
-        yield from _norm(norm, heads.size if attention.normed_together else heads.width)
-    if attention.sinks:
-        yield attention.sinks, (attention.query.units,)
+    yield from branch(block.attention, hidden)
+    yield from branch(block.mlp, hidden) if isinstance(block.mlp, MlpSpec) else _experts(block.mlp, hidden)
+    for own in (block.attention_norm, block.mlp_norm, block.attention_post, block.mlp_post):
+        yield from norm(own, hidden)
 
 
-def _mlp(mlp: MlpSpec, hidden: int, experts: int = 0) -> Iterator[tuple[str, Shape]]:
-    yield from _columns([source for source in (mlp.gate, mlp.up) if source is not None], hidden, experts)
-    yield from _linear(mlp.down, (hidden, mlp.down.size), experts)
+def branch(spec: AttentionSpec | MlpSpec, hidden: int, experts: int = 0) -> Iterator[tuple[str, Shape]]:
+    """What attention or an MLP has, but for the norm before it; `experts` as in `linear`."""
+    if isinstance(spec, MlpSpec):
+        yield from columns((spec.gate, spec.up), hidden, experts)
+        yield from linear(spec.down, (hidden, spec.down.size), experts)
+        return
+    yield from columns((spec.query, spec.key, spec.value), hidden)
+    yield from linear(spec.output, (hidden, spec.output.size))
+    for own, heads in ((spec.query_norm, spec.query), (spec.key_norm, spec.key)):
+        yield from norm(own, heads.size if spec.normed_together else heads.width)
+    if spec.sinks:
+        yield spec.sinks, (spec.query.units,)
+    if spec.relative:
+        yield f"{spec.relative.name}.weight", (spec.relative.buckets, spec.query.units)
 
 
 def _experts(spec: ExpertsSpec, hidden: int) -> Iterator[tuple[str, Shape]]:
     """Experts that share tensors want the same ones."""
     for source in (spec.router, spec.shared_gate):
         if source is not None:
-            yield from _linear(source, (source.size, hidden))
+            yield from linear(source, (source.size, hidden))
     if spec.shared is not None:
-        yield from _mlp(spec.shared, hidden)
+        yield from branch(spec.shared, hidden)
     count = len(spec.experts)
-    yield from dict.fromkeys(tensor for expert in spec.experts for tensor in _mlp(expert, hidden, count))
+    yield from dict.fromkeys(tensor for expert in spec.experts for tensor in branch(expert, hidden, count))
 
 
-def _columns(sources: Iterable[Source], hidden: int, experts: int = 0) -> Iterator[tuple[str, Shape]]:
+def columns(sources: Iterable[Source | None], hidden: int, experts: int = 0) -> Iterator[tuple[str, Shape]]:
     """Layers that read the stream, some of them in one tensor."""
     fused: dict[str, list[Source]] = defaultdict(list)
     for source in sources:
-        fused[source.name].append(source)
+        if source is not None:
+            fused[source.name].append(source)
     for own in fused.values():
-        yield from _linear(own[0], (sum(source.size for source in own), hidden), experts)
+        yield from linear(own[0], (sum(source.size for source in own), hidden), experts)
 
 
-def _linear(source: Source, shape: tuple[int, int], experts: int = 0) -> Iterator[tuple[str, Shape]]:
+def linear(source: Source, shape: tuple[int, int], experts: int = 0) -> Iterator[tuple[str, Shape]]:
     """Of `[out, in]`; with `experts`, of as many such in one tensor where the source says so."""
     all_of = () if source.expert is None else (experts,)
     if source.mxfp4:
@@ -141,8 +166,9 @@ def _linear(source: Source, shape: tuple[int, int], experts: int = 0) -> Iterato
         yield source.tensor("bias"), (*all_of, shape[0])
 
 
-def _norm(norm: NormSpec | None, size: int) -> Iterator[tuple[str, Shape]]:
-    if norm is not None and norm.kind != "identity" and norm.weighted:
-        yield f"{norm.name}.weight", (size,)
-        if norm.bias:
-            yield f"{norm.name}.bias", (size,)
+def norm(spec: NormSpec | None, size: int) -> Iterator[tuple[str, Shape]]:
+    """The weights of a norm of rows of `size`."""
+    if spec is not None and spec.kind != "identity" and spec.weighted:
+        yield f"{spec.name}.weight", (size,)
+        if spec.bias:
+            yield f"{spec.name}.bias", (size,)

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from tgi_server.errors import ModelError
-from tgi_server.kernels.formats import Format
+from tgi_server.kernels.formats import Dense, Format
 from tgi_server.kernels.operations import Norm, NormKind
 from tgi_server.kernels.plain import LinearOp
 from tgi_server.kernels.row import Needs, Operation
@@ -111,6 +111,10 @@ class WeightLoader:
         self._prefixes = prefixes
         self._quantize = quantize
 
+    def has(self, name: str) -> bool:
+        """Whether the checkpoint has a tensor."""
+        return found(name, self._prefixes, self._checkpoint) is not None
+
     def vector(
         self, name: str, pieces: Sequence[Span] | None = None, dtype: torch.dtype = torch.float32,
         entry: int | None = None,
@@ -164,6 +168,10 @@ class WeightLoader:
         first = self.group.rank == 0  # the sum of all ranks has the bias once
         bias = self._bias(source, None) if source.bias and first else None
         return self._quantize.read(tensors), bias
+
+    def dense(self, weight: Tensor, bias: Tensor | None = None) -> LinearOp:
+        """A layer that no method quantises, of its part `[out, in]` in the serving dtype."""
+        return self._built(Dense(weight), bias)
 
     def _bias(self, source: Source, pieces: Sequence[Span] | None) -> Tensor:
         if source.bias:

@@ -65,7 +65,8 @@ class FakeModel:
         self._known: dict[int, _Known] = {}
         self._ever: set[int] = set()
         self._failed: set[int] = set()
-        self._caches = [FakeCache(group, number) for number, group in enumerate(info.groups)]
+        encoded = info.start_token_id is not None
+        self._caches = [FakeCache(group, number, encoded) for number, group in enumerate(info.groups)]
         self._next_step = 0
 
     def step(self, plan: Plan) -> Outcome:
@@ -113,6 +114,8 @@ class FakeModel:
             self._failed.add(id)
         guessed = known.drafts(draft)
         whole = 0 if id in self._failed else min(stop, len(known.new.prompt_ids))
+        if self._info.start_token_id is not None:
+            assert start or stop == len(known.new.prompt_ids), f"an encoder reads the prompt of {id} whole"
         for cache in self._caches:
             cache.write(known.new, start, stop + guessed, whole)
             if start < len(known.new.prompt_ids) <= stop:
@@ -135,7 +138,7 @@ class FakeModel:
         if new.sampling.top_n_tokens:
             outcome.top_tokens[new.id] = [self._others(token, new.sampling.top_n_tokens) for token in tokens]
         if new.sampling.prompt_logprobs and not known.tokens:
-            following = new.prompt_ids[1:]
+            following = new.prompt_ids[1:] if self._info.start_token_id is None else []
             outcome.prompt_logprobs[new.id] = [-1.0] * len(following)
             if alternatives := new.sampling.prompt_top_tokens:
                 outcome.prompt_top_tokens[new.id] = [self._others(id, alternatives) for id in following]

@@ -13,10 +13,12 @@ class FakeCache:
 
     Args:
         number: of the group in `NewSequence.blocks`.
+        encoded: whether an encoder reads the prompts: other groups then hold one position in a prompt's place.
     """
 
-    def __init__(self, info: GroupInfo, number: int) -> None:
+    def __init__(self, info: GroupInfo, number: int, encoded: bool = False) -> None:
         self._info = info
+        self._encoded = encoded
         self._number = number
         self._owners: dict[int, set[int]] = defaultdict(set)
         self._prompts: dict[int, tuple[Sequence[int], int]] = {}  # block → a prompt, and where in it the block ends
@@ -54,6 +56,9 @@ class FakeCache:
             return
         if self._info.kind is CacheKind.ENCODER:
             stop = min(stop, len(new.prompt_ids))
+        elif self._encoded:
+            prompt = len(new.prompt_ids) - 1
+            start, stop, whole = max(0, start - prompt), stop - prompt, 0
         assert stop <= len(table) * BLOCK_SIZE, f"sequence {new.id} runs out of its blocks"
         for index in range(start // BLOCK_SIZE, -(-stop // BLOCK_SIZE)):
             self._write(new, table[index], index, whole)
@@ -79,6 +84,7 @@ class FakeCache:
         """The prompt is computed: what no later position sees may belong to others from the next plan on."""
         if self._info.window is not None:
             table = new.blocks[self._number]
-            first = max(0, len(new.prompt_ids) - self._info.window + 1) // BLOCK_SIZE
+            prompt = 1 if self._encoded else len(new.prompt_ids)
+            first = max(0, prompt - self._info.window + 1) // BLOCK_SIZE
             for block in set(table[:first]) - set(table[first:]):
                 self._owners[block].discard(new.id)

@@ -22,8 +22,18 @@ FULL = CacheGroup(CacheKind.FULL)
 
 
 @dataclass(frozen=True, slots=True)
+class Sources:
+    """Whole prompts that an encoder reads in a step, flattened: `ids` and `positions` are int64 `[tokens]`."""
+
+    ids: Tensor
+    positions: Tensor
+    batch: AttentionBatch
+
+
+@dataclass(frozen=True, slots=True)
 class StepInputs:
-    """One step, flattened: `tokens` is the sum of the plan's counts and of the guessed tokens.
+    """One step, flattened: `tokens` is the sum of the plan's counts and of the guessed tokens; where an encoder reads
+    the prompts, each new sequence has one token in it, and its prompt in `sources`.
 
     The rows of a sequence follow each other, its guessed tokens last.
 
@@ -37,6 +47,7 @@ class StepInputs:
         yielding: indices into the plan's ids of the sequences that get new tokens.
         scored: for each of these, how many rows decide: one, and one for each guessed token.
         score_rows: int64 `[sum of scored]`, the rows whose hidden states decide.
+        sources: None where no prompt is to be encoded.
     """
 
     ids: Tensor
@@ -47,6 +58,7 @@ class StepInputs:
     yielding: list[int]
     scored: list[int]
     score_rows: Tensor
+    sources: Sources | None = None
 
 
 class BatchState:
@@ -56,17 +68,21 @@ class BatchState:
 
     Args:
         groups: of layers whose caches are addressed alike.
+        start: the token that texts begin with when an encoder reads the prompts; None where they continue the prompt.
     """
 
     def __init__(
-        self, max_tokens: int, device: torch.device, groups: Sequence[CacheGroup] = (FULL,), rows: int = 32
-    ) -> None:
+        self, max_tokens: int, device: torch.device, groups: Sequence[CacheGroup] = (FULL,), rows: int = 32,
+        start: int | None = None,
+    ) -> None:  # fmt: skip
         self._device = device
+        self._start = start
         self._kinds = [group.kind for group in groups]
         self._tokens = np.zeros((rows, max_tokens + 1), np.int64)
         widths = [1 if kind is CacheKind.STATE else blocks_of(max_tokens) for kind in self._kinds]
         self._tables = [np.zeros((rows, width), np.int64) for width in widths]
-        self._lengths = np.zeros((rows, 2), np.int64)  # of the prompt, and at most
+        self._lengths = np.zeros((rows, 2), np.int64)  # of what the text begins with, and at most
+        self._prompts = np.zeros(rows, np.int64)  # their lengths
         self._known = np.zeros(rows, np.int64)  # ids in _tokens
         self._computed = np.zeros(rows, np.int64)  # of those, in the cache
         self._free = list(range(rows))[::-1]
@@ -94,17 +110,19 @@ class BatchState:
         if not self._free:
             self._grow()
         row = self._free.pop()
-        n = len(new.prompt_ids)
-        self._tokens[row, :n] = new.prompt_ids
+        begun = new.prompt_ids if self._start is None else [self._start]
+        n, prompt = len(begun), len(new.prompt_ids)
+        self._tokens[row, :n] = begun
         for table, blocks in zip(self._tables, new.blocks, strict=True):
             table[row, : len(blocks)] = blocks
-        self._lengths[row] = n, new.max_length
+        self._lengths[row] = n, new.max_length - prompt + n
+        self._prompts[row] = prompt
         self._known[row], self._computed[row] = n, new.cached
         self._rows[new.id], self._announced[new.id] = row, new
 
     def _grow(self) -> None:
         rows = len(self._known)
-        for name in ("_tokens", "_lengths", "_known", "_computed"):
+        for name in ("_tokens", "_lengths", "_prompts", "_known", "_computed"):
             setattr(self, name, _doubled(getattr(self, name)))
         self._tables = [_doubled(table) for table in self._tables]
         self._free = list(range(rows, 2 * rows))[::-1]
@@ -114,11 +132,11 @@ class BatchState:
         return self._announced[id].sampling
 
     def prompt_length(self, id: int) -> int:
-        """How many ids sequence `id` came with."""
-        return len(self._announced[id].prompt_ids)
+        """How many ids the text of sequence `id` began with: its prompt, or the token that stands for it."""
+        return int(self._lengths[self._rows[id], 0])
 
     def known(self, id: int, drafts: int = 0) -> IntArray:
-        """The ids of sequence `id` so far, prompt and generated, and the first `drafts` that the step guesses."""
+        """The ids of the text of `id` so far, with the prompt that it continues, and the first `drafts` guesses."""
         row = self._rows[id]
         tokens: IntArray = self._tokens[row, : self._known[row] + drafts]
         return tokens
@@ -141,7 +159,7 @@ class BatchState:
         """The arrays of `plan`'s step. Raises KeyError for an id that was never announced."""
         rows = np.array([self._rows[id] for id in plan.ids], np.int64)
         computed, known, lengths = self._computed[rows], self._known[rows], self._lengths[rows]
-        counts = np.array(plan.counts, np.int64)
+        counts = self._counts(plan)
         # one that has all its tokens is computed again: the plan was made before that was known
         yielding = np.flatnonzero((computed + counts == known) & (known < lengths[:, 1]))
         scored = None
@@ -160,7 +178,23 @@ class BatchState:
             yielding=yielding.tolist(),
             scored=[1] * len(yielding) if scored is None else scored.tolist(),
             score_rows=self._tensor(last_of(step.starts[1:][yielding], scored)),
+            sources=None if self._start is None else self._sources(plan, rows[computed == 0]),
         )
+
+    def _counts(self, plan: Plan) -> IntArray:
+        """New positions of each text."""
+        return np.array(plan.counts, np.int64) if self._start is None else np.ones(len(plan.ids), np.int64)
+
+    def _sources(self, plan: Plan, rows: IntArray) -> Sources | None:
+        """The prompts of the plan's sequences that have nothing in the cache, of which these are the rows."""
+        if not len(rows):
+            return None
+        fresh = set(rows.tolist())
+        ids = [self._announced[id].prompt_ids for id in plan.ids if self._rows[id] in fresh]
+        step = Rows.of(rows, np.zeros_like(rows), self._prompts[rows])
+        (batch,) = self._batches(step, CacheKind.ENCODER)
+        flat = np.fromiter(chain.from_iterable(ids), np.int64, len(step.positions))
+        return Sources(self._tensor(flat), self._tensor(step.positions), batch)
 
     def _write(self, plan: Plan, rows: IntArray, drafts: Drafts) -> IntArray:
         """Put guessed tokens behind the known ones; how many each of the plan's sequences has."""
@@ -172,12 +206,14 @@ class BatchState:
                 guessed[index] = len(tokens)
         return guessed
 
-    def _batches(self, step: Rows) -> list[AttentionBatch]:
-        """One for each group; what is the same for all of them is made once."""
+    def _batches(self, step: Rows, only: CacheKind | None = None) -> list[AttentionBatch]:
+        """One for each group, or for those of one kind; what is the same for all of them is made once."""
         starts, lengths, contexts = step.starts.tolist(), step.counts.tolist(), step.contexts.tolist()
         on_device = self._tensor(step.starts), self._tensor(step.contexts)
         batches = []
         for kind, tables in zip(self._kinds, self._tables, strict=True):
+            if only not in (None, kind):
+                continue
             if kind is CacheKind.ENCODER:
                 batches.append(self._encoder_batch(step, starts, lengths, on_device[0], tables))
                 continue
@@ -193,8 +229,8 @@ class BatchState:
     def _encoder_batch(
         self, step: Rows, starts: list[int], lengths: list[int], on_device: Tensor, tables: IntArray
     ) -> AttentionBatch:
-        prompts = self._lengths[step.rows, 0]
-        slots = slots_of(tables, step.row_of, np.minimum(step.positions, self._lengths[step.row_of, 0] - 1))
+        prompts = self._prompts[step.rows]
+        slots = slots_of(tables, step.row_of, np.minimum(step.positions, self._prompts[step.row_of] - 1))
         table = tables[step.rows, : blocks_of(int(prompts.max()))]
         placed = self._tensor(prompts), self._tensor(table), self._tensor(slots)
         return AttentionBatch(starts, lengths, prompts.tolist(), on_device, *placed)
@@ -205,7 +241,7 @@ class BatchState:
         Those of them that were guessed are in the cache as well.
         """
         rows = np.array([self._rows[id] for id in plan.ids], np.int64)
-        self._computed[rows] = np.minimum(self._computed[rows] + plan.counts, self._lengths[rows, 1] - 1)
+        self._computed[rows] = np.minimum(self._computed[rows] + self._counts(plan), self._lengths[rows, 1] - 1)
         rows, flat = rows[yielding], [*chain.from_iterable(tokens)]
         if len(flat) == len(rows):  # one each
             self._tokens[rows, self._known[rows]] = flat

@@ -20,7 +20,7 @@ from tgi_server.kernels.attention import AttentionBatch, LayerCache
 from tgi_server.kernels.native import calls
 from tgi_server.kernels.operations import Angles
 from tgi_server.models.description import Description
-from tgi_server.models.model import Inputs, Model
+from tgi_server.models.model import EncoderModel, Inputs, Model
 from tgi_server.shard.batch import StepInputs
 from tgi_server.types import BLOCK_SIZE, CacheKind
 
@@ -48,8 +48,14 @@ def best_forward(
         raise ConfigError("enable_cuda_graphs=true: there is no CUDA device")
     if cuda_graphs and model.recorder != "graphs":
         raise ConfigError("enable_cuda_graphs=true: some of the model's operations cannot be recorded")
-    addressed = all(group.kind in (CacheKind.FULL, CacheKind.WINDOW) for group in spec.groups)
-    if not addressed or model.recorder is None or (model.recorder == "graphs" and cuda_graphs is False):
+    run = _best_forward(model, caches, spec, options, cuda_graphs)
+    return EncoderForward(model, caches, run) if spec.start_token_id is not None else run
+
+
+def _best_forward(
+    model: Model, caches: Sequence[LayerCache], spec: Description, options: BatchingOptions, cuda_graphs: bool | None
+) -> Run:
+    if model.recorder is None or (model.recorder == "graphs" and cuda_graphs is False):
         log.info("steps are not recorded")
         return Forward(model, caches)
     if model.recorder == "calls":
@@ -82,6 +88,28 @@ class Forward:
         return self._model.forward(begin(self._model, inputs), self._caches, inputs.batches)
 
 
+class EncoderForward:
+    """Prompts go through the encoder of the model; then the step as `run` computes it."""
+
+    def __init__(self, model: Model, caches: Sequence[LayerCache], run: Run) -> None:
+        assert isinstance(model, EncoderModel)
+        self._model = model
+        self._caches = caches
+        self._step = run
+
+    def __call__(self, inputs: StepInputs) -> Tensor:
+        """See `Run`."""
+        if (sources := inputs.sources) is not None:
+            residual = self._model.begin_source(sources.ids, sources.positions)
+            if self._model.recorder == "calls":
+                with calls.record() as recording:
+                    self._model.encode(residual, self._caches, sources.batch)
+                recording.run()
+            else:
+                self._model.encode(residual, self._caches, sources.batch)
+        return self._step(inputs)
+
+
 class Buffers:
     """Inputs of steps with one new position for each of up to `most` sequences of up to `longest` positions."""
 
@@ -89,15 +117,16 @@ class Buffers:
         device = caches[0].keys.device
         self.most = most
         self.inputs = _zeros_like(_sample(model, device), most)
-        self._contexts = torch.zeros(most, dtype=torch.int64, device=device)
         self._starts = torch.arange(most + 1, device=device)
         self._blocks = -(-longest // BLOCK_SIZE)
-        shapes = [(most,), (most, self._blocks)]
+        shapes = [(most,), (most,), (most, self._blocks)]
         self._groups = [[torch.zeros(shape, dtype=torch.int64, device=device) for shape in shapes] for _ in spec.groups]
-        """Slots and block table of each group."""
+        """Contexts, slots and block table of each group."""
         self._spare = [0] * len(self._groups)
         for cache, group in zip(caches, spec.group_of, strict=True):
             self._spare[group] = len(cache.keys) - 1
+        self._sizes = [1 if group.kind is CacheKind.STATE else BLOCK_SIZE for group in spec.groups]
+        """Slots in a block of each group."""
 
     def fill(self, inputs: Inputs, batches: Sequence[AttentionBatch]) -> None:
         """Put a decode step in."""
@@ -106,17 +135,17 @@ class Buffers:
         for own, given in zip(self.inputs.angles, inputs.angles, strict=True):
             own.cos[:count] = given.cos
             own.sin[:count] = given.sin
-        self._contexts[:count] = batches[0].contexts
-        for (slots, table), batch in zip(self._groups, batches, strict=True):
+        for (contexts, slots, table), batch in zip(self._groups, batches, strict=True):
+            contexts[:count] = batch.contexts
             slots[:count] = batch.slots
             table[:count, : batch.block_tables.shape[1]] = batch.block_tables
 
     def clear(self, start: int, stop: int) -> None:
         """Let rows [start, stop) stand for sequences of one position, in the last block of the caches."""
         self.inputs.residual[start:stop] = 0
-        self._contexts[start:stop] = 1
-        for (slots, table), block in zip(self._groups, self._spare, strict=True):
-            slots[start:stop] = block * BLOCK_SIZE
+        for (contexts, slots, table), block, size in zip(self._groups, self._spare, self._sizes, strict=True):
+            contexts[start:stop] = 1
+            slots[start:stop] = block * size
             table[start:stop, 0] = block
 
     def forward(self, model: Model, caches: Sequence[LayerCache], size: int) -> Tensor:
@@ -127,11 +156,11 @@ class Buffers:
                 query_lengths=[1] * size,
                 context_lengths=[self._blocks * BLOCK_SIZE] * size,
                 starts=self._starts[: size + 1],
-                contexts=self._contexts[:size],
+                contexts=contexts[:size],
                 block_tables=table[:size],
                 slots=slots[:size],
             )
-            for slots, table in self._groups
+            for contexts, slots, table in self._groups
         ]
         angles = tuple(Angles(own.cos[:size], own.sin[:size]) for own in self.inputs.angles)
         return model.forward(Inputs(self.inputs.residual[:size], angles), caches, batches)

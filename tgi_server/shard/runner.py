@@ -63,7 +63,7 @@ class ModelRunner:
             library=instantiate(config.attention).wanted,
         )  # fmt: skip
         model = self._load(launch, needs)
-        state = BatchState(config.max_total_tokens, self._device, spec.groups)
+        state = BatchState(config.max_total_tokens, self._device, spec.groups, start=spec.start_token_id)
         blocks = self._allocate(config)
         run = best_forward(model, self._caches, spec, config, config.enable_cuda_graphs)
         watermark = Watermark.of(config)
@@ -88,6 +88,7 @@ class ModelRunner:
             unguided=unguided,
             draft_width=self._width,
             prefix_cacheable=not self._spec.by_length,
+            start_token_id=self._spec.start_token_id,
         )
 
     def _read_vocabulary(self, launch: Launch) -> Guides:

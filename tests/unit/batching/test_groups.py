@@ -111,3 +111,33 @@ def test_where_prefixes_mean_nothing_caching_is_off(cause: str) -> None:
         s.commit(outcome(plan), 0.0)
         assert plan.new[0].cached == 0
     assert scheduler(*groups).unshared is None, "nobody asked"
+
+
+def test_an_encoder_reads_prompts_whole_and_its_decoder_holds_what_it_writes() -> None:
+    s = scheduler(
+        (FULL, None, 8), (CacheKind.ENCODER, None, 16), info={"start_token_id": 3}, max_batch_prefill_tokens=200,
+        prefill_chunk_tokens=16,
+    )  # fmt: skip
+    s.add(sequence(0, prompt=100, new=20))
+    s.add(sequence(1, prompt=33, new=16))
+    first = planned(s)
+    assert (first.ids, first.counts) == ([0, 1], [100, 33])
+    assert first.new[0].blocks == [[0, 1], [0, 1, 2, 3, 4, 5, 6]], "20 positions: the start and 19 generated tokens"
+    assert first.new[1].blocks == [[2], [7, 8, 9]] and first.new[1].max_length == 49
+    assert planned(s).counts == [1, 1]
+    with pytest.raises(ValidationError, match=r"128 tokens"):
+        s.add(sequence(2, prompt=1, new=129))
+    s.add(sequence(3, prompt=1, new=128))
+    s.add(sequence(4, prompt=112, new=1))
+    assert planned(s).counts == [1, 1], "six blocks are left of the encoder's, seven are needed"
+
+
+def test_states_are_slots_and_prompts_come_in_chunks() -> None:
+    s = scheduler((CacheKind.STATE, None, 2), prefill_chunk_tokens=16)
+    for id in range(3):
+        s.add(sequence(id, prompt=8, new=900))
+    plan = planned(s)
+    assert [new.blocks for new in plan.new] == [[[0]], [[1]]]
+    s.abort(0, 0.0)
+    plan = planned(s)
+    assert plan.finished == [0] and plan.new[0].blocks == [[0]] and plan.ids == [1, 2]

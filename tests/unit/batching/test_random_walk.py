@@ -1,6 +1,7 @@
 """Random arrivals, ends, aborts and failures, with up to two plans in flight; the books must balance every step.
 
-Over caches of one and of several groups of layers, and shards that guess tokens. The model checks the contents.
+Over caches of one and of several groups of layers, shards that guess tokens, and encoders. The model checks what is in
+them.
 """
 
 from collections import Counter, deque
@@ -46,6 +47,7 @@ class Walk:
     eos_at: dict[int, int]
     groups: list[GroupInfo] = field(default_factory=lambda: [FULL])
     draft: int = 0
+    start: int | None = None
     model: FakeModel = field(init=False)
     scheduler: Scheduler = field(init=False)
     flight: deque[Plan] = field(default_factory=deque)
@@ -61,7 +63,7 @@ class Walk:
     def __post_init__(self) -> None:
         info = replace(
             FAKE_INFO, groups=self.groups, efficient_tokens=self.step_tokens, eos_token_ids=[EOS], vocab_size=100,
-            draft_width=self.draft,
+            draft_width=self.draft, start_token_id=self.start,
         )  # fmt: skip
         self.scheduler = Scheduler(self.options, info)
         self.model = FakeModel(info, self.choose)
@@ -116,7 +118,7 @@ class Walk:
         assert self.started == sorted(self.started), "first come, first served"
         assert all(not new.cached for new in plan.new if new.sampling.prompt_logprobs)
         self.hits += sum(new.cached for new in plan.new)
-        if self.options.prefill_chunk_tokens:
+        if self.options.prefill_chunk_tokens and self.start is None:
             self.check_chunked(plan)
         elif plan.new:
             assert sum(plan.counts) <= BUDGET
@@ -189,6 +191,7 @@ EVENTS = st.one_of(
     prefix_caching=st.booleans(),
     groups=st.sampled_from(GROUPS),
     draft=st.sampled_from([0, 0, 1, 4]),
+    start=st.sampled_from([None, None, 3]),
 )
 def test_random_walk(
     events: list[tuple[str, int, int]],
@@ -201,6 +204,7 @@ def test_random_walk(
     prefix_caching: bool,
     groups: list[GroupInfo],
     draft: int,
+    start: int | None,
 ) -> None:
     options = BatchingOptions(
         max_batch_prefill_tokens=BUDGET,
@@ -208,9 +212,9 @@ def test_random_walk(
         waiting_served_ratio=ratio,
         max_waiting_tokens=patience,
         prefill_chunk_tokens=chunk,
-        prefix_caching=prefix_caching,
+        prefix_caching=prefix_caching and start is None,  # which goes with a group that cannot share
     )
-    walk = Walk(options, step_tokens, eos_at, groups, draft)
+    walk = Walk(options, step_tokens, eos_at, groups, draft, start)
     for kind, first, second in events:
         if kind == "arrive":
             walk.arrive(first, second)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,35 @@ def test_a_state_is_one_slot_a_request() -> None:
     options = BatchingOptions(max_concurrent_requests=4, max_total_tokens=160)
     assert blocks(options, 10**6, FULL, state) == [40, 4]
     assert blocks(options, 250_000, FULL, state) == [25, 4]
+
+
+def test_an_encoders_output_takes_what_prompts_may_have() -> None:
+    encoder = GroupSize(CacheGroup(CacheKind.ENCODER), 5, 1000)
+    options = BatchingOptions(max_concurrent_requests=4, max_total_tokens=161, max_input_length=33)
+    assert blocks(options, 10**6, FULL, encoder) == [40, 12]
+    assert blocks(options, 20_000, FULL, encoder) == [13, 4], "never less than one request needs"
+
+
+def test_states_alone_leave_the_tokens_unlimited_and_are_refused_where_they_do_not_fit(tmp_path: Path) -> None:
+    state = GroupSize(CacheGroup(CacheKind.STATE), 2, 50_000)
+    options = BatchingOptions(max_concurrent_requests=4, max_total_tokens=2**20)
+    assert blocks(options, 250_000, state) == [4]
+    with pytest.raises(ConfigError, match=r"max_concurrent_requests=4: .* the largest value that does is 3"):
+        blocks(options, 200_000, state)
+    assert list(arithmetic([state], [4], 0, 10**6))[1] == "cache, state, 2 layers: 48.83 KiB a text, 4 texts, 0.00 GiB"
+
+
+def test_states_are_shared_by_the_ranks(tmp_path: Path) -> None:
+    entries = {"model_type": "mamba", "vocab_size": 9, "hidden_size": 12, "num_hidden_layers": 2, "state_size": 5}
+    (tmp_path / "config.json").write_text(json.dumps(entries))
+    spec = read_spec(tmp_path)
+    for world, parts in ((1, [24]), (3, [8, 8, 8]), (5, [4, 5, 5, 5, 5])):
+        (size,) = group_sizes(spec, world, torch.bfloat16)
+        for rank, part in enumerate(parts):
+            caches = allocate(spec, [7], world, torch.bfloat16, CPU, rank)
+            assert [tuple(state.shape) for state in caches[0].states] == [(7, 3, part), (7, 5, part)]
+            taken = sum(state.nbytes for cache in caches for state in cache.states)
+            assert taken == 7 * size.block_bytes or part < max(parts)
 
 
 def test_the_arithmetic_adds_up() -> None:

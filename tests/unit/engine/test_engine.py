@@ -182,6 +182,22 @@ async def test_prompt_tokens_and_alternatives(start: Start) -> None:
     assert [len(event.top_tokens) for event in events] == [3, 3]
 
 
+async def test_a_text_whose_prompt_an_encoder_reads_begins_anew(start: Start) -> None:
+    groups = [GroupInfo(CacheKind.FULL, None, 8), GroupInfo(CacheKind.ENCODER, None, 8)]
+
+    def choose(new: NewSequence, position: int) -> int:
+        return ids[position - len(new.prompt_ids)]
+
+    rig = await start(FakeShards(replace(INFO, groups=groups, start_token_id=1), choose=choose))
+    ids = rig.tokenizer.encode("fox").ids
+    request = rig.request(prompt="the dog", new=len(ids), prompt_logprobs=True)
+    async with rig.engine.generate(request) as generation:
+        events = [event async for event in generation]
+    (only,) = generation.prompt
+    assert (only.token.id, only.token.text, only.token.logprob) == (1, "<|turn|>", None)
+    assert events[-1].finish is not None and events[-1].finish.text == "fox"
+
+
 async def test_what_can_never_run_is_refused(start: Start) -> None:
     rig = await start()
     with pytest.raises(ValidationError, match="max_batch_total_tokens"):

@@ -32,7 +32,7 @@ def generate(
     stopping = StoppingParams(max_new_tokens=len(ids), stop_sequences=stops, keep_stop=keep_stop)
     prompt = tokenizer.encode("Paris").ids
     request = GenerationRequest(prompt_ids=prompt, sampling=sampling or SamplingParams(), stopping=stopping)
-    text = GenerationText(Vocabulary(tokenizer), request)
+    text = GenerationText(Vocabulary(tokenizer), request, request.prompt_ids)
     released = []
     for index, id in enumerate(ids):
         released.append(text.push(id, -1.0, None, last if index == len(ids) - 1 else None))

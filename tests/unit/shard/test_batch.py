@@ -163,3 +163,32 @@ def test_a_sequence_with_all_its_tokens_is_computed_again_and_gets_none() -> Non
         assert inputs.positions.tolist() in ([3, 3], [4, 4])
     assert (inputs.yielding, inputs.scored, inputs.score_rows.tolist()) == ([], [], [])
     assert state.known(0).tolist() == [0, 1, 2, 100, 9] and state.computed(0) == 4
+
+
+def test_prompts_of_an_encoder_are_beside_the_text() -> None:
+    state = BatchState(64, CPU, (FULL, ENCODER), start=7)
+    prompts = [[11] * 3, list(range(20, 38))]
+    blocks = [[[1], [5]], [[2], [6, 3]]]
+    tables = [NewSequence(i, prompts[i], blocks[i], SamplingParams(), len(prompts[i]) + 4) for i in range(2)]
+    plan = Plan(0, [0, 1], [3, 18], new=tables)
+    state.update(plan)
+    inputs = state.inputs(plan)
+    assert (inputs.ids.tolist(), inputs.positions.tolist(), inputs.yielding) == ([7, 7], [0, 0], [0, 1])
+    assert inputs.limits.tolist() == [5, 5] and [state.prompt_length(id) for id in (0, 1)] == [1, 1]
+    own, cross = inputs.batches
+    assert own.slots.tolist() == [16, 32] and own.context_lengths == [1, 1]
+    assert cross.context_lengths == [3, 18] and cross.block_tables.tolist() == [[5, 0], [6, 3]]
+    sources = inputs.sources
+    assert sources is not None and sources.ids.tolist() == prompts[0] + prompts[1]
+    assert sources.positions.tolist() == [*range(3), *range(18)]
+    assert sources.batch.query_lengths == sources.batch.context_lengths == [3, 18]
+    assert sources.batch.slots.tolist() == [80, 81, 82, *range(96, 112), 48, 49]
+    state.advance(plan, inputs.yielding, [[8], [9]])
+    more = Plan(1, [0, 2, 1], [1, 2, 1], new=[NewSequence(2, [4, 5], [[4], [7]], SamplingParams(), 8)])
+    state.update(more)
+    inputs = state.inputs(more)
+    assert (inputs.ids.tolist(), inputs.positions.tolist()) == ([8, 7, 9], [1, 0, 1])
+    assert inputs.sources is not None and inputs.sources.ids.tolist() == [4, 5]
+    state.advance(more, inputs.yielding, [[1], [2], [3]])
+    inputs = state.inputs(Plan(2, [0], [1]))
+    assert inputs.sources is None and state.known(0).tolist() == [7, 8, 1]

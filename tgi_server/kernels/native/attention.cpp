@@ -14,10 +14,12 @@ struct Tile {
     member(const int64_t*, contexts) member(const int64_t*, tables) member(const Tile*, tiles)                    \
     member(float*, scratch) /* see sums and states */ member(T*, out)                                             \
     member(const float*, slopes) member(const float*, sinks) /* one for each query head, or none */               \
+    member(const float*, biases) /* [heads, 2 * reach + 1], or none */                                            \
     member(int64_t, table_width) member(int64_t, count) /* of tiles */ member(int64_t, most_rows) /* of a tile */ \
     member(int64_t, parts) /* into which a tile's context is cut */                                               \
     member(int64_t, heads) member(int64_t, kv) member(int64_t, key_width) member(int64_t, value_width)            \
-    member(int64_t, window) member(int64_t, causal) member(double, scale) member(double, softcap) /* 0: none */
+    member(int64_t, window) member(int64_t, causal) member(int64_t, reach) /* of the biases */                    \
+    member(double, scale) member(double, softcap) /* 0: none */
 
 template <typename T>
 struct Attend {
@@ -51,7 +53,8 @@ static void prepare(const Attend<T>& a, const Tile& tile, long head, float* sums
         const T* query = a.query + a.place(tile, i, head) * a.key_width;
         const long position = a.position(tile, i), first = a.first(tile, i), end = a.end(tile, i);
         for (long g = 0; g < group; g++, query += a.key_width, sums += a.value_width)
-            *heads++ = {query, sums, position, first, end, a.slopes ? a.slopes[head * group + g] : 0};
+            *heads++ = {query, sums, position, first, end, a.slopes ? a.slopes[head * group + g] : 0,
+                        a.biases ? a.biases + (head * group + g) * (2 * a.reach + 1) + a.reach : nullptr};
     }
 }
 
@@ -61,7 +64,8 @@ static void attend_blocks(const Attend<T>& a, const Tile& tile, long head, long 
     const long count = tile.rows * a.group(), kw = a.key_width, vw = a.value_width;
     const long seen = a.first(tile, 0), unseen = a.end(tile, tile.rows - 1);
     const int64_t* table = a.tables + tile.sequence * a.table_width;
-    const Scoring how{static_cast<float>(a.scale), static_cast<float>(a.softcap), a.softcap > 0 || a.slopes};
+    const Scoring how{static_cast<float>(a.scale), static_cast<float>(a.softcap), a.reach,
+                      a.softcap > 0 || a.slopes || a.biases};
     Block<T> block(kw, vw);
     long from = 0, to = 0;  // the heads that see something of a block: early rows end before it, late ones begin after
     for (long b = begin; b < end; b++) {

@@ -53,8 +53,8 @@ def _attend(
     call(
         f"attend_{NAMES[query.dtype]}", work, query, cache.keys, cache.values, batch.starts, batch.contexts,
         batch.block_tables, tiles, scratch, out, _each_head(features.slopes, heads), _each_head(features.sinks, heads),
-        table_width, len(tiles), most, parts, heads, kv, width, value_width, window, features.causal, features.scale,
-        features.softcap or 0.0,
+        _biases(features, heads), table_width, len(tiles), most, parts, heads, kv, width, value_width, window,
+        features.causal, features.reach, features.scale, features.softcap or 0.0,
     )  # fmt: skip
     return out
 
@@ -71,3 +71,10 @@ def _each_head(numbers: Tensor | None, heads: int) -> Tensor | None:
     if numbers is not None and (numbers.dtype != torch.float32 or numbers.shape != (heads,)):
         raise ValueError(f"{heads} heads have one float32 each, not {numbers.dtype} {tuple(numbers.shape)}")
     return numbers
+
+
+def _biases(features: Features, heads: int) -> Tensor | None:
+    biases = features.biases
+    if biases is not None and (biases.dtype != torch.float32 or biases.shape != (heads, 2 * features.reach + 1)):
+        raise ValueError(f"{heads} heads have float32 biases each, not {biases.dtype} {tuple(biases.shape)}")
+    return biases

@@ -15,6 +15,7 @@ struct Head {
     float* sums;
     long position, first, end;
     float slope;
+    const float* biases;  // that of distance 0, or none
     float maximum = NOTHING;
     vec sum{};
 };
@@ -28,14 +29,30 @@ static inline float largest(vec x) {
     return x[0];
 }
 
-// What not every layer wants of its scores, softcap * tanh(score / softcap) + slope * distance. Out of line: the loops
-// of other layers stay small.
+// The biases of 16 distances in a row, the first of them `first`; those beyond `reach` have that of `reach`.
+static inline vec biases_of(const float* biases, long first, long reach) {
+    if (-reach <= first && first + BLOCK - 1 <= reach) return load(biases + first);
+    vec found;
+    for (long i = 0; i < BLOCK; i++) found[i] = biases[std::max(-reach, std::min(first + i, reach))];
+    return found;
+}
+
+struct Scoring {
+    float scale, softcap;
+    long reach;     // of the biases
+    bool adjusted;  // by a softcap, slopes or biases
+};
+
+// What not every layer wants of its scores, softcap * tanh(score / softcap) + slope * distance + bias. Out of line: the
+// loops of other layers stay small.
 template <typename T>
-__attribute__((noinline)) static void adjust(const Head<T>* heads, long count, long start, float softcap, vec* scores) {
+__attribute__((noinline)) static void adjust(const Head<T>* heads, long count, long start, Scoring how, vec* scores) {
     for (long n = 0; n < count; n++) {
-        const ivec distance = NUMBERS + static_cast<int32_t>(start - heads[n].position);
-        if (softcap > 0) scores[n] = softcap * hyperbolic_tangent(scores[n] / softcap);
+        const long first = start - heads[n].position;
+        const ivec distance = NUMBERS + static_cast<int32_t>(first);
+        if (how.softcap > 0) scores[n] = how.softcap * hyperbolic_tangent(scores[n] / how.softcap);
         scores[n] += heads[n].slope * __builtin_convertvector(distance, vec);
+        if (heads[n].biases) scores[n] += biases_of(heads[n].biases, first, how.reach);
     }
 }
 
@@ -102,11 +119,6 @@ static inline void add_values(const Head<T>* heads, const Block<T>& block, const
 }
 
 // How a layer scores.
-struct Scoring {
-    float scale, softcap;
-    bool adjusted;  // by a softcap or slopes
-};
-
 // N query heads meet one block.
 template <typename T, long N>
 static inline void meet(Head<T>* heads, const Block<T>& block, long start, Scoring how) {
@@ -115,7 +127,7 @@ static inline void meet(Head<T>* heads, const Block<T>& block, long start, Scori
     if (how.adjusted) {
         vec copies[N];  // the scores themselves stay in registers
         for (long n = 0; n < N; n++) copies[n] = scores[n];
-        adjust(heads, N, start, how.softcap, copies);
+        adjust(heads, N, start, how, copies);
         for (long n = 0; n < N; n++) scores[n] = copies[n];
     }
     T weights[N][BLOCK];

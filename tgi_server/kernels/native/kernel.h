@@ -9,7 +9,7 @@
     constant(BLOCK, 16)   /* positions in a cache block: one vector of scores */                              \
     constant(PANEL, 32)   /* outputs whose weights lie side by side in a packed weight */                     \
     constant(WIDEST, 256) /* numbers in a head of keys or of values */                                        \
-    constant(CALL, 24)    /* 8-byte fields of a call: the kernel's address and room for its arguments */
+    constant(CALL, 32)    /* 8-byte fields of a call: the kernel's address and room for its arguments */
 #define CONSTANT(name, number) static const long name = number;
 CONSTANTS(CONSTANT)
 

@@ -15,7 +15,7 @@ PANEL = 32
 """Outputs whose weights lie side by side in a packed weight."""
 WIDEST = 256
 """Most numbers in a head of keys or of values."""
-CALL = 24
+CALL = 32
 """8-byte fields of a call: the kernel's address, then room for its arguments."""
 CONSTANTS = {"BLOCK": BLOCK_SIZE, "PANEL": PANEL, "WIDEST": WIDEST, "CALL": CALL}
 
@@ -43,8 +43,17 @@ _ARGUMENTS = {
     "gate": (_COMPUTED, "x out rows inner activation gated slope:d limit:d offset:d"),
     "attend": (
         _COMPUTED,
-        "query keys values starts contexts tables tiles scratch out slopes sinks table_width count most_rows parts "
-        "heads kv key_width value_width window causal scale:d softcap:d",
+        "query keys values starts contexts tables tiles scratch out slopes sinks biases table_width count most_rows "
+        "parts heads kv key_width value_width window causal reach scale:d softcap:d",
+    ),
+    "convolve": (
+        _COMPUTED,
+        "projected weight bias state starts contexts tables out sequences channels taps table_width",
+    ),
+    "scan": (
+        _COMPUTED,
+        "x time select projected rates skip bias state starts contexts tables out sequences channels states "
+        "table_width",
     ),
     "linear": (_PRODUCTS, "x weight scale bias out rows inner outer"),
     "grouped": (_PRODUCTS[:-1], "starts active x weight scale bias out rows inner outer"),

@@ -55,6 +55,8 @@ ROWS = [
     _row("rotate_store", "operations"),
     _row("gate", "operations"),
     _row("attention", "attention", _attention_reasons),
+    _row("convolve", "recurrent"),
+    _row("scan", "recurrent"),
     _row("linear", "linear", _linear_reasons),
     _row("experts", "experts", _linear_reasons),
     _row("head", "linear", _head_reasons),

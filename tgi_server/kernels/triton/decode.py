@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from tgi_server.kernels.attention import Features, LayerCache
-from tgi_server.kernels.triton.scores import add_tile, arguments, first_sums, masked_scores, slopes_of
+from tgi_server.kernels.triton.scores import add_tile, arguments, biases_of, first_sums, masked_scores, slopes_of
 from tgi_server.kernels.triton.support import padded, tile_rows
 
 MOST_PARTS = 64
@@ -22,9 +22,10 @@ PROGRAMS = 2
 """Programs wanted for each multiprocessor."""
 
 
-@triton.jit(do_not_specialize=["stride", "parts", "window"])
+@triton.jit(do_not_specialize=["stride", "parts", "window", "reach"])
 def _decode(
-    query, keys, values, tables, contexts, out, sums, stride, parts, slopes, sinks, scale, softcap, window,
+    query, keys, values, tables, contexts, out, sums, stride, parts,
+    slopes, sinks, biases, reach, scale, softcap, window,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, KEY: tl.constexpr, VALUE: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     PARTED: tl.constexpr, ROWS: tl.constexpr, KEY_COLUMNS: tl.constexpr, VALUE_COLUMNS: tl.constexpr,
     TILE: tl.constexpr,
@@ -44,6 +45,7 @@ def _decode(
     end = tl.minimum(begin + length, context)
     position, last = tl.zeros([ROWS], tl.int32) + (context - 1), tl.zeros([ROWS], tl.int32) + (end - 1)
     slope = slopes_of(slopes, own_head, in_group)
+    bias = biases_of(biases, own_head, in_group, reach)
     best, total, attended = first_sums(sinks, own_head, in_group, part == 0, ROWS, VALUE_COLUMNS)
     for start in range(begin, end, TILE):
         other = start + tl.arange(0, TILE)
@@ -54,7 +56,7 @@ def _decode(
         k = tl.load(to_key + key_column[:, None], mask=seen[None, :] & in_key[:, None], other=0.0)
         v = tl.load(to_value + value_column[None, :], mask=seen[:, None] & in_value[None, :], other=0.0)
         products = tl.dot(q, k, input_precision="ieee")
-        scores = masked_scores(products, position, last, other, slope, scale, softcap, window)
+        scores = masked_scores(products, position, last, other, slope, bias, reach, scale, softcap, window)
         best, total, attended = add_tile(best, total, attended, scores, v)
 
     total = tl.where(total == 0.0, 1.0, total)  # of a part beyond the context: its `best` of -inf says so

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from tgi_server.kernels.attention import Features, LayerCache
-from tgi_server.kernels.triton.scores import add_tile, arguments, first_sums, masked_scores, slopes_of
+from tgi_server.kernels.triton.scores import add_tile, arguments, biases_of, first_sums, masked_scores, slopes_of
 from tgi_server.kernels.triton.support import padded, tile_rows
 
 
@@ -30,10 +30,10 @@ def _owner(starts, tile, batch, halvings, POSITIONS: tl.constexpr):
     return sequence
 
 
-@triton.jit(do_not_specialize=["batch", "stride", "halvings", "causal", "window"])
+@triton.jit(do_not_specialize=["batch", "stride", "halvings", "causal", "window", "reach"])
 def _prefill(
     query, keys, values, tables, starts, contexts, out, batch, stride, halvings, causal,
-    slopes, sinks, scale, softcap, window,
+    slopes, sinks, biases, reach, scale, softcap, window,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, KEY: tl.constexpr, VALUE: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     ROWS: tl.constexpr, KEY_COLUMNS: tl.constexpr, VALUE_COLUMNS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
@@ -60,6 +60,7 @@ def _prefill(
         end = tl.where(causal != 0, context - length + tl.minimum(first + POSITIONS, length), context)
         table = tables + sequence.to(tl.int64) * stride
         slope = slopes_of(slopes, own_head, in_tile)
+        bias = biases_of(biases, own_head, in_tile, reach)
         best, total, attended = first_sums(sinks, own_head, in_tile, True, ROWS, VALUE_COLUMNS)
         for start in range(begin, end, TILE):
             other = start + tl.arange(0, TILE)
@@ -70,7 +71,7 @@ def _prefill(
             k = tl.load(to_key + key_column[:, None], mask=seen[None, :] & in_key[:, None], other=0.0)
             v = tl.load(to_value + value_column[None, :], mask=seen[:, None] & in_value[None, :], other=0.0)
             products = tl.dot(q, k, input_precision="ieee")
-            scores = masked_scores(products, position, last, other, slope, scale, softcap, window)
+            scores = masked_scores(products, position, last, other, slope, bias, reach, scale, softcap, window)
             best, total, attended = add_tile(best, total, attended, scores, v)
         total = tl.where(total == 0.0, 1.0, total)  # of rows that are no position
         attended = (attended / total[:, None]).to(out.dtype.element_ty)

@@ -155,7 +155,8 @@ def rotate_store(
     query, key = qkv.new_empty(rows, heads, width), qkv.new_empty(rows, kv_heads, width)
     cos, sin = (None, None) if angles is None else (angles.cos, angles.sin)
     half, group = 0 if angles is None else angles.cos.shape[-1], heads // kv_heads
-    own = min(max(TILE // (_padded(group) * _padded(width)), 1), _padded(kv_heads))
+    lines = max(group, 1)  # in the tile of a key head: cross-attention stores keys without queries
+    own = min(max(TILE // (_padded(lines) * _padded(width)), 1), _padded(kv_heads))
     *of_query, query_kind = arguments(query_norm)
     *of_key, key_kind = arguments(key_norm)
     _rotate_store[(rows, triton.cdiv(kv_heads, own))](
@@ -163,7 +164,7 @@ def rotate_store(
         QUERY_KIND=query_kind, KEY_KIND=key_kind,
         KV_HEADS=kv_heads, GROUP=group, WIDTH=width, VALUE=value_width, BLOCK_SIZE=block_size,
         HALF=half, TURNED=_padded(half), STILL=_padded(width - 2 * half), COLUMNS=_padded(value_width),
-        OWN=own, ROWS=_padded(own * group), num_warps=2,
+        OWN=own, ROWS=_padded(own * lines), num_warps=2,
     )  # fmt: skip
     return query, key, qkv[:, (heads + kv_heads) * width :].view(rows, kv_heads, value_width)
 

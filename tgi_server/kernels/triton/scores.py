@@ -19,11 +19,12 @@ NO_WINDOW = 1 << 30
 """More positions than any context has; its sum with a position is below 2^31."""
 
 
-def arguments(features: Features) -> tuple[Tensor | None, Tensor | None, float, float, int]:
-    """What the kernels take as `slopes, sinks, scale, softcap, window`; scale and cap are those to base 2."""
+def arguments(features: Features) -> tuple[Tensor | None, Tensor | None, Tensor | None, int, float, float, int]:
+    """What the kernels take as `slopes, sinks, biases, reach, scale, softcap, window`; scale and cap to base 2."""
     log2_e = math.log2(math.e)
     window = NO_WINDOW if features.window is None else min(features.window, NO_WINDOW)
-    return features.slopes, features.sinks, features.scale * log2_e, (features.softcap or 0.0) * log2_e, window
+    scale, softcap = features.scale * log2_e, (features.softcap or 0.0) * log2_e
+    return features.slopes, features.sinks, features.biases, features.reach, scale, softcap, window
 
 
 @triton.jit
@@ -44,11 +45,20 @@ def slopes_of(slopes, head, mask):
 
 
 @triton.jit
-def masked_scores(products, position, last, other, slope, scale, softcap, window):
+def biases_of(biases, head, mask, reach):
+    """Where the biases of the query heads `head` begin; None when the layer has none."""
+    if biases is None:
+        return None
+    else:  # noqa: RET505 (known when it is compiled)
+        return biases + tl.where(mask, head, 0) * (2 * reach + 1)
+
+
+@triton.jit
+def masked_scores(products, position, last, other, slope, bias, reach, scale, softcap, window):
     """Scores of products `[rows, keys]` of queries and keys, minus infinity where a query does not see a key.
 
     `position [rows]` are the queries' positions, `last [rows]` the last ones they see, `other [keys]` those of the
-    keys, `slope [rows]` or None; softcap 0 is none.
+    keys, `slope [rows]` or None, `bias [rows]` where each row's biases begin or None; softcap 0 is none.
     """
     scores = products * scale
     if softcap > 0.0:
@@ -56,6 +66,8 @@ def masked_scores(products, position, last, other, slope, scale, softcap, window
     distance = other[None, :] - position[:, None]
     if slope is not None:
         scores += slope[:, None] * distance
+    if bias is not None:
+        scores += tl.load(bias[:, None] + tl.minimum(tl.maximum(distance, -reach), reach) + reach) * LOG2_E
     seen = (other[None, :] <= last[:, None]) & (distance > -window)
     return tl.where(seen, scores, float("-inf"))
 

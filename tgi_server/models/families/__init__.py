@@ -15,7 +15,7 @@ from typing import Any
 
 from tgi_server.config.schema import RopeOptions
 from tgi_server.errors import ModelError
-from tgi_server.models.config import ModelConfig, end_of_sequence, read_json
+from tgi_server.models.config import ModelConfig, end_of_sequence, how_to_generate, read_json
 from tgi_server.models.description import Description
 
 SENSES = ("vision_config", "audio_config", "image_config", "speech_config")
@@ -46,8 +46,9 @@ def read_spec(directory: Path, rope: RopeOptions | None = None) -> Description:
     if not isinstance(kind, str) or kind not in families():
         raise ModelError(f"{path}: {_unserved(kind, config)}")
     try:
+        config |= how_to_generate(directory, config)
         spec = families()[kind](ModelConfig(config, rope))
-        return replace(spec, eos_token_ids=end_of_sequence(directory, config))
+        return replace(spec, eos_token_ids=end_of_sequence(config["eos_token_id"]))
     except (KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
         raise ModelError(f"{path}: missing or bad entry {error}") from error
 

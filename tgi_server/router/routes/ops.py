@@ -54,7 +54,7 @@ class OpsRoutes:
             "max_input_length": config.max_input_length,
             "max_total_tokens": config.max_total_tokens,
             "waiting_served_ratio": config.waiting_served_ratio,
-            "max_batch_total_tokens": shard.cache_tokens,
+            "max_batch_total_tokens": shard.cache_tokens(config.max_total_tokens),
             "max_waiting_tokens": config.max_waiting_tokens,
             "max_batch_size": config.max_batch_size,
             "validation_workers": config.validation_workers,
