@@ -102,8 +102,8 @@ class Rank:
         for cache in caches:  # what was never written must not matter
             cache.keys.fill_(torch.nan)
             cache.values.fill_(torch.nan)
-            for state in cache.states:
-                state.fill_(torch.nan)
+            for own in cache.states:
+                own.fill_(torch.nan)
         if not recorded:
             self._model.recorder = None
         self.recorded = self._model.recorder is not None

@@ -154,7 +154,7 @@ def allocate(
             torch.empty((blocks[group], *shape), dtype=torch.float32, device=device)
             for shape in past.states_of_rank(world, rank)
         ]
-        caches.append(LayerCache(keys, values, tuple(states)))
+        caches.append(LayerCache(keys, values, states=tuple(states)))
     return caches
 
 

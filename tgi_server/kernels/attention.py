@@ -7,7 +7,7 @@ layer's attention differ from another's (`Features`) are values that every kerne
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -88,7 +88,7 @@ class LayerCache:
 
     keys: Tensor
     values: Tensor
-    states: tuple[Tensor, ...] = ()
+    states: tuple[Tensor, ...] = field(default=(), kw_only=True)
 
 
 Attend = Callable[[Tensor, Tensor, Tensor, LayerCache, Features], Tensor]

@@ -182,14 +182,14 @@ async def test_prompt_tokens_and_alternatives(start: Start) -> None:
     assert [len(event.top_tokens) for event in events] == [3, 3]
 
 
-async def test_a_text_whose_prompt_an_encoder_reads_begins_anew(start: Start) -> None:
+async def test_a_text_whose_prompt_an_encoder_reads_begins_anew(start: Start, tokenizer: Tokenizer) -> None:
     groups = [GroupInfo(CacheKind.FULL, None, 8), GroupInfo(CacheKind.ENCODER, None, 8)]
+    ids: list[int] = tokenizer.encode("fox").ids
 
     def choose(new: NewSequence, position: int) -> int:
         return ids[position - len(new.prompt_ids)]
 
     rig = await start(FakeShards(replace(INFO, groups=groups, start_token_id=1), choose=choose))
-    ids = rig.tokenizer.encode("fox").ids
     request = rig.request(prompt="the dog", new=len(ids), prompt_logprobs=True)
     async with rig.engine.generate(request) as generation:
         events = [event async for event in generation]

@@ -175,7 +175,7 @@ def test_all_that_is_wrong_is_one_message(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"model_type": "mamba"}, "model_type 'mamba'.*bloom, .*gpt2, .*llama"),
+        ({"model_type": "mamba2"}, "model_type 'mamba2'.*bloom, .*gpt2, .*llama"),
         ({"model_type": ["llama"]}, "model_type"),
         (
             {"vision_config": {"hidden_size": 8}},

@@ -69,8 +69,10 @@ def _layer(config: ModelConfig, stack: str, number: int) -> LayerSpec:
 def _attention(config: ModelConfig, stack: str, name: str, causal: bool) -> AttentionSpec:
     heads = config.whole(f"{stack}_attention_heads")
     width = config.head_width(config.whole("d_model"), heads)
-    parts = (Source(f"{name}.{part}_proj", heads, width, bias=True) for part in ("q", "k", "v", "out"))
-    return AttentionSpec(*parts, scale=width**-0.5, causal=causal)
+    query, key, value, output = (
+        Source(f"{name}.{part}_proj", heads, width, bias=True) for part in ("q", "k", "v", "out")
+    )
+    return AttentionSpec(query, key, value, output, scale=width**-0.5, causal=causal)
 
 
 def _norm(name: str) -> NormSpec:
