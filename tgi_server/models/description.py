@@ -105,9 +105,9 @@ class Description(ABC):
     def unsplit(self) -> str:
         """Of what there are too few, or no fitting number, for other numbers of ranks; for people."""
 
-    @abstractmethod
     def tensors(self) -> Iterator[tuple[str, Shape]]:
-        """Each tensor that it reads, without prefix, and its shape."""
+        """Each tensor that it reads, without prefix, and its shape; none where only whoever loads it knows them."""
+        return iter(())
 
     @property
     def longer(self) -> str | None:
@@ -123,9 +123,9 @@ class Description(ABC):
         """The same with a tensor `head.weight` for the head; only of a model whose head is tied."""
         raise ValueError(f"the head of {type(self).__name__} is not tied")
 
-    @abstractmethod
-    def layers(self) -> tuple[str, int]:
+    def layers(self) -> tuple[str, int] | None:
         """What stands before the number of a layer in names of tensors, and how many layers there are."""
+        return None
 
 
 def kv_heads_of_rank(heads: int, world: int, rank: int | None = None) -> int:

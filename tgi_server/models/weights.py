@@ -103,6 +103,14 @@ class WeightLoader:
         self._prefixes = prefixes
         self._quantize = quantize
 
+    def raw(self, name: str) -> Tensor:
+        """Tensor `name` as the checkpoint has it, on the CPU."""
+        return self._checkpoint.read(name)
+
+    def product(self, weight: Tensor, bias: Tensor | None) -> LinearOp:
+        """A layer of a weight `[out, in]` in memory, as the method keeps it that makes its own of plain ones."""
+        return self._built(self._quantize.read({"weight": weight}), bias)
+
     def vector(self, name: str, pieces: Sequence[Span] | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
         """Tensor `name` (or pieces of its first axis) on the device, in `dtype`."""
         return self._placed(self._checkpoint.read(self._found(name), 0, pieces), dtype)
