@@ -1,32 +1,36 @@
-"""Tokens a second of our own decoder and of transformers' module over the same weights. See scripts/compare-fallback."""
+"""Tokens/s of our own decoder and of transformers' module over the same weights. See scripts/compare-fallback."""
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import time
 
 import torch
-
 from profile_step import DEMO, Bench
+
 from tgi_server.models.fallback.probe import describe
 
 PROMPT, NEW = 80, 64
 
 
-def tokens_per_second(bench: Bench, clients: int) -> float:
-    """Of so many clients who begin together: their prompts in one step, then one token each in a step."""
-    batch = bench.start(clients, PROMPT)
-    begin = time.perf_counter()
-    bench.step(batch, [PROMPT] * clients)
-    for _ in range(NEW - 1):
-        bench.step(batch, [1] * clients)
-    return clients * NEW / (time.perf_counter() - begin)
+def tokens_per_second(benches: list[Bench], clients: int) -> list[float]:
+    """Of so many clients who begin together, their prompts in one step, then one token each in a step.
+
+    The models take turns after each step, so that what else the machine does hits all of them.
+    """
+    batches = [bench.start(clients, PROMPT) for bench in benches]
+    seconds = [0.0] * len(benches)
+    for counts in ([PROMPT] * clients, *[[1] * clients] * (NEW - 1)):
+        for number, (bench, batch) in enumerate(zip(benches, batches, strict=True)):
+            seconds[number] += bench.step(batch, counts)
+    return [clients * NEW / each for each in seconds]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="compare-fallback", description=__doc__)
-    parser.add_argument("--model", default=DEMO, metavar="MODEL_ID", help="a model that a family serves [the demo model]")
+    parser.add_argument(
+        "--model", default=DEMO, metavar="MODEL_ID", help="a model that a family serves [the demo model]"
+    )
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32], help="at a time [1 8 32]")
     parser.add_argument("--rounds", type=int, default=5, help="in turns; medians count [5]")
     arguments = parser.parse_args()
@@ -37,7 +41,7 @@ def main() -> None:
     ]
     print("| clients | own decoder, tokens/s | transformers' module | ratio |\n| ---: | ---: | ---: | ---: |")
     for clients in arguments.clients:
-        rounds = [[tokens_per_second(bench, clients) for bench in benches] for _ in range(arguments.rounds)]
+        rounds = [tokens_per_second(benches, clients) for _ in range(arguments.rounds)]
         own, theirs = (statistics.median(speeds) for speeds in zip(*rounds, strict=True))
         ratio = statistics.median(other / one for one, other in rounds)
         print(f"| {clients} | {own:.1f} | {theirs:.1f} | {ratio:.2f} |", flush=True)

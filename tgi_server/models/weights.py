@@ -64,7 +64,7 @@ class Checkpoint:
     def read(self, name: str, axis: int = 0, pieces: Sequence[Span] | None = None) -> Tensor:
         """Tensor `name`, or only `pieces` of its `axis` one after the other, in the dtype of the file, on the CPU."""
         view = self._view(name)
-        size = view.get_shape()[axis]
+        size = (view.get_shape() or [1])[axis]
         if pieces is None:
             pieces = [(0, size)]
         if any(not 0 <= start <= stop <= size for start, stop in pieces):
@@ -75,7 +75,7 @@ class Checkpoint:
             rows = torch.cat([torch.arange(start, stop) for start, stop in pieces])
             parts = [whole.index_select(axis, rows)]
         else:
-            parts = [view[(*before, slice(start, stop))] for start, stop in pieces]
+            parts = [view[(*before, slice(start, stop))] if view.get_shape() else view[...] for start, stop in pieces]
         self._seen.add(name)
         self._report(len(self._seen) / len(self._files))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=axis)

@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cache
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -156,7 +157,7 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     else: a recorded call writes to its memory whenever it is run. So a result must not be kept for longer than the step
     it belongs to. It also spares asking the system for memory each time.
     """
-    size = int(np.prod(shape)) * dtype.itemsize
+    size = prod(shape) * dtype.itemsize
     step = 1 << max(6, size.bit_length() - 3)
     rounded = -(-size // step) * step  # sizes that differ a little share memory, and at most a quarter is wasted
     memory = _free[rounded].pop() if _free[rounded] else _aligned(rounded)

@@ -1,4 +1,4 @@
-"""What transformers' layers call as attention: keys and values into the paged cache, then the kernel table's attention."""
+"""What transformers' layers call as attention: keys and values go to the paged cache, which our kernels then read."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ class PagedAttention:
         self._place_of = {layer.number: place for place, layer in enumerate(spec.layers_seen)}
         self._group_of = spec.group_of
         self._dtype = load.needs.dtype
-        own = [[a for a, g in zip(self._layers, self._group_of, strict=True) if g == n] for n in range(len(spec.groups))]
+        own = [
+            [a for a, g in zip(self._layers, self._group_of, strict=True) if g == n] for n in range(len(spec.groups))
+        ]
         widths = [_widest(layers) for layers in own]
         self._begin = [load.best("attention", **width).run for width in widths]
         self._store = [load.best("rotate_store", **width).run for width in widths]
@@ -46,8 +48,8 @@ class PagedAttention:
         features = self._features.get(place)
         if features is None:
             features = self._features[place] = _features(self._layers[place], query, key, kwargs)
-        rows = (x[0].transpose(0, 1).to(self._dtype) for x in (query, key, value))
-        return self._run(place, *rows, features).unsqueeze(0).to(query.dtype), None
+        q, k, v = (x[0].transpose(0, 1).to(self._dtype) for x in (query, key, value))
+        return self._run(place, q, k, v, features).unsqueeze(0).to(query.dtype), None
 
     @contextmanager
     def over(self, caches: Sequence[LayerCache], batches: Sequence[AttentionBatch]) -> Iterator[None]:

@@ -55,7 +55,7 @@ class FallbackModel:
         base = inner(self._module)
         with torch.inference_mode():
             before = proof.evidence(self._module, base, self._attention.alone, load.needs.device)
-            replaced = substitute(self._module, before.called, load)
+            replaced = substitute(self._module, before.calls, load)
             self._base, self._head = base.forward, Given(before.kind)
             base.forward = self._head
             proof.check(self, self._attention.alone, before)

@@ -68,7 +68,9 @@ class Source:
         return "its own code" if self.remote else "transformers"
 
     def _check_code(self, kind: object, code: object, trust: bool) -> None:
-        unknown = f"{self._path}: model_type {kind!r} is known neither here nor to transformers {transformers.__version__}"
+        unknown = (
+            f"{self._path}: model_type {kind!r} is known neither here nor to transformers {transformers.__version__}"
+        )
         if not isinstance(code, Mapping) or not code:
             raise ModelError(f"{unknown}; served are {', '.join(sorted(families()))} and most decoders of transformers")
         if not trust:

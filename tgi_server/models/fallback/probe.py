@@ -47,8 +47,8 @@ def _described(source: Source, directory: Path) -> FallbackSpec:
     config = source.config.get_text_config(decoder=True)
     _check_kind(config)
     seen = Seen()
-    with torch.device("meta"), Hollow():
-        module = source.make(seen, dtype=torch.bfloat16)
+    with torch.device("meta"), Hollow():  # type: ignore[no-untyped-call]
+        module: Any = source.make(seen, dtype=torch.bfloat16)
         transformers.AttentionMaskInterface.register(module.config._attn_implementation, seen.mask)
         widths: list[int] = []
         inner(module).register_forward_hook(lambda module, given, out: widths.append(out.last_hidden_state.shape[-1]))
@@ -70,7 +70,7 @@ def _reason(error: Exception) -> str:
     return f"transformers' module for it does not run with attention over a paged cache: {told(error)}"
 
 
-class Hollow(TorchDispatchMode):
+class Hollow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Lets code run on that asks tensors without numbers for a number: nothing is found, and every condition is met."""
 
     def __torch_dispatch__(
@@ -155,15 +155,17 @@ def _check_kind(config: Any) -> None:
     kinds = [kind for kind in getattr(config, "layer_types", None) or [] if kind not in _ATTENTION]
     if kinds:
         raise ModelError(
-            f"layer_types has {kinds[0]!r}, layers with a state of their own (recurrent, convolution, index) that is not "
-            f"kept here; served: {', '.join(sorted(_ATTENTION))}"
+            f"layer_types has {kinds[0]!r}, layers with a state (recurrent, convolution, index) that is not kept here; "
+            f"served: {', '.join(sorted(_ATTENTION))}"
         )
 
 
 def _check_modules(module: nn.Module) -> None:
     for name, part in module.named_modules():
         if isinstance(part, _STATEFUL):
-            raise ModelError(f"{name} ({type(part).__name__}) keeps recurrent or convolution state, which is not served")
+            raise ModelError(
+                f"{name} ({type(part).__name__}) keeps recurrent or convolution state, which is not served"
+            )
 
 
 def _check_every_layer(config: Any, layers: tuple[Layer, ...]) -> None:

@@ -1,7 +1,7 @@
 """Looks whether a loaded module may be run on tokens of many texts at once: attention must be all that mixes them.
 
-Tokens that see only themselves have to give the same queries, keys, values and scores in company and alone. What keeps a
-state, shifts tokens, or counts positions itself, does not.
+Tokens that see only themselves have to give the same queries, keys, values and scores in company and alone. What keeps
+a state, shifts tokens, or counts positions itself, does not.
 """
 
 from __future__ import annotations
@@ -27,16 +27,32 @@ Alone = Callable[[], AbstractContextManager[list[Tensor]]]
 class Runs(Protocol):
     """What is looked at: a `FallbackModel`."""
 
-    def begin(self, ids: Tensor, positions: Tensor, lengths: Any, limits: Any) -> Inputs: ...
-    def hidden(self, inputs: Inputs) -> Tensor: ...
-    def logits(self, hidden: Tensor) -> Tensor | None: ...
+    def begin(self, ids: Tensor, positions: Tensor, lengths: Any, limits: Any) -> Inputs:
+        """See `models.model.Model`."""
+        ...
+
+    def hidden(self, inputs: Inputs) -> Tensor:
+        """See `FallbackModel`."""
+        ...
+
+    def logits(self, hidden: Tensor) -> Tensor | None:
+        """See `models.model.Model`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A linear layer that was called, and with what."""
+
+    name: str
+    input: Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What a whole module computed: names of the linear layers it called, its output's class, and its numbers."""
+    """What a whole module computed: linear layers it called, its output's class, and its numbers."""
 
-    called: frozenset[str]
+    calls: list[Call]
     kind: type
     hidden: Tensor
     logits: Tensor
@@ -44,10 +60,10 @@ class Evidence:
 
 def evidence(module: Any, base: nn.Module, alone: Alone, device: torch.device) -> Evidence:
     """Run the module once as transformers made it."""
-    called: set[str] = set()
+    calls: list[Call] = []
     outputs: list[Any] = []
     hooks = [
-        part.register_forward_hook(lambda module, given, out, name=name: called.add(name))  # type: ignore[misc]
+        part.register_forward_hook(lambda module, given, out, name=name: calls.append(Call(name, given[0])))
         for name, part in module.named_modules()
         if type(part) is nn.Linear
     ]
@@ -57,7 +73,7 @@ def evidence(module: Any, base: nn.Module, alone: Alone, device: torch.device) -
         logits = module(input_ids=ids[None], position_ids=positions[None], use_cache=False).logits[0]
     for hook in hooks:
         hook.remove()
-    return Evidence(frozenset(called), type(outputs[0]), outputs[0].last_hidden_state[0].float(), logits.float())
+    return Evidence(calls, type(outputs[0]), outputs[0].last_hidden_state[0].float(), logits.float())
 
 
 def check(model: Runs, alone: Alone, before: Evidence) -> None:

@@ -110,7 +110,9 @@ def _options(entries: Mapping[str, Any], options: ServerConfig, num_shard: int) 
     if num_shard != 1:
         problems.append(f"num_shard={num_shard}: {how}, which cannot be split; num_shard=1 works")
     if overruled(options):
-        problems.append(f"rope_scaling, rope_factor: {how}, whose positions are those of its config.json; leave them out")
+        problems.append(
+            f"rope_scaling, rope_factor: {how}, whose positions are those of its config.json; leave them out"
+        )
     return problems
 
 
