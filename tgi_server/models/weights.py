@@ -24,7 +24,7 @@ from tgi_server.layers.spread import Span
 from tgi_server.models.files import weight_files
 from tgi_server.models.spec import NormSpec, Source
 from tgi_server.models.tensors import found
-from tgi_server.quantize.base import QuantizeMethod, Stored, together
+from tgi_server.quantize.base import PLAIN, QuantizeMethod, Stored, together
 
 MOST_PIECES = 64
 """Pieces of a tensor that are read one by one; of more, the whole tensor is read and cut."""
@@ -108,7 +108,9 @@ class WeightLoader:
         return self._checkpoint.read(name)
 
     def product(self, weight: Tensor, bias: Tensor | None) -> LinearOp:
-        """A layer of a weight `[out, in]` in memory, as the method keeps it that makes its own of plain ones."""
+        """A layer of a weight `[out, in]` in memory; ModelError for a method that does not make its own of it."""
+        if set(self._quantize.stored()) != set(PLAIN):
+            raise ModelError("quantize: only methods that make their weights while they load work with this model")
         return self._built(self._quantize.read({"weight": weight}), bias)
 
     def vector(self, name: str, pieces: Sequence[Span] | None = None, dtype: torch.dtype = torch.float32) -> Tensor:

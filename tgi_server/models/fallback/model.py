@@ -61,8 +61,8 @@ class FallbackModel:
             proof.check(self, self._attention.alone, before)
         self.choices: list[Choice] = load.choices
         log.info(
-            "%s of transformers, its attention and %d of its linear layers by our kernels",
-            type(self._module).__name__, replaced,
+            "%s of %s, its attention and %d of its linear layers by our kernels",
+            type(self._module).__name__, "the checkpoint's own code" if spec.remote else "transformers", replaced,
         )  # fmt: skip
 
     def begin(self, ids: Tensor, positions: Tensor, lengths: IntArray, limits: IntArray) -> Inputs:

@@ -115,8 +115,9 @@ def registered(attention: Attention) -> str:
 
 def inner(module: Any) -> Any:
     """The part of a causal language model that gives hidden states. Raises ModelError where it cannot be used."""
-    own = getattr(module, module.base_model_prefix, None)
-    if own is None or own is module:
+    names = module.base_model_prefix, "model"  # the latter where the prefix is that of a larger model
+    own = next((part for name in names if name and isinstance(part := getattr(module, name, None), nn.Module)), None)
+    if own is None:
         raise ModelError(f"{type(module).__name__} has no part of its own that gives hidden states")
     if "position_ids" not in inspect.signature(own.forward).parameters:
         raise ModelError(f"{type(own).__name__} takes no positions (position_ids), which tokens of many texts need")
