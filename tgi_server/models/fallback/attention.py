@@ -58,7 +58,7 @@ class PagedAttention:
 
         def run(place: int, query: Tensor, key: Tensor, value: Tensor, features: Features) -> Tensor:
             group, cache, heads = self._group_of[place], caches[place], query.shape[1]
-            qkv = torch.cat([query.flatten(1), key.flatten(1), value.flatten(1)], dim=1)
+            qkv = _joined(query, key, value)
             stored = self._store[group](qkv, None, batches[group].slots, cache, heads)  # positions turned them already
             result: Tensor = attends[group](*stored, cache, features)
             return result
@@ -72,7 +72,7 @@ class PagedAttention:
         rows: list[Tensor] = []
 
         def run(place: int, query: Tensor, key: Tensor, value: Tensor, features: Features) -> Tensor:
-            rows.append(torch.cat([query.flatten(1), key.flatten(1), value.flatten(1)], dim=1).float())
+            rows.append(_joined(query, key, value).float())
             return value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
 
         with self._as(run):
@@ -85,6 +85,13 @@ class PagedAttention:
             yield
         finally:
             self._run = _nowhere
+
+
+def _joined(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Side by side, `[tokens, numbers]`."""
+    if query.shape[2] == value.shape[2]:  # one copy of all
+        return torch.cat([query, key, value], dim=1).flatten(1)
+    return torch.cat([query.flatten(1), key.flatten(1), value.flatten(1)], dim=1)
 
 
 def _features(layer: Layer, query: Tensor, key: Tensor, given: dict[str, Any]) -> Features:

@@ -52,7 +52,7 @@ class Shared:
         """The outputs `[..., out]` of layer `number` for `x [..., in]`; each can be had once for an input."""
         if x is not self._input or self._parts[number] is None:
             y = self._operation(x.reshape(-1, x.shape[-1]).contiguous()).view(*x.shape[:-1], -1)
-            self._input, self._parts = x, [*torch.split(y, self._outputs, dim=-1)]
+            self._input, self._parts = x, [*y.split_with_sizes(self._outputs, dim=-1)]
         found, self._parts[number] = self._parts[number], None
         assert found is not None
         if not any(part is not None for part in self._parts):

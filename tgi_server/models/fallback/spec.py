@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,8 @@ from tgi_server.cache.kinds import CacheGroup, CacheKind
 from tgi_server.config.schema import ServerConfig
 from tgi_server.errors import ConfigError, ModelError
 from tgi_server.models.config import end_of_sequence, read_json
-from tgi_server.models.description import Description, Past
+from tgi_server.models.description import Description, Past, Shape
+from tgi_server.models.files import headers
 from tgi_server.rope.kinds import overruled
 
 Ask = Callable[[Path], str]
@@ -54,6 +56,11 @@ class FallbackSpec(Description):
     def pasts(self) -> tuple[Past, ...]:
         """One for each layer that was seen."""
         return tuple(Past(_group(a), a.kv_heads, a.key_width, a.value_width) for a in self.layers_seen)
+
+    def tensors(self) -> Iterator[tuple[str, Shape]]:
+        """See `Description`: those of the checkpoint as they are, once it is there."""
+        with suppress(ModelError, OSError):
+            yield from ((name, info.shape) for name, info in headers(Path(self.directory)).items())
 
     def shards_that_work(self) -> list[int]:
         """See `Description`."""
