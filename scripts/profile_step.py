@@ -21,6 +21,7 @@ from tgi_server.kernels.native.calls import Recording
 from tgi_server.kernels.row import Needs
 from tgi_server.launcher.weights import fetch
 from tgi_server.layers.parallel import Group
+from tgi_server.models.description import Description
 from tgi_server.models.families import read_spec
 from tgi_server.models.load import load_model
 from tgi_server.models.spec import ExpertsSpec, ModelSpec, Source
@@ -54,9 +55,11 @@ class Batch:
 class Bench:
     """The model with a cache for `tokens` tokens, and the times of its parts."""
 
-    def __init__(self, method: str, model_id: str = DEMO, tokens: int = 40000) -> None:
+    def __init__(
+        self, method: str, model_id: str = DEMO, tokens: int = 40000, read: Callable[[Path], Description] = read_spec
+    ) -> None:
         directory = fetch(ModelOptions(model_id=model_id), DType.bfloat16, lambda stage, fraction: None).directory
-        self.spec = read_spec(directory)
+        self.spec = read(directory)
         self.needs = Needs(device=CPU, dtype=DTYPE)
         self.model = load_model(directory, self.spec, self.needs, LONGEST + 64, METHODS[method]())
         self.caches = allocate(self.spec, [tokens // BLOCK_SIZE] * len(self.spec.groups), 1, DTYPE, CPU)

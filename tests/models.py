@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from tgi_server.cache.memory import allocate
 from tgi_server.config.schema import RopeOptions
 from tgi_server.kernels.row import Needs
 from tgi_server.layers.parallel import Group
+from tgi_server.models.description import Description
 from tgi_server.models.families import read_spec
 from tgi_server.models.load import load_model
 from tgi_server.shard.batch import BatchState
@@ -60,15 +61,17 @@ class Steps:
         prompts: the ids of each sequence.
         longest: positions that a sequence may get.
         answers: what is generated after each prompt, whatever the model says; nothing by default.
+        read: describes the model; as a family does by default.
+        shared: blocks of the first sequence that the others find computed and begin with.
         more: of `load_model`.
     """
 
     def __init__(
         self, directory: Path, prompts: Sequence[Sequence[int]], of: Needs, longest: int = 64,
         rope: RopeOptions | None = None, answers: Sequence[Sequence[int]] | None = None, group: Group | None = None,
-        **more: Any,
+        read: Callable[[Path], Description] | None = None, shared: int = 0, **more: Any,
     ) -> None:  # fmt: skip
-        self.spec = read_spec(directory, rope)
+        self.spec = read_spec(directory, rope) if read is None else read(directory)
         self.model = load_model(directory, self.spec, of, longest, group=group, **more)
         self._answers = [list(answer) for answer in answers] if answers else [[] for _ in prompts]
         each = -(-longest // BLOCK_SIZE)
@@ -76,10 +79,11 @@ class Steps:
         world = group.world if group else 1
         self.caches = allocate(self.spec, [each * len(prompts) + 1] * groups, world, of.dtype, of.device)
         self.state = BatchState(longest, of.device, self.spec.groups, start=self.spec.start_token_id)
+        own = [list(range(each * i, each * (i + 1)))[::-1] for i in range(len(prompts))]
         new = [
             NewSequence(
-                id=i, prompt_ids=list(prompt), sampling=SamplingParams(),
-                blocks=[list(range(each * i, each * (i + 1)))[::-1] for _ in range(groups)],
+                id=i, prompt_ids=list(prompt), sampling=SamplingParams(), cached=shared * BLOCK_SIZE if i else 0,
+                blocks=[[*own[0][:shared], *own[i][shared:]] for _ in range(groups)],
                 max_length=len(prompt) + len(self._answers[i]) + 1,
             )
             for i, prompt in enumerate(prompts)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -25,6 +25,7 @@ from tgi_server.cache.memory import allocate
 from tgi_server.config.schema import BatchingOptions
 from tgi_server.kernels.row import Needs
 from tgi_server.layers.parallel import Group
+from tgi_server.models.description import Description
 from tgi_server.models.families import read_spec
 from tgi_server.models.load import load_model
 from tgi_server.quantize.base import QuantizeMethod
@@ -54,6 +55,10 @@ ROUNDING = 0.05
 
 Generated = tuple[list[list[int]], list[Tensor]]
 """Greedy tokens after each prompt, and the logits `[NEW_TOKENS, vocabulary]` they were chosen by."""
+
+
+Read = Callable[[Path], Description]
+"""How a directory is described."""
 
 
 class ThreadGroup(Group):
@@ -93,9 +98,9 @@ class Rank:
 
     def __init__(
         self, directory: Path, of: Needs, group: Group, blocks: list[int], recorded: bool, adapter: Path | None = None,
-        quantize: QuantizeMethod | None = None,
+        quantize: QuantizeMethod | None = None, read: Read = read_spec,
     ) -> None:  # fmt: skip
-        spec = read_spec(directory)
+        spec = read(directory)
         options = BatchingOptions(max_total_tokens=LONGEST)
         self._model = load_model(directory, spec, of, LONGEST, quantize, group, adapter_dir=adapter)
         caches = allocate(spec, [count + 1 for count in blocks], group.world, of.dtype, of.device, group.rank)
@@ -122,13 +127,13 @@ class Rank:
 def generate(
     directory: Path, prompts: list[list[int]], of: Needs, world: int = 1, recorded: bool = True,
     chunk: int | None = None, new_tokens: int = NEW_TOKENS, adapter: Path | None = None,
-    quantize: QuantizeMethod | None = None, apart: int = 0,
+    quantize: QuantizeMethod | None = None, apart: int = 0, read: Read = read_spec,
 ) -> Generated:  # fmt: skip
     """All prompts at once, through scheduler, paged caches and sampler; `recorded` where that is possible.
 
     With `apart`, so many plans lie between two arrivals, and the caches hold two texts at a time.
     """
-    spec = read_spec(directory)
+    spec = read(directory)
     options = BatchingOptions(max_total_tokens=LONGEST, prefill_chunk_tokens=chunk, max_waiting_tokens=2)
     held = 2 if apart else len(prompts)
     blocks = [held * (1 if g.kind is CacheKind.STATE else -(-LONGEST // BLOCK_SIZE)) for g in spec.groups]
@@ -137,7 +142,7 @@ def generate(
         "float32", "cpu", groups, efficient_tokens=64, vocab_size=VOCABULARY, eos_token_ids=[],
         start_token_id=spec.start_token_id,
     )  # fmt: skip
-    ranks = [Rank(directory, of, group, blocks, recorded, adapter, quantize) for group in ThreadGroup.of(world)]
+    ranks = [Rank(directory, of, group, blocks, recorded, adapter, quantize, read) for group in ThreadGroup.of(world)]
     assert all(rank.recorded == (recorded and world == 1 and not of.plain) for rank in ranks)
     scheduler = Scheduler(options, info)
     stopping = StoppingParams(max_new_tokens=new_tokens, ignore_eos=True)
@@ -197,28 +202,21 @@ def interpreted_triton(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     table.best.cache_clear()
 
 
-class FamilyTests:
+class Reference:
     """Subclasses say which transformers configuration class with which numbers, beside the usual small ones.
 
     Attributes:
         config: name of the class in transformers.
         numbers: its arguments.
         implementation: of transformers' attention.
-        interpreted_tokens: how many the Triton kernels generate, which the interpreter makes slow; all of them in the
-            families that together have every feature.
-        adapted: the modules that an adapter changes; PEFT's adapters of fused experts are not served.
-        shards: rank counts that have to work, whether they divide heads and features or not.
+        lengths: of prompts in one batch: more than two blocks, and longer than the windows.
     """
 
     auto: ClassVar[str] = "AutoModelForCausalLM"
     config: ClassVar[str]
     numbers: ClassVar[dict[str, Any]]
     implementation: ClassVar[str] = "eager"
-    interpreted_tokens: ClassVar[int] = 3
-    adapted: ClassVar[str | list[str]] = "all-linear"
-    shards: ClassVar[tuple[int, ...]] = (2, 3)
     lengths: ClassVar[tuple[int, ...]] = (37, 3, 20, 1)
-    """Of prompts in one batch: more than two blocks, and longer than the windows."""
 
     @classmethod
     def make(cls) -> Any:
@@ -254,6 +252,21 @@ class FamilyTests:
         for tokens, scores, right_tokens, right_scores in zip(*got, *expected, strict=True):
             assert tokens == right_tokens
             assert (scores - right_scores).abs().max() <= TOLERANCE * right_scores.abs().max()
+
+
+class FamilyTests(Reference):
+    """What a family of our own shows.
+
+    Attributes:
+        interpreted_tokens: how many the Triton kernels generate, which the interpreter makes slow; all of them in the
+            families that together have every feature.
+        adapted: the modules that an adapter changes; PEFT's adapters of fused experts are not served.
+        shards: rank counts that have to work, whether they divide heads and features or not.
+    """
+
+    interpreted_tokens: ClassVar[int] = 3
+    adapted: ClassVar[str | list[str]] = "all-linear"
+    shards: ClassVar[tuple[int, ...]] = (2, 3)
 
     def test_recorded_kernels(self, directory: Path, prompts: list[list[int]], expected: Generated) -> None:
         self.compare(generate(directory, prompts, needs()), expected)

@@ -221,10 +221,6 @@ def test_the_token_comes_from_the_environment(
 
 REFUSED: dict[str, tuple[dict[str, bytes | None], str]] = {
     "another-architecture": ({"config.json": b'{"model_type": "bert"}'}, "model_type 'bert' is not served"),
-    "own-code": (
-        {"config.json": b'{"model_type": "odd", "auto_map": {"AutoConfig": "configuration_odd.OddConfig"}}'},
-        r"'odd' is not served; .* code of its own \(auto_map\), which this server never runs, with trust_remote_code",
-    ),
     "no-tokenizer": ({"tokenizer.json": None}, r"has no tokenizer\.json, nor a file to make one of: "),
     "missing-file": ({"model-2.safetensors": None}, r"index\.json names: model-2\.safetensors$"),
     "strange-index": (
@@ -232,6 +228,21 @@ REFUSED: dict[str, tuple[dict[str, bytes | None], str]] = {
         r"names what is no \.safetensors file beside it: '\.\./\.\./a\.safetensors'$",
     ),
 }
+
+
+def test_code_comes_along_only_if_it_may_run(hub: Hub, tmp_path: Path) -> None:
+    """Of the pinned revision; and it is fetched when that is allowed later."""
+    named = json.dumps({**CONFIG, "auto_map": {"AutoConfig": "configuration_odd.OddConfig"}}).encode()
+    files = {**SMALL, "config.json": named, "configuration_odd.py": b"old", "modeling_odd.py": b"imported by it"}
+    new = {**files, "configuration_odd.py": b"new"}
+    hub.repositories["org/odd"] = Repository({COMMIT: files, OTHER_COMMIT: new})
+    directory, _ = fetch("org/odd", tmp_path, revision=COMMIT)
+    assert not [*directory.glob("*.py")]
+    assert fetch("org/odd", tmp_path, revision=COMMIT, trust_remote_code=True)[0] == directory
+    assert (directory / "configuration_odd.py").read_bytes() == b"old" and (directory / "modeling_odd.py").is_file()
+    requests = len(hub.requests)
+    assert fetch("org/odd", tmp_path, revision=COMMIT, trust_remote_code=True)[0] == directory
+    assert len(hub.requests) == requests
 
 
 def test_what_cannot_be_served_is_not_downloaded(hub: Hub, tmp_path: Path) -> None:

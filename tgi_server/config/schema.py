@@ -146,8 +146,8 @@ class ModelOptions(Options):
     )
     trust_remote_code: bool = option(
         False,
-        "Allow that code which comes with a model runs on this machine; a warning then names model and revision. "
-        "Nothing in this version runs such code: a model that cannot be served without it is refused either way.",
+        "Allow that code which comes with a model (auto_map in its config.json) runs on this machine, for models that "
+        "neither this server nor transformers knows; a warning then names model and revision.",
     )
     dtype: Optional[DType] = option(
         None,
@@ -453,6 +453,8 @@ class Resolved(Options):
     """Commit of this program."""
     docker_label: Optional[str] = None
     """Name of the container image."""
+    description: Optional[str] = None
+    """What was found out of a model of no family (`models.fallback.spec`); None for others."""
 
 
 @dataclass

@@ -19,6 +19,8 @@ _TOKENIZER_FILES = (
 )  # fmt: skip
 DESCRIPTIONS = ("*.json", "*.jinja", *_TOKENIZER_FILES)
 """The files beside the weights: configuration, tokenizer, chat template."""
+CODE = "*.py"
+"""Code that a model may bring, named in its config.json."""
 
 
 def check(directory: Path) -> None:
@@ -80,11 +82,19 @@ def tokenizer_names(directory: Path) -> list[str]:
     return [name for name in file_names(directory) if any(fnmatchcase(name, pattern) for pattern in _TOKENIZER_FILES)]
 
 
+def missing_code(directory: Path) -> list[str]:
+    """The Python files that auto_map in config.json names and that are not there."""
+    named = json_object(directory / "config.json").get("auto_map")
+    names = named.values() if isinstance(named, dict) else []
+    files = {f"{name.partition('.')[0]}.py" for name in names if isinstance(name, str) and "--" not in name}
+    return sorted(name for name in files if not (directory / name).is_file())
+
+
 def description_names(directory: Path) -> list[str]:
     """The files beside the weights that are there."""
     indexes = (SAFETENSORS.index_file, PICKLES.index_file)
     return [
         name
         for name in file_names(directory)
-        if name not in indexes and any(fnmatchcase(name, pattern) for pattern in DESCRIPTIONS)
+        if name not in indexes and any(fnmatchcase(name, pattern) for pattern in (*DESCRIPTIONS, CODE))
     ]

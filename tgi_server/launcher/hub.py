@@ -1,7 +1,8 @@
-"""Download of a model from the hub: `python -m tgi_server.launcher.hub '[PART, ID, REVISION, CACHE]'`.
+"""Download of a model from the hub: `python -m tgi_server.launcher.hub '[PART, ID, REVISION, CACHE, CODE]'`.
 
 PART is `description` (all files beside the weights), then `weights`; or `cached`: the former without a request. A
 model that lies in the hub cache completely is used as it is, without one request. Every part prints its directory.
+With CODE the model's Python files come along.
 """
 
 from __future__ import annotations
@@ -36,11 +37,15 @@ _TRANSIENT_STATUS = (408, 429, 500, 502, 503, 504)
 class Download:
     """The files of one model. All methods raise ModelError, one line that names the model and the reason."""
 
-    def __init__(self, model_id: str, revision: str | None, cache: str | None, report: job.Report) -> None:
+    def __init__(
+        self, model_id: str, revision: str | None, cache: str | None, report: job.Report, code: bool = False
+    ) -> None:
         self._model_id = model_id
         self._revision = revision
         self._source: dict[str, Any] = {"repo_id": model_id, "cache_dir": cache, "ignore_patterns": _UNWANTED}
         self._report = report
+        self._code = code
+        self._small = [*checkpoint.DESCRIPTIONS, *([checkpoint.CODE] if code else [])]
         self._stage = self._title = f"Looking up {model_id}"
 
     def cached(self) -> str:
@@ -56,11 +61,14 @@ class Download:
     def description(self) -> str:
         """The directory with all files beside the weights; with the weights, where they are in the cache."""
         directory = self._look()
-        if directory is not None and checkpoint.is_complete(directory):
+        if directory is not None and checkpoint.is_complete(directory) and not self._lacks_code(directory):
             return str(directory)
-        fetched = self._fetch(list(checkpoint.DESCRIPTIONS), self._revision, 0)
+        fetched = self._fetch(self._small, self._revision, 0)
         self._note_pipeline_tag(Path(fetched))
         return fetched
+
+    def _lacks_code(self, directory: Path) -> bool:
+        return self._code and bool(checkpoint.missing_code(directory))
 
     def _note_pipeline_tag(self, snapshot: Path) -> None:
         """Ask what the model is for. The model can be served without the answer, so failures are no matter."""
@@ -82,8 +90,7 @@ class Download:
 
     def _look(self) -> Path | None:
         """The snapshot in the cache if nothing but weights may be missing."""
-        patterns = list(checkpoint.DESCRIPTIONS)
-        wanted = {**self._source, "revision": self._revision, "allow_patterns": patterns, "local_files_only": True}
+        wanted = {**self._source, "revision": self._revision, "allow_patterns": self._small, "local_files_only": True}
         try:
             directory = Path(huggingface_hub.snapshot_download(**wanted))
             checkpoint.check_description(directory)
@@ -188,5 +195,5 @@ def _bar(size: int, progress: Callable[[float], None]) -> type:
 
 if __name__ == "__main__":
     hub_logging.set_verbosity_error()
-    part, model, branch, place = json.loads(sys.argv[1])
-    job.perform(lambda report: str(getattr(Download(model, branch, place, report), part)()))
+    part, model, branch, place, python = json.loads(sys.argv[1])
+    job.perform(lambda report: str(getattr(Download(model, branch, place, report, python), part)()))

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -20,6 +20,7 @@ from tgi_server.config.arguments import Arguments, Composition
 from tgi_server.config.schema import DType, Resolved, ServerConfig
 from tgi_server.errors import TgiError, UsageError
 from tgi_server.launcher import check, hardware, origin, report, sockets
+from tgi_server.launcher.examine import Examination
 from tgi_server.launcher.origin import Model
 from tgi_server.launcher.process import environment
 from tgi_server.launcher.progress import Progress
@@ -174,10 +175,9 @@ def _serve(
         if num_shard > 1:
             sockets.check_master_port(config)
         logger.info("%d shard(s), %s, port %d", num_shard, dtype.name, listener.getsockname()[1])
-        model = _prepare(
-            config, dtype, fetch, partial(described, config=config, num_shard=num_shard, dtype=dtype), stop
-        )
-        resolved = _resolved(model, num_shard, dtype, gpu=accelerators > 0)
+        look = partial(described, config=config, num_shard=num_shard, dtype=dtype)
+        model, description = _prepare(config, dtype, fetch, look, stop)
+        resolved = replace(_resolved(model, num_shard, dtype, gpu=accelerators > 0), description=description)
         Server(programs, config, resolved, listener, stop).run()
 
 
@@ -195,16 +195,19 @@ def _resolved(model: Model, num_shard: int, dtype: DType, gpu: bool) -> Resolved
     )
 
 
-def _prepare(config: ServerConfig, dtype: DType, fetch: Fetch, look: Look, stop: StopSignals) -> Model:
-    """The model on this machine; StoppedError when a signal comes meanwhile."""
+def _prepare(
+    config: ServerConfig, dtype: DType, fetch: Fetch, look: Callable[..., Description], stop: StopSignals
+) -> tuple[Model, str | None]:
+    """The model on this machine, and what was found out of one of no family; StoppedError when a signal comes."""
     progress = Progress(bar=not config.json_output)
 
     def report(stage: str, fraction: float) -> None:
         stop.check()
         progress.report(stage, fraction)
 
+    examination = Examination(config.trust_remote_code, report)
     try:
-        model = fetch(config, dtype, report, look)
+        model = fetch(config, dtype, report, partial(look, ask=examination))
     finally:
         progress.finish()
     stop.check()
@@ -214,7 +217,7 @@ def _prepare(config: ServerConfig, dtype: DType, fetch: Fetch, look: Look, stop:
             "with return_full_text",
             config.model_id,
         )
-    return model
+    return model, examination.text
 
 
 def _fetch(config: ServerConfig, dtype: DType, report: Callable[[str, float], None], look: Look) -> Model:

@@ -210,7 +210,7 @@ def _download(options: ModelOptions, directory: Path, report: Report, look: Look
 def _ask_hub(part: str, options: ModelOptions, revision: str | None, report: Report) -> Path:
     place = options.huggingface_hub_cache
     cache_dir = str(conversions.expanded(place).absolute()) if place else None
-    wanted = json.dumps([part, options.model_id, revision, cache_dir])
+    wanted = json.dumps([part, options.model_id, revision, cache_dir, options.trust_remote_code])
     return Path(job.run("tgi_server.launcher.hub", wanted, report=report, extra=_hub_environment()))
 
 

@@ -10,9 +10,10 @@ from tgi_server.cache.kinds import CacheKind
 from tgi_server.config.schema import BatchingOptions, DType, ServerConfig
 from tgi_server.errors import ConfigError
 from tgi_server.models.description import Description
-from tgi_server.models.families import read_spec
+from tgi_server.models.fallback import spec as fallback
+from tgi_server.models.families import read_spec, serves
 from tgi_server.models.files import TensorInfo
-from tgi_server.models.tensors import FLOATS, found
+from tgi_server.models.tensors import FLOATS, found, read_by
 from tgi_server.quantize.base import Stored, together
 from tgi_server.rope.kinds import overruled
 from tgi_server.types import BLOCK_SIZE
@@ -20,9 +21,18 @@ from tgi_server.types import BLOCK_SIZE
 ITEM_BYTES = {DType.float16: 2, DType.bfloat16: 2, DType.float32: 4}
 
 
-def described(directory: Path, config: ServerConfig, num_shard: int, dtype: DType) -> Description:
-    """The model in `directory`, of which config.json is enough; raises ModelError or ConfigError as `check` does."""
-    spec = read_spec(directory, config)
+def described(
+    directory: Path, config: ServerConfig, num_shard: int, dtype: DType, ask: fallback.Ask | None = None
+) -> Description:
+    """The model in `directory`, of which config.json is enough; raises ModelError or ConfigError as `check` does.
+
+    `ask` finds out what is to know of a model of no family here; without it, such a model is refused.
+    """
+    spec: Description
+    if ask is None or serves(directory):
+        spec = read_spec(directory, config)
+    else:
+        spec = fallback.read(directory, config, num_shard, ask)
     check(spec, config, num_shard, dtype)
     return spec
 
@@ -95,9 +105,8 @@ def check_memory(
     quantised while they load half a byte a number.
     """
     item = ITEM_BYTES[dtype]
-    packed = spec.packed()
-    needed = ((found(name, spec.prefixes, tensors), packed.get(name)) for name, _ in spec.tensors())
-    weights = sum(_bytes(tensors[name], numbers, item, quantized) for name, numbers in needed if name is not None)
+    packed = {found(name, spec.prefixes, tensors): numbers for name, numbers in spec.packed().items()}
+    weights = sum(_bytes(tensors[name], packed.get(name), item, quantized) for name in read_by(spec, tensors))
     blocks = -(-options.max_total_tokens // BLOCK_SIZE)
     cache = sum(
         spec.block_bytes(number, 1, item) * (blocks if group.kind is CacheKind.FULL else 1)

@@ -13,6 +13,8 @@ from tgi_server.errors import ModelError
 from tgi_server.rope import kinds
 from tgi_server.rope.base import Rope
 
+_SENSES = ("vision_config", "audio_config", "image_config", "speech_config")
+"""Entries of models that read more than text, whatever their type."""
 MOST_LAYERS = 10_000
 MOST = 100_000_000
 """Greatest size of anything."""
@@ -173,6 +175,13 @@ def how_to_generate(directory: Path, config: Mapping[str, Any]) -> dict[str, Any
     written = read_json(path) if path.exists() else {}
     names = ("eos_token_id", "decoder_start_token_id")
     return {name: config.get(name) if written.get(name) is None else written[name] for name in names}
+
+
+def more_than_text(config: Mapping[str, Any]) -> str | None:
+    """Why a model that reads more than text is not served; None for others."""
+    senses = [name for name in _SENSES if config.get(name)]
+    kind = config.get("model_type")
+    return f"model_type {kind!r} reads more than text ({', '.join(senses)}), which is not served" if senses else None
 
 
 def end_of_sequence(entry: object) -> tuple[int, ...]:

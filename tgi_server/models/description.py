@@ -115,9 +115,9 @@ class Description(ABC):
     def unsplit(self) -> str:
         """Of what there are too few, or no fitting number, for other numbers of ranks; for people."""
 
-    @abstractmethod
     def tensors(self) -> Iterator[tuple[str, Shape]]:
-        """Each tensor that it reads, without prefix, and its shape."""
+        """Each tensor that it reads, without prefix, and its shape; none where only whoever loads it knows them."""
+        return iter(())
 
     def packed(self) -> Mapping[str, int]:
         """Those of them that hold bytes instead of floats, and how many numbers of the model each byte stands for."""
@@ -137,9 +137,9 @@ class Description(ABC):
         """The same with a tensor `head.weight` for the head; only of a model whose head is tied."""
         raise ValueError(f"the head of {type(self).__name__} is not tied")
 
-    @abstractmethod
-    def layers(self) -> tuple[str, int]:
+    def layers(self) -> tuple[str, int] | None:
         """What stands before the number of a layer in names of tensors, and how many layers there are."""
+        return None
 
 
 def _spans(size: int, ranks: Iterable[int], world: int) -> list[spread.Span]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 
 from tgi_server.errors import ModelError
 from tgi_server.models import mxfp4
@@ -84,6 +84,12 @@ def fits(shape: Shape, name: str, wanted: Shape, spec: Description) -> bool:
     return shape == wanted or (name == spec.longer and shape[1:] == wanted[1:] and shape >= wanted)
 
 
+def read_by(spec: Description, tensors: Collection[str]) -> Iterator[str]:
+    """The tensors of a checkpoint that are read, by their names there; all where the description has no names."""
+    known = [found(name, spec.prefixes, tensors) for name, _ in spec.tensors()]
+    yield from (name for name in known if name is not None) if known else tensors
+
+
 def _wrong(spec: Description, tensors: Mapping[str, TensorInfo]) -> Iterator[str]:
     packed = spec.packed()
     for name, shape in spec.tensors():
@@ -101,7 +107,10 @@ def _wrong(spec: Description, tensors: Mapping[str, TensorInfo]) -> Iterator[str
 
 def _more_layers(spec: Description, tensors: Mapping[str, TensorInfo]) -> Iterator[str]:
     """Layers beyond those of the description, which would be left out."""
-    before, count = spec.layers()
+    layers = spec.layers()
+    if layers is None:
+        return
+    before, count = layers
     prefixes = "|".join(map(re.escape, spec.prefixes))
     layer = re.compile(rf"(?:{prefixes}){re.escape(before)}\.(\d+)\.")
     numbers = {int(match[1]) for name in tensors if (match := layer.match(name))}

@@ -25,7 +25,7 @@ from tgi_server.models import mxfp4
 from tgi_server.models.files import weight_files
 from tgi_server.models.spec import NormSpec, Source
 from tgi_server.models.tensors import found
-from tgi_server.quantize.base import QuantizeMethod, Stored, together
+from tgi_server.quantize.base import PLAIN, QuantizeMethod, Stored, together
 
 Weight = tuple[Format, Tensor | None]
 """A layer's weights, and its bias or none."""
@@ -71,7 +71,7 @@ class Checkpoint:
         """
         view = self._view(name)
         of_entry = () if entry is None else (entry,)
-        shape = view.get_shape()[len(of_entry) :]
+        shape = view.get_shape()[len(of_entry) :] or [1]
         size = shape[axis]
         if pieces is None:
             pieces = [(0, size)]
@@ -83,7 +83,7 @@ class Checkpoint:
             rows = torch.cat([torch.arange(start, stop) for start, stop in pieces])
             parts = [whole.index_select(axis, rows)]
         else:
-            parts = [view[(*before, slice(start, stop))] for start, stop in pieces]
+            parts = [view[(*before, slice(start, stop))] if view.get_shape() else view[...] for start, stop in pieces]
         self._seen.add(name)
         self._report(len(self._seen) / len(self._files))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=axis)
@@ -114,6 +114,16 @@ class WeightLoader:
     def has(self, name: str) -> bool:
         """Whether the checkpoint has a tensor."""
         return found(name, self._prefixes, self._checkpoint) is not None
+
+    def raw(self, name: str) -> Tensor:
+        """Tensor `name` as the checkpoint has it, on the CPU."""
+        return self._checkpoint.read(name)
+
+    def product(self, weight: Tensor, bias: Tensor | None) -> LinearOp:
+        """A layer of a weight `[out, in]` in memory; ModelError for a method that does not make its own of it."""
+        if set(self._quantize.stored()) != set(PLAIN):
+            raise ModelError("quantize: only methods that make their weights while they load work with this model")
+        return self._built(self._quantize.read({"weight": weight}), bias)
 
     def vector(
         self, name: str, pieces: Sequence[Span] | None = None, dtype: torch.dtype = torch.float32,

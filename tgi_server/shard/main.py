@@ -19,7 +19,11 @@ log = getLogger(__name__)
 def serve(launch: Launch, rank: int) -> None:
     """Load the model and run plans until told to stop."""
     resolved = launch.resolved
-    spec = described(Path(resolved.model_dir), launch.config, resolved.num_shard, resolved.dtype)
+    found = resolved.description
+    spec = described(
+        Path(resolved.model_dir), launch.config, resolved.num_shard, resolved.dtype,
+        ask=None if found is None else lambda directory: found,
+    )  # fmt: skip
     from tgi_server.rpc import server  # with the model's libraries, only once the options are known to work
 
     runner = load.instantiate(launch.config.runner, launch=launch, spec=spec, rank=rank)

@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cache
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -146,6 +147,8 @@ def hold(tensor: Tensor) -> None:
         _recording.held.append(tensor)
 
 
+_SMALL = 1 << 16
+"""Bytes that torch's allocator gives out without asking the system."""
 _free: dict[int, list[np.ndarray[tuple[int], np.dtype[np.uint8]]]] = defaultdict(list)
 
 
@@ -154,9 +157,12 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
     What is given back may be given out again to later calls (all calls run one after the other), but never to anything
     else: a recorded call writes to its memory whenever it is run. So a result must not be kept for longer than the step
-    it belongs to. It also spares asking the system for memory each time.
+    it belongs to. It also spares asking the system for memory each time; a small result of a call that is not recorded
+    is torch's own, which has such memory at hand.
     """
-    size = int(np.prod(shape)) * dtype.itemsize
+    size = prod(shape) * dtype.itemsize
+    if _recording is None and size <= _SMALL:
+        return torch.empty(shape, dtype=dtype)
     step = 1 << max(6, size.bit_length() - 3)
     rounded = -(-size // step) * step  # sizes that differ a little share memory, and at most a quarter is wasted
     memory = _free[rounded].pop() if _free[rounded] else _aligned(rounded)

@@ -1,0 +1,78 @@
+"""What is refused of a model of no family before transformers looks at it, and how its description is told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tgi_server.cache.kinds import CacheGroup, CacheKind
+from tgi_server.config.schema import DType, ServerConfig
+from tgi_server.errors import ConfigError, ModelError
+from tgi_server.models import tensors
+from tgi_server.models.check import check_memory, described
+from tgi_server.models.fallback.spec import FallbackSpec, Layer, parsed
+from tgi_server.models.files import TensorInfo
+
+SPEC = FallbackSpec(
+    vocab_size=10, hidden_size=8, max_positions=4096, directory="elsewhere",
+    layers_seen=(Layer(0, 2, 24, 16, None), Layer(1, 2, 16, 16, 64), Layer(3, 1, 16, 16, None)),
+)  # fmt: skip
+
+
+def written(directory: Path, **entries: Any) -> Path:
+    (directory / "config.json").write_text(json.dumps({"model_type": "cohere2", "eos_token_id": [3, 4], **entries}))
+    return directory
+
+
+def never(directory: Path) -> str:
+    raise AssertionError("nobody is to be asked")
+
+
+def test_what_is_told_is_what_was_found(tmp_path: Path) -> None:
+    spec = parsed(SPEC.text, written(tmp_path))
+    assert (spec.layers_seen, spec.max_positions, spec.eos_token_ids) == (SPEC.layers_seen, 4096, (3, 4))
+    assert spec.directory == str(tmp_path)
+    assert spec.groups == (CacheGroup(CacheKind.FULL), CacheGroup(CacheKind.WINDOW, 64))
+    assert spec.group_of == (0, 1, 0)
+    assert spec.block_bytes(0, 1, 2) == 16 * 2 * (2 * (24 + 16) + 32)
+
+
+def test_only_models_of_no_family_are_asked_for(tmp_path: Path) -> None:
+    spec = described(written(tmp_path), ServerConfig(), 1, DType.float32, lambda directory: SPEC.text)
+    assert isinstance(spec, FallbackSpec)
+    with pytest.raises(ModelError, match="missing or bad entry"):
+        described(written(tmp_path, model_type="llama"), ServerConfig(), 1, DType.float32, never)
+
+
+@pytest.mark.parametrize(("entries", "message"), [
+    ({"vision_config": {"a": 1}}, r"it reads more than text \(vision_config\), which is not served"),
+    ({"audio_config": {"a": 1}}, r"it reads more than text \(audio_config\)"),
+    ({"quantization_config": {"quant_method": "fp8"}}, r"weights are quantised already \(quantization_config, fp8\)"),
+])  # fmt: skip
+def test_what_config_json_alone_tells(tmp_path: Path, entries: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        described(written(tmp_path, **entries), ServerConfig(), 1, DType.float32, never)
+
+
+def test_options_that_only_families_have(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        described(written(tmp_path), ServerConfig(rope_factor=2.0), 2, DType.float32, never)
+    assert str(caught.value) == (
+        "num_shard=2: model_type 'cohere2' is computed by transformers' own module, which cannot be split; num_shard=1 "
+        "works; rope_scaling, rope_factor: model_type 'cohere2' is computed by transformers' own module, whose "
+        "positions are those of its config.json; leave them out"
+    )
+    with pytest.raises(ConfigError, match="max_total_tokens=4097 is more than the 4096 positions"):
+        described(written(tmp_path), ServerConfig(max_total_tokens=4097), 1, DType.float32, lambda _: SPEC.text)
+
+
+def test_memory_counts_every_tensor_where_their_names_are_not_known(tmp_path: Path) -> None:
+    found = {"any.name": TensorInfo(tmp_path, "BF16", (1 << 20,), 0, 2 << 20)}
+    tensors.check(SPEC, found)
+    options = ServerConfig(max_total_tokens=16, max_input_length=8)
+    check_memory(SPEC, options, found, DType.bfloat16, False, 3 << 20)
+    with pytest.raises(ConfigError, match="does not fit"):
+        check_memory(SPEC, options, found, DType.bfloat16, False, 2 << 20)
