@@ -48,8 +48,8 @@ def test_only_models_of_no_family_are_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("entries", "message"), [
-    ({"vision_config": {"a": 1}}, r"it reads more than text \(vision_config\), which is not served"),
-    ({"audio_config": {"a": 1}}, r"it reads more than text \(audio_config\)"),
+    ({"vision_config": {"a": 1}}, r"reads more than text \(vision_config\), which is not served"),
+    ({"audio_config": {"a": 1}}, r"reads more than text \(audio_config\)"),
     ({"quantization_config": {"quant_method": "fp8"}}, r"weights are quantised already \(quantization_config, fp8\)"),
 ])  # fmt: skip
 def test_what_config_json_alone_tells(tmp_path: Path, entries: dict[str, Any], message: str) -> None:
