@@ -196,6 +196,7 @@ def left_over() -> list[Any]:
     return [thing for thing in gc.get_objects() if type(thing) in kinds]  # isinstance() would wake torch's warnings
 
 
+@pytest.mark.alone
 async def test_two_hundred_bad_clients_beside_thirty_two_good_ones(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     permits = 2 * BAD
