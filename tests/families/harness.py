@@ -177,7 +177,7 @@ class FamilyTests:
     config: ClassVar[str]
     numbers: ClassVar[dict[str, Any]]
     implementation: ClassVar[str] = "eager"
-    interpreted_tokens: ClassVar[int] = 3
+    interpreted_tokens: ClassVar[int] = 2
     shards: ClassVar[tuple[int, ...]] = (2, 3)
     lengths: ClassVar[tuple[int, ...]] = (37, 3, 20, 1)
     """Of prompts in one batch: more than two blocks, and longer than the windows."""
