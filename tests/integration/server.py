@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import socket
@@ -9,18 +10,25 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
 import httpx
 import psutil
 
+PORTS = range(20_000, 32_000)
+"""Below those that Linux gives to whoever asks for any, so that nobody gets one of them before it is used."""
+_turns = itertools.count(os.getpid() * 97)  # workers side by side begin at different ones
+
 
 def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
+    for turn in itertools.islice(_turns, len(PORTS)):
+        port = PORTS[turn % len(PORTS)]
+        with socket.socket() as s, suppress(OSError):
+            s.bind(("127.0.0.1", port))
+            return port
+    raise OSError(f"all ports of {PORTS} are taken")
 
 
 class Server:

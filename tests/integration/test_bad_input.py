@@ -114,6 +114,7 @@ def carries(process: psutil.Process, mark: dict[str, str]) -> bool:
         return False
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
 def test_a_busy_port_is_refused_in_the_first_second(address: str, tmp_path: Path) -> None:
     with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as other:

@@ -37,6 +37,7 @@ def own(tmp_path: Path) -> list[str]:
     return ["model=smollm2", f"port={free_port()}", f"shard_uds_path={tmp_path}/shard", f"master_port={free_port()}"]
 
 
+@pytest.mark.alone
 async def test_a_router_over_fake_shards(tmp_path: Path) -> None:
     file = tmp_path / "bench.json"
     async with listening(step_seconds=0.002) as (router, port):
@@ -65,6 +66,7 @@ async def test_an_open_loop(tmp_path: Path) -> None:
     assert re.search(r"^ +256 +\d+ +0 ", out, re.MULTILINE)
 
 
+@pytest.mark.alone
 async def test_servers_side_by_side(tmp_path: Path) -> None:
     file, medians = tmp_path / "page.md", tmp_path / "compared.json"
     async with listening(step_seconds=0.001) as (_, fast), listening(step_seconds=0.01) as (_, slow):

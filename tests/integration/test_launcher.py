@@ -239,6 +239,7 @@ def test_the_users_number_of_threads_stays(start: Start) -> None:
     launcher.ends(0)
 
 
+@pytest.mark.alone
 def test_a_second_signal_hastens(start: Start) -> None:
     launcher = start(SERVE, STUBBORN)
     launcher.until("router serves")

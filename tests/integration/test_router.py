@@ -64,6 +64,7 @@ async def test_stream_framing() -> None:
         await writer.wait_closed()
 
 
+@pytest.mark.alone
 async def test_tokens_are_sent_as_they_come() -> None:
     async with listening(step_seconds=0.05) as (_, port):
         started_at = time.monotonic()

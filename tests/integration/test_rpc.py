@@ -105,6 +105,7 @@ async def test_steps_over_two_ranks_pipelined(processes: Processes) -> None:
     await shards.close()
 
 
+@pytest.mark.alone
 async def test_the_shard_tells_how_long_it_waited_for_a_plan(processes: Processes) -> None:
     processes.start(1, delay=0.05)
     async with connected(processes) as shards:
@@ -126,6 +127,7 @@ async def test_a_very_long_prompt(processes: Processes) -> None:
         assert (await shards.receive()).counts == [1]
 
 
+@pytest.mark.alone
 async def test_the_death_of_any_rank_is_told_at_once(processes: Processes) -> None:
     processes.start(2, delay=0.2)
     async with connected(processes, 2) as shards:

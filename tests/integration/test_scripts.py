@@ -50,6 +50,7 @@ def checkout(tmp_path: Path) -> Checkout:
     return Checkout(tmp_path)
 
 
+@pytest.mark.alone
 def test_the_first_start_installs_and_the_next_ones_do_not(checkout: Checkout) -> None:
     first = checkout.run("serve", "port=8080", "model_id=a b")
     assert (first.returncode, first.stdout) == (0, "")

@@ -10,7 +10,7 @@ import re
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, suppress
 from typing import Any
 
@@ -179,6 +179,16 @@ def open_files() -> int:
     return psutil.Process().num_fds()
 
 
+@pytest.fixture(autouse=True)
+def new_objects_only() -> Iterator[None]:
+    """The collector looks at what a test makes. With all that tests before it have left it would hold up the server
+    for as long as some timers run."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 def left_over() -> list[Any]:
     """What a request or a connection leaves behind when somebody holds on to it."""
     gc.collect()
@@ -186,6 +196,7 @@ def left_over() -> list[Any]:
     return [thing for thing in gc.get_objects() if type(thing) in kinds]  # isinstance() would wake torch's warnings
 
 
+@pytest.mark.alone
 async def test_two_hundred_bad_clients_beside_thirty_two_good_ones(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     permits = 2 * BAD
@@ -252,11 +263,11 @@ LONG_ANSWER = post("/tokenize", {"inputs": "x" * 130_000})
 
 
 async def test_a_client_that_reads_steadily_is_not_cut_off() -> None:
-    async with listening(send_timeout=0.4) as (_, port):
+    async with listening(send_timeout=0.8) as (_, port):
         with connected(port) as connection:
             tcp, begun = Tcp(connection), time.monotonic()
             await tcp.say(LONG_ANSWER)
-            while time.monotonic() - begun < 5 * 0.4:
+            while time.monotonic() - begun < 3 * 0.8:
                 assert await tcp.hear(1024)
                 await asyncio.sleep(0.01)
             assert waiting_for_readers()
@@ -265,12 +276,12 @@ async def test_a_client_that_reads_steadily_is_not_cut_off() -> None:
 async def test_an_answer_that_nobody_reads_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
     """Also if its request is done and the connection is being closed."""
     caplog.set_level(logging.INFO)
-    async with listening(send_timeout=0.4) as (_, port):
+    async with listening(send_timeout=2) as (_, port):  # half of it is how much earlier than the kernel we have to be
         with connected(port) as connection:
             await Tcp(connection).say(LONG_ANSWER.replace(b"host: x", b"connection: close"))
             await until(lambda: sum(waiting_for_readers()) > 500_000)
+            await until(lambda: "A client that read nothing for 2 s is cut off" in caplog.messages, 20)
             await until(lambda: not left_over())
-    assert "A client that read nothing for 0.4 s is cut off" in caplog.messages
 
 
 async def test_a_stop_does_not_wait_for_readers(caplog: pytest.LogCaptureFixture) -> None:

@@ -21,6 +21,7 @@ def proportional_memory(process: psutil.Process) -> int:
     return int(process.memory_full_info().pss)
 
 
+@pytest.mark.alone
 def test_first_answer_within_fifteen_seconds_memory_and_imports() -> None:
     with Server("model=smollm2") as server:
         server.generate("Hello", max_new_tokens=1)

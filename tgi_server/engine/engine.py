@@ -61,7 +61,7 @@ class Engine:
         self._in_flight = 0
         self._work = asyncio.Event()
         self._failure: str | None = None
-        self._proven = False  # the last step that came back had no failure
+        self._proven = False  # the last step that came back with a token or a failure had no failure
         self._probing = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
         self._scheduler: Scheduler
@@ -187,7 +187,8 @@ class Engine:
             outcome = await self._shards.receive()
             now = time.monotonic()
             self._in_flight -= 1
-            self._proven = not outcome.failed
+            if outcome.failed or any(outcome.counts):  # nothing is proven by the step of one that had failed before
+                self._proven = not outcome.failed
             self._observer.received(outcome, now)
             # The sender runs before the readers that `deliver` wakes, and after the stop sequences it finds.
             self._work.set()

@@ -167,6 +167,7 @@ async def test_an_open_loop_counts_the_wait_for_a_place() -> None:
     assert run.records[-1].sent - run.records[-1].start > 0.03
 
 
+@pytest.mark.alone
 async def test_a_duration_ends_a_measurement() -> None:
     work = Workload.of(BenchOptions(duration=0.2, warmup=0))
     seen: list[float] = []

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -77,6 +77,12 @@ def test_the_summary_has_one_line_an_option() -> None:
     assert len(lines) < len(usage.text(long=True).splitlines()) / 2
 
 
+def processor_seconds_of_children() -> float:
+    """Of those that have ended: that others keep the machine busy does not count."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 @pytest.mark.parametrize("argv", [["--help"], ["-h"], ["--cfg", "job", "deployment=laptop"]])
 def test_quick_and_without_torch(argv: list[str]) -> None:
     code = (
@@ -85,9 +91,9 @@ def test_quick_and_without_torch(argv: list[str]) -> None:
         "status = main(sys.argv[1:])\n"
         "sys.exit(status or ', '.join({'torch', 'transformers'} & set(sys.modules)) or 0)"
     )
-    started = time.monotonic()
+    before = processor_seconds_of_children()
     done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True)
-    assert time.monotonic() - started < 1
+    assert processor_seconds_of_children() - before < 1
     assert done.returncode == 0, done.stderr
 
 

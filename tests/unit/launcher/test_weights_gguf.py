@@ -68,6 +68,7 @@ def read(directory: Path, name: str) -> dict[str, Any]:
 # Through the cache, in a child process
 
 
+@pytest.mark.alone
 def test_a_file_is_converted_once(source: Path, tensors: gguf_files.Weights, tmp_path: Path) -> None:
     options = ModelOptions(model_id=str(source), conversion_cache=str(tmp_path / "cache"))
     directory = weights.fetch(options, DType.float32, ignore).directory
@@ -76,9 +77,12 @@ def test_a_file_is_converted_once(source: Path, tensors: gguf_files.Weights, tmp
     assert all(np.array_equal(stored[name], tensors[name]) for name in tensors)
     before = [path.stat().st_mtime_ns for path in sorted(directory.iterdir())]
 
-    started = time.perf_counter()
-    assert weights.fetch(options, DType.float32, ignore).directory == directory
-    assert time.perf_counter() - started < 0.05
+    def seconds_of_another_fetch() -> float:
+        started = time.perf_counter()
+        assert weights.fetch(options, DType.float32, ignore).directory == directory
+        return time.perf_counter() - started
+
+    assert min(seconds_of_another_fetch() for _ in range(5)) < 0.05
     assert [path.stat().st_mtime_ns for path in sorted(directory.iterdir())] == before
 
     os.utime(source, ns=(1, 1))
@@ -295,6 +299,7 @@ def test_a_truncated_file(source: Path, missing: int) -> None:
         GgufFile(source)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("count", [2**17, 2**64 - 1])
 def test_a_damaged_element_count_takes_little_time_and_memory(tmp_path: Path, count: int) -> None:
     """The gguf package alone follows such a count until memory runs out, if whole elements fit before the end."""

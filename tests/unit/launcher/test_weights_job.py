@@ -74,6 +74,7 @@ class CancelledError(Exception):
     pass
 
 
+@pytest.mark.alone
 def test_a_report_that_raises_ends_the_work_and_lets_it_clean_up(run: Run, tmp_path: Path) -> None:
     def cancel(stage: str, fraction: float) -> None:
         raise CancelledError

@@ -95,6 +95,7 @@ def test_finish_reasons_are_tgi_words() -> None:
     assert [reason.value for reason in FinishReason] == ["length", "eos_token", "stop_sequence"]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("work", [validate.tokenise, partial(validate.token_spans, truncate=None)])
 def test_long_texts_leave_the_other_threads_running(work: Callable[[Tokenizer, str], Any]) -> None:
     text = "".join(chr(33 + i * 7919 % 90) for i in range(400_000))
