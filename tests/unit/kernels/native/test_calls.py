@@ -40,16 +40,31 @@ def test_calls_run_in_order() -> None:
 
 
 def test_memory_is_given_out_again_once_no_view_is_left() -> None:
-    first = calls.empty((7, 100), torch.float32)
-    address, view = first.data_ptr(), first.view(100, 7)[3:]
+    first = calls.empty((70, 1000), torch.float32)
+    address, view = first.data_ptr(), first.view(1000, 70)[3:]
     del first
     gc.collect()
-    assert calls.empty((7, 100), torch.float32).data_ptr() != address
+    assert calls.empty((70, 1000), torch.float32).data_ptr() != address
     del view
     gc.collect()
-    again = calls.empty((700,), torch.float32)
+    again = calls.empty((70000,), torch.float32)
     assert again.data_ptr() == address
     assert again.data_ptr() % 64 == 0
+
+
+def test_small_results_of_a_recording_stay_in_the_pool() -> None:
+    """A recorded call writes to its memory whenever it is run, so that torch must not give it to anything else."""
+    with calls.record():
+        recorded = calls.empty((7, 100), torch.float32)
+    address = recorded.data_ptr()
+    del recorded
+    gc.collect()
+    others = [torch.empty(7, 100) for _ in range(100)]
+    assert address not in {other.data_ptr() for other in others}
+    with calls.record():
+        assert calls.empty((700,), torch.float32).data_ptr() == address
+    aligned = [calls.empty((7, n), torch.float32) for n in range(1, 30)]
+    assert all(x.data_ptr() % 64 == 0 for x in aligned)
 
 
 def test_after_an_error_nothing_is_recorded() -> None:
