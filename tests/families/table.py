@@ -41,7 +41,7 @@ WORDS = {
     ("AttentionSpec", "window"): "sliding windows",
     ("AttentionSpec", "softcap"): "capped scores",
     ("AttentionSpec", "slopes"): "ALiBi",
-    ("AttentionSpec", "distances"): "biases of distances",
+    ("AttentionSpec", "relative"): "biases of distances",
     ("AttentionSpec", "sinks"): "attention sinks",
     ("AttentionSpec", "query_norm"): "norms of queries and keys",
     ("EmbeddingSpec", "positions"): "learned positions",
@@ -98,9 +98,9 @@ def _test_modules() -> Iterator[ModuleType]:
 
 
 def _classes(module: ModuleType) -> Iterator[Any]:
-    """Those that pytest collects and that make a checkpoint."""
+    """Those that pytest collects and that make a checkpoint of a family; what has none is not shared by shards."""
     for name, thing in vars(module).items():
-        if name.startswith("Test") and hasattr(thing, "save") and thing.__module__ == module.__name__:
+        if name.startswith("Test") and hasattr(thing, "shards") and thing.__module__ == module.__name__:
             yield thing
 
 
