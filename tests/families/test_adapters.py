@@ -15,9 +15,9 @@ from tests.adapters import VOCABULARY, logits, make_adapter, make_base, merged
 from tests.families.harness import TOLERANCE, ThreadGroup
 from tests.models import Steps, needs
 from tgi_server.models import adapter
+from tgi_server.models.checkpoint import Checkpoint
 from tgi_server.models.families import read_spec
 from tgi_server.models.merged import Merged
-from tgi_server.models.weights import Checkpoint
 from tgi_server.quantize.eetq import Eetq
 
 PROMPT = torch.randint(2, VOCABULARY, (37,), generator=torch.Generator().manual_seed(1)).tolist()

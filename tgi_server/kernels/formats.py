@@ -104,6 +104,8 @@ class Codebook4:
         return 2 * self.codes.shape[1]
 
 
+Rows = Dense | Int8 | Int8Outlier
+"""Formats whose tensors have a row for each output."""
 Format = Dense | Int8 | Int8Outlier | Int4Grouped | Codebook4
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding
 from torch.nn.functional import linear as multiply
 
 from tgi_server.kernels.attention import attention
@@ -33,9 +36,41 @@ def linear(weight: Format, bias: Tensor | None, dtype: torch.dtype) -> LinearOp:
     return lambda x: multiply(x, weight.widened(x.dtype), bias)
 
 
-def head(weight: Tensor) -> LinearOp:
+class HeadOp(Protocol):
+    """An output head: a weight `[out, in]` that scores hidden states, and whose rows can be had."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Hidden states `[rows, in]` to float32 `[rows, out]`."""
+        ...
+
+    def vectors(self, outputs: Tensor) -> Tensor:
+        """Rows of the weight by their numbers (int64 `[n]`), `[n, in]`: they embed the tokens of a tied head."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A head by one function, beside the weight as it is."""
+
+    weight: Tensor
+    scores: LinearOp
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """See `HeadOp`."""
+        return self.scores(x)
+
+    def vectors(self, outputs: Tensor) -> Tensor:
+        """See `HeadOp`."""
+        return embedding(outputs, self.weight)
+
+
+def head(weight: Tensor) -> Head:
     """The operation `head`: hidden states `[rows, in]` times `weight [out, in]`, as float32 `[rows, out]`."""
-    return partial(float_logits, weight=weight, multiply=linear(Dense(weight), None, weight.dtype))
+    return _exact_head(weight, linear(Dense(weight), None, weight.dtype))
+
+
+def _exact_head(weight: Tensor, multiply: LinearOp) -> Head:
+    return Head(weight, partial(float_logits, weight=weight, multiply=multiply))
 
 
 def float_logits(x: Tensor, weight: Tensor, multiply: LinearOp) -> Tensor:
@@ -124,14 +159,14 @@ def _reordered(weight: Dense, bias: Tensor | None, dtype: torch.dtype) -> Linear
     return lambda x: run(x, packed, bias, "none", [], "")
 
 
-def _onednn_head(weight: Tensor) -> LinearOp:
-    return partial(float_logits, weight=weight, multiply=_reordered(Dense(weight), None, weight.dtype))
+def _onednn_head(weight: Tensor) -> Head:
+    return _exact_head(weight, _reordered(Dense(weight), None, weight.dtype))
 
 
-def _cuda_head(weight: Tensor) -> LinearOp:
+def _cuda_head(weight: Tensor) -> Head:
     if weight.dtype == torch.float32:
-        return partial(multiply, weight=weight)
-    return lambda x: torch.mm(x, weight.t(), out_dtype=torch.float32)
+        return Head(weight, partial(multiply, weight=weight))
+    return Head(weight, lambda x: torch.mm(x, weight.t(), out_dtype=torch.float32))
 
 
 def _only_dense(needs: Needs) -> list[str]:

@@ -68,6 +68,7 @@ class Kernel:
         unsupported: reasons why this one cannot serve; empty when it can.
         recorder: how a step that uses it can be recorded; None when it cannot.
         detail: what of the processor it uses, for people; None where there is nothing to tell.
+        streams: whether it takes a weight as `streamed.Streamed`, too.
     """
 
     operation: Operation
@@ -76,3 +77,4 @@ class Kernel:
     unsupported: Callable[[Needs], list[str]] = nothing
     recorder: Recorder | None = None
     detail: Callable[[], str] | None = None
+    streams: bool = False

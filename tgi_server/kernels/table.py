@@ -35,6 +35,7 @@ class Choice:
     recorder: Recorder | None
     detail: str | None
     passed_over: Mapping[str, list[str]]
+    streams: bool = False
 
     def __str__(self) -> str:
         """One line for a log."""
@@ -63,7 +64,8 @@ def best(operation: Operation, needs: Needs) -> Choice:
             passed_over[kernel.library] = reasons
         else:
             detail = kernel.detail() if kernel.detail else None
-            return Choice(operation, kernel.library, kernel.load(), kernel.recorder, detail, passed_over)
+            run = kernel.load()
+            return Choice(operation, kernel.library, run, kernel.recorder, detail, passed_over, kernel.streams)
     wanted = passed_over.get(needs.library or "", ["there is no such library"])
     raise UnavailableError("; ".join(wanted))
 

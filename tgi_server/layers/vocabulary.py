@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
-from torch.nn.functional import embedding
 
 from tgi_server.layers.parallel import Group
 
+Lookup = Callable[[Tensor], Tensor]
+"""Gives rows of a matrix by their numbers (int64 `[n]`)."""
+
 
 class VocabularyEmbedding:
-    """Rows `[start, stop)` of the embedding matrix; ids of other ranks contribute zeros to the sum."""
+    """Rows `[start, stop)` of the embedding matrix; ids of other ranks contribute zeros to the sum.
 
-    def __init__(self, weight: Tensor, start: int, group: Group) -> None:
-        self.weight = weight
-        self.start = start
-        self.group = group
+    Args:
+        vectors: gives rows by their numbers, from `start` on.
+    """
+
+    def __init__(self, vectors: Lookup, start: int, stop: int, group: Group) -> None:
+        self._vectors = vectors
+        self._start, self._stop = start, stop
+        self._group = group
 
     def __call__(self, ids: Tensor) -> Tensor:
         """Token ids `[tokens]` to float32 vectors `[tokens, hidden]`."""
-        if self.group.world == 1:
-            return embedding(ids, self.weight).float()
-        local = ids - self.start
-        mine = (local >= 0) & (local < self.weight.shape[0])
-        vectors = embedding(local.where(mine, local.new_zeros(())), self.weight).float()
-        return self.group.all_reduce(vectors.masked_fill_(~mine.unsqueeze(-1), 0.0))
+        if self._group.world == 1:
+            return self._vectors(ids).float()
+        mine = (ids >= self._start) & (ids < self._stop)
+        vectors = self._vectors((ids - self._start).where(mine, ids.new_zeros(()))).float()
+        return self._group.all_reduce(vectors.masked_fill_(~mine.unsqueeze(-1), 0.0))

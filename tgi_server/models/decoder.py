@@ -10,7 +10,7 @@ from torch import Tensor
 from tgi_server.kernels.attention import AttentionBatch, LayerCache
 from tgi_server.kernels.operations import Angles, normed
 from tgi_server.kernels.row import Recorder
-from tgi_server.layers.vocabulary import VocabularyEmbedding
+from tgi_server.layers.vocabulary import Lookup, VocabularyEmbedding
 from tgi_server.models.blocks import NOTHING, Block, LayerStep, Stream, recorder_of
 from tgi_server.models.head import OutputHead
 from tgi_server.models.model import Inputs
@@ -35,7 +35,8 @@ class Decoder:
     def __init__(self, spec: ModelSpec, load: WeightLoader, max_positions: int) -> None:
         self.hidden_size = spec.hidden_size
         self._group_of = spec.group_of
-        self._embedding = Embedding(spec.embedding, spec.vocab_size, load, max_positions)
+        self._head = OutputHead(spec, spec.head, load, spec.embedding.name)
+        self._embedding = Embedding(spec.embedding, spec.vocab_size, load, max_positions, self._head.vectors)
         self._ropes = list(dict.fromkeys(b.attention.rope for b in spec.blocks if b.attention.rope is not None))
         self._rope_of = [_place(self._ropes, block.attention.rope) for block in spec.blocks]
         self._tables = [RotaryTable(rope, max_positions, load.needs.device) for rope in self._ropes]
@@ -43,7 +44,6 @@ class Decoder:
         self._stream = Stream(load)
         self._blocks = [Block(block, self._stream, load) for block in spec.blocks]
         self._norm = load.norm(spec.norm)
-        self._head = OutputHead(spec, spec.head, load, self._embedding.vectors)
         self.choices = load.choices
         self.recorder = self._recorder(load)
 
@@ -72,14 +72,14 @@ class Decoder:
 
 
 class Embedding:
-    """Vectors of tokens and of learned positions; `vectors`, if given, are those of the tokens, loaded before."""
+    """Vectors of tokens and of learned positions; `vectors`, if given, has those of the tokens, loaded before."""
 
     def __init__(
-        self, own: EmbeddingSpec, vocab_size: int, load: WeightLoader, max_positions: int, vectors: Tensor | None = None
+        self, own: EmbeddingSpec, vocab_size: int, load: WeightLoader, max_positions: int, vectors: Lookup | None = None
     ) -> None:
         rows = load.group.span(vocab_size)
-        self.vectors = load.matrix(f"{own.name}.weight", rows) if vectors is None else vectors
-        self._tokens = VocabularyEmbedding(self.vectors, rows[0], load.group)
+        self.vectors = load.table(f"{own.name}.weight", rows) if vectors is None else vectors
+        self._tokens = VocabularyEmbedding(self.vectors, *rows, load.group)
         self._scale = own.scale
         self._positions = None
         if own.positions is not None:

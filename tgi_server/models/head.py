@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tgi_server.kernels.plain import HeadOp
 from tgi_server.models.description import Description
 from tgi_server.models.spec import HeadSpec
 from tgi_server.models.weights import WeightLoader
@@ -17,16 +18,18 @@ class OutputHead:
         spec: of the model.
         own: of its head.
         load: gives this rank's rows.
-        vectors: this rank's rows of the embedding, for heads that are tied to it.
+        embedding: name of the token vectors, which are its weight where it is tied to them.
+
+    Attributes:
+        vectors: has these, where it is tied; else None.
     """
 
-    def __init__(self, spec: Description, own: HeadSpec, load: WeightLoader, vectors: Tensor) -> None:
+    def __init__(self, spec: Description, own: HeadSpec, load: WeightLoader, embedding: str) -> None:
         rows = load.group.span(spec.vocab_size)
-        name = f"{own.name}.weight"
-        tied = own.name is None or (own.or_tied and not load.has(name))
-        weight = vectors if tied else load.matrix(name, rows)
-        self._lengths = _lengths(weight) if own.by_direction else None
-        self._product = load.best("head", inputs=spec.hidden_size).run(weight)
+        tied = own.name is None or (own.or_tied and not load.has(f"{own.name}.weight"))
+        self._product = load.head(f"{embedding if tied else own.name}.weight", rows)
+        self.vectors = self._product.vectors if tied else None
+        self._lengths = _lengths(self._product, rows[1] - rows[0], load.needs.device) if own.by_direction else None
         self._bias = load.vector(f"{own.name}.bias", [rows]) if own.bias else None
         if own.offsets is not None and load.has(own.offsets):
             self._bias = load.vector(own.offsets)[0, slice(*rows)]
@@ -48,6 +51,7 @@ class OutputHead:
         return self._group.gather_columns(logits, self._size)
 
 
-def _lengths(weight: Tensor) -> Tensor:
-    """Of each row, float32 and above 0. Some rows at a time, as each time they are widened."""
-    return torch.cat([rows.float().norm(dim=1) for rows in torch.split(weight, 4096)]).clamp_min_(1e-12)
+def _lengths(head: HeadOp, count: int, device: torch.device) -> Tensor:
+    """Of each of so many rows, float32 and above 0. Some rows at a time, as each time they are widened."""
+    parts = torch.split(torch.arange(count, device=device), 4096)
+    return torch.cat([head.vectors(part).float().norm(dim=1) for part in parts]).clamp_min_(1e-12)

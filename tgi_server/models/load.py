@@ -11,11 +11,11 @@ from tgi_server.kernels.row import Needs
 from tgi_server.layers.parallel import Group
 from tgi_server.models import adapter, tensors
 from tgi_server.models.check import check_cuts
+from tgi_server.models.checkpoint import Checkpoint, Tensors
 from tgi_server.models.description import Description
-from tgi_server.models.files import headers
 from tgi_server.models.merged import Merged
 from tgi_server.models.model import Model
-from tgi_server.models.weights import Checkpoint, Tensors, WeightLoader
+from tgi_server.models.weights import WeightLoader
 from tgi_server.quantize.base import PLAIN, QuantizeMethod
 from tgi_server.quantize.none import NoQuantize
 
@@ -44,15 +44,18 @@ def load_model(
     """
     quantize, group = quantize or NoQuantize(), group or Group()
     check_cuts(spec, group.world, quantize.stored())
+    files = Checkpoint(directory, report)
+    checkpoint: Tensors = files
     if set(quantize.stored()) == set(PLAIN):
-        tensors.check(spec, headers(directory))
+        tensors.check(spec, files.infos)
+        files.wanted = sum(files.infos[name].bytes for name in tensors.read_by(spec, files.infos)) // group.world
     elif adapter_dir is not None:
         raise ModelError(f"{adapter_dir}: an adapter cannot be merged into weights that are quantised already")
-    checkpoint: Tensors = Checkpoint(directory, report)
     if adapter_dir is not None:
         changes = adapter.read(adapter_dir, spec)
-        spec, checkpoint = changes.spec, Merged(checkpoint, changes)
+        spec, checkpoint = changes.spec, Merged(files, changes)
     loader = WeightLoader(checkpoint, spec.prefixes, quantize, group, needs)
     module, _, name = spec.builder.partition(":")
     model: Model = getattr(import_module(module), name)(spec, loader, max_positions)
+    report(1.0)
     return model

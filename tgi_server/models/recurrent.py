@@ -33,12 +33,12 @@ class Recurrent:
 
     def __init__(self, spec: RecurrentSpec, load: WeightLoader, max_positions: int) -> None:
         self.hidden_size = spec.hidden_size
-        self._embedding = Embedding(spec.embedding, spec.vocab_size, load, max_positions)
+        self._head = OutputHead(spec, spec.head, load, spec.embedding.name)
+        self._embedding = Embedding(spec.embedding, spec.vocab_size, load, max_positions, self._head.vectors)
         self._stream = Stream(load)
         self._norms = [load.norm(mixer.norm) for mixer in spec.mixers]
         self._mixers = [Mixer(spec, mixer, load) for mixer in spec.mixers]
         self._norm = load.norm(spec.norm)
-        self._head = OutputHead(spec, spec.head, load, self._embedding.vectors)
         self.choices = load.choices
         self.recorder = self._recorder(load)
 

@@ -49,11 +49,11 @@ class Seq2Seq:
         self._source_attention = load.best("attention", key_width=first.key.width, value_width=first.value.width)
         _, kv = load.group.heads(first.query.units, first.key.units)
         self._heads = kv[1] - kv[0]
-        self._embed_source = Embedding(spec.encoder.embedding, spec.vocab_size, load, max_positions)
-        vectors = self._embed_source.vectors
-        self._embed = Embedding(spec.decoder.embedding, spec.vocab_size, load, max_positions, vectors)
+        first_words, words = spec.encoder.embedding, spec.decoder.embedding
+        self._head = OutputHead(spec, spec.head, load, first_words.name)
+        self._embed_source = Embedding(first_words, spec.vocab_size, load, max_positions, self._head.vectors)
+        self._embed = Embedding(words, spec.vocab_size, load, max_positions, self._embed_source.vectors)
         self._encoder, self._decoder = (Stack(stack, load) for stack in (spec.encoder, spec.decoder))
-        self._head = OutputHead(spec, spec.head, load, vectors)
         self.choices = load.choices
         self.recorder = self._recorder(load)
 

@@ -1,97 +1,53 @@
-"""Safetensors on disk -> this rank's slices in memory. Files are memory-mapped; only the slice is read."""
+"""Tensors of a checkpoint -> this rank's layers in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from math import lcm
-from pathlib import Path
-from typing import Any, Protocol
+from functools import partial
+from math import lcm, prod
+from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torch.nn.functional import embedding
 
 from tgi_server.errors import ModelError
-from tgi_server.kernels.formats import Dense, Format
+from tgi_server.kernels.formats import Dense, Format, Rows
 from tgi_server.kernels.operations import Norm, NormKind
-from tgi_server.kernels.plain import LinearOp
+from tgi_server.kernels.plain import HeadOp, LinearOp
 from tgi_server.kernels.row import Needs, Operation
+from tgi_server.kernels.streamed import STEP_NUMBERS, Streamed
 from tgi_server.kernels.table import Choice, best
 from tgi_server.layers import spread
 from tgi_server.layers.parallel import Group
 from tgi_server.layers.spread import Span
 from tgi_server.models import mxfp4
-from tgi_server.models.files import weight_files
+from tgi_server.models.checkpoint import Tensors
 from tgi_server.models.spec import NormSpec, Source
 from tgi_server.models.tensors import found
 from tgi_server.quantize.base import PLAIN, QuantizeMethod, Stored, together
 
 Weight = tuple[Format, Tensor | None]
 """A layer's weights, and its bias or none."""
-MOST_PIECES = 64
-"""Pieces of a tensor that are read one by one; of more, the whole tensor is read and cut."""
 
 
-class Tensors(Protocol):
-    """The tensors of a model by name, as `Checkpoint` has them."""
+class _Part(NamedTuple):
+    """A layer in the making: `read` gives what it stores of outputs [first, last), each of so many `numbers`."""
 
-    def __contains__(self, name: object) -> bool: ...
+    outputs: int
+    numbers: int
+    read: Callable[[Span], Mapping[str, Tensor]]
 
-    def read(self, name: str, axis: int = 0, pieces: Sequence[Span] | None = None, entry: int | None = None) -> Tensor:
-        """See `Checkpoint`."""
-        ...
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> _Part:
+        """Of what is there already."""
 
+        def read(rows: Span) -> Mapping[str, Tensor]:
+            return {suffix: tensor[slice(*rows)].contiguous() for suffix, tensor in tensors.items()}
 
-class Checkpoint:
-    """The tensors of a model directory, by name. `report` hears after each read how much has been read, 0 to 1."""
-
-    def __init__(self, directory: Path, report: Callable[[float], None] = lambda fraction: None) -> None:
-        self._directory = directory
-        self._files: dict[str, Any] = {}
-        self._report = report
-        self._seen: set[str] = set()
-        for path in weight_files(directory):
-            try:
-                file: Any = safe_open(str(path), framework="pt")
-            except (OSError, SafetensorError) as error:
-                raise ModelError(f"cannot read {path}: {error}") from error
-            for name in file.keys():  # noqa: SIM118  (not a dict: iterating the file itself is not supported)
-                if name in self._files:
-                    raise ModelError(f"{directory}: tensor {name} is in more than one file")
-                self._files[name] = file
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._files
-
-    def read(self, name: str, axis: int = 0, pieces: Sequence[Span] | None = None, entry: int | None = None) -> Tensor:
-        """Tensor `name`, or only `pieces` of its `axis` one after the other, in the dtype of the file, on the CPU.
-
-        With `entry` it is this entry of the tensor's first axis that is meant.
-        """
-        view = self._view(name)
-        of_entry = () if entry is None else (entry,)
-        shape = view.get_shape()[len(of_entry) :] or [1]
-        size = shape[axis]
-        if pieces is None:
-            pieces = [(0, size)]
-        if any(not 0 <= start <= stop <= size for start, stop in pieces):
-            raise ModelError(f"{self._directory}: tensor {name} has the shape {view.get_shape()}, more was expected")
-        before = (*of_entry, *(slice(None),) * axis)
-        if len(pieces) > MOST_PIECES:
-            whole: Tensor = view[(*of_entry, *(slice(None),) * len(shape))]
-            rows = torch.cat([torch.arange(start, stop) for start, stop in pieces])
-            parts = [whole.index_select(axis, rows)]
-        else:
-            parts = [view[(*before, slice(start, stop))] if view.get_shape() else view[...] for start, stop in pieces]
-        self._seen.add(name)
-        self._report(len(self._seen) / len(self._files))
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=axis)
-
-    def _view(self, name: str) -> Any:
-        if name not in self._files:
-            raise ModelError(f"{self._directory}: tensor {name} is missing")
-        return self._files[name].get_slice(name)
+        outputs, numbers = next(iter(tensors.values())).shape
+        return cls(outputs, numbers, read)
 
 
 class WeightLoader:
@@ -129,12 +85,49 @@ class WeightLoader:
         self, name: str, pieces: Sequence[Span] | None = None, dtype: torch.dtype = torch.float32,
         entry: int | None = None,
     ) -> Tensor:  # fmt: skip
-        """Tensor `name` (or pieces of its first axis) on the device, in `dtype`; `entry` as in `Checkpoint.read`."""
-        return self._placed(self._checkpoint.read(self._found(name), 0, pieces, entry), dtype)
+        """Tensor `name` (or pieces of its first axis) on the device, in `dtype`; `entry` as in `Tensors.read`."""
+        return self._whole(self._found(name), 0, pieces, entry, dtype)
 
     def matrix(self, name: str, part: Span | None = None) -> Tensor:
         """The same in the serving dtype, and only one piece of it."""
         return self.vector(name, None if part is None else [part], self.needs.dtype)
+
+    def table(self, name: str, part: Span) -> Callable[[Tensor], Tensor]:
+        """Gives rows of a matrix by their numbers; it has only a part of them, counted from its first."""
+        return partial(embedding, weight=self.matrix(name, part))
+
+    def head(self, name: str, part: Span) -> HeadOp:
+        """The output head for a part of a matrix's rows. It is never quantised."""
+        rows = self._stream(self._found(name), 0, [part], None, self.needs.dtype)
+        choice = self.best("head", inputs=rows.sample().inputs)
+        layer: HeadOp = choice.run(rows if choice.streams else self.matrix(name, part))
+        return layer
+
+    def _whole(
+        self, name: str, axis: int, pieces: Sequence[Span] | None, entry: int | None, dtype: torch.dtype | None
+    ) -> Tensor:
+        """Pieces of a tensor on the device, floats in `dtype` or that of the file."""
+        if prod(self._shape(name, entry)) < STEP_NUMBERS:
+            return self._placed(self._checkpoint.read(name, axis, pieces, entry), dtype)
+        whole = self._stream(name, axis, pieces, entry, dtype).whole()
+        assert isinstance(whole, Dense)
+        return whole.weight
+
+    def _stream(
+        self, name: str, axis: int, pieces: Sequence[Span] | None, entry: int | None, dtype: torch.dtype | None
+    ) -> Streamed:
+        """The same a few rows at a time."""
+        shape = self._shape(name, entry)
+        rows = shape[0] if axis or pieces is None else _length(pieces)
+
+        def read(first: int, last: int) -> Dense:
+            return Dense(self._placed(self._checkpoint.read(name, axis, pieces, entry, (first, last)), dtype))
+
+        return Streamed(rows, prod(shape[1:]), read)
+
+    def _shape(self, name: str, entry: int | None) -> tuple[int, ...]:
+        shape = self._checkpoint.shape(name)
+        return shape if entry is None else shape[1:]
 
     def norm(self, spec: NormSpec, part: Span | None = None) -> Norm:
         """The weights of a norm, float32; or those of a part of its rows."""
@@ -152,32 +145,72 @@ class WeightLoader:
 
     def column(self, sources: Sequence[Source], parts: Sequence[Span]) -> LinearOp:
         """One layer from several that share their input; of `sources[i]` this rank takes the units `parts[i]`."""
-        return self._built(*self.column_weight(sources, parts))
+        return self._built(*self._column(sources, parts))
 
     def row(self, source: Source, part: Span) -> LinearOp:
         """A layer of whose inputs this rank takes the units `part`; the ranks' outputs are to be summed."""
-        return self._built(*self.row_weight(source, part))
+        return self._built(*self._row(source, part))
 
     def column_weight(self, sources: Sequence[Source], parts: Sequence[Span]) -> Weight:
         """What `column` multiplies by."""
-        pieces = [source.pieces(*part) for source, part in zip(sources, parts, strict=True)]
-        tensors = {}
-        for suffix, stored in self._quantize.stored().items():
-            cuts = [self._cut(s, suffix, stored, "out", p) for s, p in zip(sources, pieces, strict=True)]
-            tensors[suffix] = self._joined(cuts, stored)
-        biases = None
-        if any(source.bias for source in sources):
-            biases = torch.cat([self._bias(source, piece) for source, piece in zip(sources, pieces, strict=True)])
-        return self._quantize.read(tensors), biases
+        weight, bias = self._column(sources, parts)
+        return _in_memory(weight), bias
 
     def row_weight(self, source: Source, part: Span) -> Weight:
         """What `row` multiplies by."""
-        pieces = source.pieces(*part)
-        stored = self._quantize.stored()
-        tensors = {suffix: self._cut(source, suffix, how, "in", pieces) for suffix, how in stored.items()}
+        weight, bias = self._row(source, part)
+        return _in_memory(weight), bias
+
+    def _column(self, sources: Sequence[Source], parts: Sequence[Span]) -> tuple[Format | Streamed, Tensor | None]:
+        pieces = [source.pieces(*part) for source, part in zip(sources, parts, strict=True)]
+        biases = None
+        if any(source.bias for source in sources):
+            biases = torch.cat([self._bias(source, piece) for source, piece in zip(sources, pieces, strict=True)])
+        return self._weight(sources, pieces, "out"), biases
+
+    def _row(self, source: Source, part: Span) -> tuple[Format | Streamed, Tensor | None]:
         first = self.group.rank == 0  # the sum of all ranks has the bias once
         bias = self._bias(source, None) if source.bias and first else None
-        return self._quantize.read(tensors), bias
+        return self._weight([source], [source.pieces(*part)], "in"), bias
+
+    def _weight(self, sources: Sequence[Source], pieces: Sequence[Sequence[Span]], along: str) -> Format | Streamed:
+        """This rank's part of layers side by side; a few outputs at a time where each is stored and kept by itself."""
+        own = list(zip(sources, pieces, strict=True))
+        stored = self._quantize.stored()
+        if all(how.axes[0] == "out" and how.numbers[0] == 1 for how in stored.values()):
+            parts = [self._part(*one, along) for one in own]
+            if isinstance(self._outputs(parts, 0, 1), Rows):
+                outputs, numbers = sum(part.outputs for part in parts), max(part.numbers for part in parts)
+                return Streamed(outputs, numbers, partial(self._outputs, parts))
+        return self._quantize.read(self._joined([self._tensors(*one, along) for one in own]))
+
+    def _outputs(self, parts: Sequence[_Part], first: int, last: int) -> Any:
+        """Outputs [first, last) of layers side by side."""
+        tensors, at = [], 0
+        for part in parts:
+            begin, end = max(first - at, 0), min(last - at, part.outputs)
+            if begin < end:
+                tensors.append(part.read((begin, end)))
+            at += part.outputs
+        return self._quantize.read(self._joined(tensors))
+
+    def _part(self, source: Source, pieces: Sequence[Span], along: str) -> _Part:
+        """This rank's part of a layer that is stored output by output."""
+        if source.transposed and not source.mxfp4:  # then it lies input by input, and is turned in memory
+            return _Part.of(self._tensors(source, pieces, along))
+        kind = "blocks" if source.mxfp4 else next(iter(self._quantize.stored()))
+        shape = self._shape(self._found(source.tensor(kind)), source.expert)
+        outputs = _length(pieces) if along == "out" else shape[0]
+        return _Part(outputs, prod(shape[1:]), partial(self._tensors, source, pieces, along))
+
+    def _tensors(
+        self, source: Source, pieces: Sequence[Span], along: str, rows: Span | None = None
+    ) -> dict[str, Tensor]:
+        """This rank's part of what a layer stores; where that begins with outputs, of some of these."""
+        return {
+            suffix: self._cut(source, suffix, stored, along, pieces, rows)
+            for suffix, stored in self._quantize.stored().items()
+        }
 
     def dense(self, weight: Tensor, bias: Tensor | None = None) -> LinearOp:
         """A layer that no method quantises, of its part `[out, in]` in the serving dtype."""
@@ -189,9 +222,10 @@ class WeightLoader:
         size = sum(stop - start for start, stop in pieces or ())
         return torch.zeros(size, dtype=self.needs.dtype, device=self.needs.device)
 
-    def _built(self, weight: Format, bias: Tensor | None) -> LinearOp:
-        choice = self.best("linear", format=type(weight), inputs=weight.inputs)
-        layer: LinearOp = choice.run(weight, bias, self.needs.dtype)
+    def _built(self, weight: Format | Streamed, bias: Tensor | None) -> LinearOp:
+        sample = weight.sample() if isinstance(weight, Streamed) else weight
+        choice = self.best("linear", format=type(sample), inputs=sample.inputs)
+        layer: LinearOp = choice.run(weight if choice.streams else _in_memory(weight), bias, self.needs.dtype)
         return layer
 
     def best(self, operation: Operation, **needs: Any) -> Choice:
@@ -201,33 +235,34 @@ class WeightLoader:
             self.choices.append(choice)
         return choice
 
-    def _cut(self, source: Source, suffix: str, stored: Stored, along: str, pieces: Sequence[Span]) -> Tensor:
+    def _cut(
+        self, source: Source, suffix: str, stored: Stored, along: str, pieces: Sequence[Span], rows: Span | None
+    ) -> Tensor:
         """This rank's part of one tensor of a layer, its axes as `stored` says."""
         if source.mxfp4:
-            return self._placed(self._widened(source, along, pieces), self.needs.dtype)
+            return self._placed(self._widened(source, along, pieces, rows), self.needs.dtype)
         name = self._found(source.tensor(suffix))
-        axes = stored.axes[::-1] if source.transposed and suffix == "weight" else stored.axes
-        if along not in axes:
-            tensor = self._checkpoint.read(name, entry=source.expert)
-        else:
-            axis = axes.index(along)
-            numbers = stored.numbers[stored.axes.index(along)]
-            elements = [self._elements(name, piece, numbers) for piece in pieces]
-            tensor = self._checkpoint.read(name, axis, elements, source.expert)
-        if axes != stored.axes:
-            tensor = tensor.transpose(0, 1).contiguous()
-        kept = stored.exact or not tensor.is_floating_point()
-        return self._placed(tensor, tensor.dtype if kept else self.needs.dtype)
+        turned = source.transposed and suffix == "weight"
+        axes = stored.axes[::-1] if turned else stored.axes
+        axis, parts = 0, None
+        if along in axes:
+            axis, numbers = axes.index(along), stored.numbers[stored.axes.index(along)]
+            parts = [self._elements(name, piece, numbers) for piece in pieces]
+        dtype = None if stored.exact else self.needs.dtype
+        if rows is not None:
+            return self._placed(self._checkpoint.read(name, axis, parts, source.expert, rows), dtype)
+        tensor = self._whole(name, axis, parts, source.expert, dtype)
+        return tensor.transpose(0, 1) if turned else tensor
 
-    def _widened(self, source: Source, along: str, pieces: Sequence[Span]) -> Tensor:
+    def _widened(self, source: Source, along: str, pieces: Sequence[Span], rows: Span | None) -> Tensor:
         """This rank's part of weights that are kept as MXFP4, whose blocks may be cut."""
         names = [self._found(source.tensor(kind)) for kind in ("blocks", "scales")]
         if along == "out":
-            return mxfp4.widened(*(self._checkpoint.read(name, 0, pieces, source.expert) for name in names))
+            return mxfp4.widened(*(self._checkpoint.read(name, 0, pieces, source.expert, rows) for name in names))
         parts = []
         for start, stop in pieces:
             blocks = [(start // mxfp4.BLOCK, -(-stop // mxfp4.BLOCK))]
-            wide = mxfp4.widened(*(self._checkpoint.read(name, 1, blocks, source.expert) for name in names))
+            wide = mxfp4.widened(*(self._checkpoint.read(name, 1, blocks, source.expert, rows) for name in names))
             parts.append(wide[:, start % mxfp4.BLOCK :][:, : stop - start])
         return torch.cat(parts, dim=1)
 
@@ -242,20 +277,35 @@ class WeightLoader:
             )
         return start // numbers, stop // numbers
 
-    @staticmethod
-    def _joined(parts: Sequence[Tensor], stored: Stored) -> Tensor:
+    def _joined(self, parts: Sequence[Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
         """Layers side by side; what has no outputs is the same for all of them."""
-        if "out" in stored.axes:
-            return torch.cat(list(parts), dim=stored.axes.index("out")) if len(parts) > 1 else parts[0]
-        if any(not torch.equal(parts[0], part) for part in parts[1:]):
-            raise ModelError("layers that share their input were quantised in different orders; they cannot be joined")
-        return parts[0]
+        if len(parts) == 1:
+            return parts[0]
+        joined = {}
+        for suffix, stored in self._quantize.stored().items():
+            tensors = [part[suffix] for part in parts]
+            if "out" in stored.axes:
+                joined[suffix] = torch.cat(tensors, dim=stored.axes.index("out"))
+            elif all(torch.equal(tensors[0], tensor) for tensor in tensors):
+                joined[suffix] = tensors[0]
+            else:
+                raise ModelError(
+                    "layers that share their input were quantised in different orders; they cannot be joined"
+                )
+        return joined
 
     def _found(self, name: str) -> str:
         """The name under which the checkpoint has it."""
         return found(name, self._prefixes, self._checkpoint) or self._prefixes[0] + name
 
-    def _placed(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        # .clone() where nothing changes: otherwise the whole file would stay mapped behind a small slice
-        moved = x.to(self.needs.device, dtype)
-        return moved.clone() if moved.data_ptr() == x.data_ptr() else moved
+    def _placed(self, x: Tensor, dtype: torch.dtype | None) -> Tensor:
+        """On the device; floats in `dtype`, if one is given."""
+        return x.to(self.needs.device, dtype if dtype is not None and x.is_floating_point() else x.dtype)
+
+
+def _length(pieces: Sequence[Span]) -> int:
+    return sum(stop - start for start, stop in pieces)
+
+
+def _in_memory(weight: Format | Streamed) -> Format:
+    return weight.whole() if isinstance(weight, Streamed) else weight

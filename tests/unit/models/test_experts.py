@@ -16,8 +16,9 @@ from tests.models import needs
 from tgi_server.kernels.formats import Int8, Int8Outlier
 from tgi_server.layers.parallel import Group
 from tgi_server.models.blocks import ExpertsBlock
+from tgi_server.models.checkpoint import Checkpoint
 from tgi_server.models.spec import ExpertsSpec, MlpSpec, Source
-from tgi_server.models.weights import Checkpoint, WeightLoader
+from tgi_server.models.weights import WeightLoader
 from tgi_server.quantize.base import QuantizeMethod
 from tgi_server.quantize.eetq import Eetq
 from tgi_server.quantize.none import NoQuantize

@@ -15,8 +15,9 @@ from tests.models import needs
 from tgi_server.errors import ModelError
 from tgi_server.kernels.formats import Format, Int4Grouped, packed, unpacked
 from tgi_server.layers.parallel import Group
+from tgi_server.models.checkpoint import Checkpoint
 from tgi_server.models.spec import NormSpec, Source, interleaved, side_by_side
-from tgi_server.models.weights import Checkpoint, WeightLoader
+from tgi_server.models.weights import WeightLoader
 from tgi_server.quantize.base import QuantizeMethod, Stored
 from tgi_server.quantize.none import NoQuantize
 

@@ -14,6 +14,7 @@ from tgi_server.kernels.native.calls import call, empty
 from tgi_server.kernels.native.layout import NAMES
 from tgi_server.kernels.native.linear import pack
 from tgi_server.kernels.native.operations import gate
+from tgi_server.kernels.streamed import Streamed
 
 
 def experts(layers: Iterable[Expert], mixture: Mixture, bias: Tensor | None, dtype: torch.dtype) -> ExpertsOp:
@@ -82,12 +83,12 @@ class GroupedLinear:
     def put(self, number: int, weight: Format, bias: Tensor | None) -> None:
         """Take the layer of one expert, which need not stay."""
         assert isinstance(weight, Dense | Int8)
-        matrix = weight.steps if isinstance(weight, Int8) else weight.weight
-        self._outer, self._inner = matrix.shape
-        self._name = f"grouped_{NAMES[self._dtype]}_{NAMES[matrix.dtype]}_{NAMES[self._dtype]}"
-        parts = {"weight": pack(matrix, self._dtype)}
-        if isinstance(weight, Int8):
-            parts["scale"] = weight.scale
+        packed = pack(Streamed.of(weight), self._dtype)
+        self._outer, self._inner = packed.outputs, packed.inputs
+        self._name = f"grouped_{NAMES[self._dtype]}_{NAMES[packed.panels.dtype]}_{NAMES[self._dtype]}"
+        parts = {"weight": packed.panels}
+        if packed.scale is not None:
+            parts["scale"] = packed.scale
         if bias is not None:
             parts["bias"] = bias.float()
         for name, part in parts.items():

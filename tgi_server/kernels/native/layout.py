@@ -65,6 +65,7 @@ _ARGUMENTS = {
         _COMPUTED,
         "x places weights shared scores out rows size count columns chosen",
     ),
+    "pack": (["8", "16", "32"], "rows panels outer units"),
     "best": (["float32"], "scores places normalisers rows size stride"),
 }
 ARGUMENTS = {f"{kernel}_{types}": members for kernel, (variants, members) in _ARGUMENTS.items() for types in variants}

@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from tgi_server.kernels.formats import Dense, Format, Int8
+from tgi_server.kernels.formats import Dense, Format, Int8, Rows
 from tgi_server.kernels.native.calls import call, empty
 from tgi_server.kernels.native.layout import NAMES, PANEL
+from tgi_server.kernels.streamed import Streamed
 
 
 class NativeLinear:
     """`x @ weight.T * scale + bias`, summed in float32.
 
     Args:
-        weight: `[out, in]`, float32 or bfloat16 like the inputs, or int8; kept in another order.
+        weight: `Dense` in the dtype of the inputs (float32 or bfloat16), or `Int8`; kept in another order.
         dtype: of the inputs.
-        scale, bias: float32 `[out]`, or none.
+        bias: `[out]`, or none.
         result: dtype of the outputs; that of the inputs, or float32.
     """
 
     def __init__(
-        self, weight: Tensor, dtype: torch.dtype, scale: Tensor | None = None, bias: Tensor | None = None,
+        self, weight: Rows | Streamed, dtype: torch.dtype, bias: Tensor | None = None,
         result: torch.dtype | None = None,
     ) -> None:  # fmt: skip
-        self._packed = pack(weight, dtype)
-        self._outer, self._inner = weight.shape
-        self._scale = scale
+        packed = pack(weight if isinstance(weight, Streamed) else Streamed.of(weight), dtype)
+        self._packed, self._scale = packed.panels, packed.scale
+        self._outer, self._inner = packed.outputs, packed.inputs
         self._bias = None if bias is None else bias.float()
         self._result = result or dtype
-        self._name = f"linear_{NAMES[dtype]}_{NAMES[weight.dtype]}_{NAMES[self._result]}"
+        self._name = f"linear_{NAMES[dtype]}_{NAMES[packed.panels.dtype]}_{NAMES[self._result]}"
         self._dtype = dtype
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -42,18 +45,23 @@ class NativeLinear:
         call(self._name, work, x, self._packed, self._scale, self._bias, out, rows, inner, self._outer)
         return out
 
+    def vectors(self, outputs: Tensor) -> Tensor:
+        """The weights of some outputs (int64 `[n]`), `[n, in]`."""
+        return self._packed[outputs // PANEL, :, outputs % PANEL].view(len(outputs), self._inner)
 
-def linear(weight: Format, bias: Tensor | None, dtype: torch.dtype) -> NativeLinear:
+
+def linear(weight: Format | Streamed, bias: Tensor | None, dtype: torch.dtype) -> NativeLinear:
     """See `kernels.plain.linear`; of dense weights in `dtype`, and 8-bit ones."""
-    if isinstance(weight, Int8):
-        return NativeLinear(weight.steps, dtype, weight.scale, bias)
-    assert isinstance(weight, Dense)
-    return NativeLinear(weight.weight, dtype, bias=bias)
+    assert isinstance(weight, Streamed | Dense | Int8)
+    return NativeLinear(weight, dtype, bias)
 
 
-def head(weight: Tensor) -> NativeLinear:
+def head(weight: Tensor | Streamed) -> NativeLinear:
     """See `kernels.plain.head`. The sums are float32, so that no score has to be computed again."""
-    return NativeLinear(weight, weight.dtype, result=torch.float32)
+    whole = weight if isinstance(weight, Streamed) else Streamed.of(Dense(weight))
+    sample = whole.sample()
+    assert isinstance(sample, Dense)
+    return NativeLinear(whole, sample.weight.dtype, result=torch.float32)
 
 
 def per_unit(dtype: torch.dtype) -> int:
@@ -61,16 +69,42 @@ def per_unit(dtype: torch.dtype) -> int:
     return 4 // dtype.itemsize
 
 
-def pack(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """`weight [out, in]` in the order in which the kernel reads it for inputs of `dtype`; padded to whole panels.
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A weight as the kernel reads it.
 
-    Panels of 32 outputs; in a panel, for every 32 bits of the input (a float, or two bfloat16) those weights of each
-    output: 16 units of half a panel are a matrix that a tile register loads. Raises ValueError when the inputs do not
-    fill these 32 bits.
+    Attributes:
+        panels: of 32 outputs, the last one padded: `[panels, units, 32, inputs a unit]`. A panel has for every 32 bits
+            of the input (a float, or two bfloat16) those weights of each output: 16 units of half a panel are a matrix
+            that a tile register loads.
+        scale: float32 `[out]`, or none.
+        outputs, inputs: of the layer.
     """
-    outer, inner = weight.shape
+
+    panels: Tensor
+    scale: Tensor | None
+    outputs: int
+    inputs: int
+
+
+def pack(weight: Streamed, dtype: torch.dtype) -> Packed:
+    """A weight packed for inputs of `dtype`; raises ValueError when the inputs do not fill units of 32 bits."""
+    sample = weight.sample()
     unit = per_unit(dtype)
-    if inner % unit:
-        raise ValueError(f"{inner} inputs do not make whole units of {unit}")
-    padded = torch.nn.functional.pad(weight, (0, 0, 0, -outer % PANEL))
-    return padded.view(-1, PANEL, inner // unit, unit).transpose(1, 2).contiguous()
+    if sample.inputs % unit:
+        raise ValueError(f"{sample.inputs} inputs do not make whole units of {unit}")
+    units, kept = sample.inputs // unit, torch.int8 if isinstance(sample, Int8) else dtype
+    panels = torch.empty((-(-weight.outputs // PANEL), units, PANEL, unit), dtype=kept)
+    scale = torch.empty(weight.outputs) if isinstance(sample, Int8) else None
+
+    def place(first: int, part: Rows) -> None:
+        if isinstance(part, Int8):
+            assert scale is not None
+            scale[first : first + len(part.scale)] = part.scale
+        rows = part.steps if isinstance(part, Int8) else part.weight
+        if rows.dtype != kept:
+            raise ValueError(f"weights in {rows.dtype} for inputs in {dtype}")
+        call(f"pack_{8 * unit * kept.itemsize}", rows.numel(), rows, panels[first // PANEL :], len(rows), units)
+
+    weight.each(place)
+    return Packed(panels, scale, weight.outputs, sample.inputs)

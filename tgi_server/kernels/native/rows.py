@@ -18,9 +18,8 @@ def _row(operation: Operation, module: str, unsupported: Callable[[Needs], list[
     def load() -> Callable[..., Any]:
         return getattr(import_module(f"tgi_server.kernels.native.{module}"), operation)  # type: ignore[no-any-return]
 
-    return Kernel(
-        operation, "native", load, unsupported, "calls", _matrix_unit if module in ("linear", "experts") else None
-    )
+    detail = _matrix_unit if module in ("linear", "experts") else None
+    return Kernel(operation, "native", load, unsupported, "calls", detail, streams=module == "linear")
 
 
 def _matrix_unit() -> str:

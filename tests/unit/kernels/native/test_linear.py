@@ -11,6 +11,7 @@ from tgi_server.kernels import plain
 from tgi_server.kernels.formats import Dense, Int8
 from tgi_server.kernels.native import build
 from tgi_server.kernels.native.linear import NativeLinear, head, linear, pack
+from tgi_server.kernels.streamed import Streamed
 
 ROWS = (1, 2, 3, 7, 12, 13, 16, 17, 26, 32, 33, 49, 60, 97)
 
@@ -37,7 +38,8 @@ def test_products(dtype: torch.dtype, stored: str, inner: int, outer: int) -> No
         weight, scale = torch.randint(-127, 128, (outer, inner), dtype=torch.int8), torch.rand(outer) / 100
     else:
         weight, scale = torch.randn(outer, inner).to(dtype), None
-    layer, plain = NativeLinear(weight, dtype, scale, bias), NativeLinear(weight, dtype, scale)
+    kept = Dense(weight) if scale is None else Int8(weight, scale)
+    layer, plain = NativeLinear(kept, dtype, bias), NativeLinear(kept, dtype)
     for rows in ROWS:
         x = torch.randn(rows, inner).to(dtype)
         exact = x.double() @ weight.double().T * (1 if scale is None else scale.double())
@@ -51,7 +53,7 @@ def test_products(dtype: torch.dtype, stored: str, inner: int, outer: int) -> No
 def test_logits_are_float32_sums() -> None:
     torch.manual_seed(0)
     weight, x = torch.randn(50, 64).bfloat16(), torch.randn(5, 64).bfloat16()
-    got = NativeLinear(weight, torch.bfloat16, result=torch.float32)(x)
+    got = NativeLinear(Dense(weight), torch.bfloat16, result=torch.float32)(x)
     assert torch.allclose(got, x.float() @ weight.float().T, atol=1e-4)
 
 
@@ -60,7 +62,7 @@ def test_a_row_does_not_depend_on_its_company() -> None:
     """Batches of other sizes go through tiles of other sizes; the sums of a row must not change with them much."""
     torch.manual_seed(0)
     weight, x = torch.randn(96, 576).bfloat16(), torch.randn(40, 576).bfloat16()
-    layer = NativeLinear(weight, torch.bfloat16, result=torch.float32)
+    layer = NativeLinear(Dense(weight), torch.bfloat16, result=torch.float32)
     whole = layer(x)
     for rows in ROWS[:-2]:
         assert torch.allclose(layer(x[:rows]), whole[:rows], atol=1e-4)
@@ -74,7 +76,8 @@ def test_long_prompts(way: str, stored: str, inner: int, rows: int) -> None:
     torch.manual_seed(0)
     x = torch.randn(rows, inner).bfloat16()
     weight = torch.randn(70, inner).bfloat16() if stored == "same" else torch.randint(-127, 128, (70, inner)).char()
-    layer = NativeLinear(weight, torch.bfloat16)
+    kept = Dense(weight) if stored == "same" else Int8(weight, torch.ones(70))
+    layer = NativeLinear(kept, torch.bfloat16)
     got = layer(x)
     exact = x.double() @ weight.double().T
     assert torch.allclose(got.double(), exact, rtol=2**-7, atol=exact.abs().mean().item() * 2**-7)
@@ -98,8 +101,8 @@ def test_layers_of_a_format() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="7 inputs"):
-        pack(torch.zeros(4, 7), torch.bfloat16)
-    layer = NativeLinear(torch.zeros(4, 8), torch.float32)
+        pack(Streamed.of(Dense(torch.zeros(4, 7))), torch.bfloat16)
+    layer = NativeLinear(Dense(torch.zeros(4, 8)), torch.float32)
     for x in (torch.zeros(1, 6), torch.zeros(1, 8).bfloat16()):
         with pytest.raises(ValueError, match="for a layer of 8"):
             layer(x)

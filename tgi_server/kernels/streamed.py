@@ -1,0 +1,73 @@
+"""Weights that come a few outputs at a time: what rearranges a layer never has it twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+
+from torch import Tensor
+
+from tgi_server.kernels import threads
+from tgi_server.kernels.formats import Rows
+
+STEP = 32
+"""Outputs that are read together, or a multiple of it."""
+STEP_NUMBERS = 1 << 19
+"""About so many numbers are read together: they stay near the processor until they have been rearranged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """A weight in a format whose tensors have a row for each output.
+
+    Attributes:
+        outputs: how many it has.
+        numbers: that are read for one output, about.
+        read: gives the outputs [first, last); several threads may call it at once.
+    """
+
+    outputs: int
+    numbers: int
+    read: Callable[[int, int], Rows]
+
+    @classmethod
+    def of(cls, weight: Rows) -> Streamed:
+        """A weight that is there already."""
+        tensors = dict(_tensors(weight))
+        outputs = len(next(iter(tensors.values())))
+
+        def read(first: int, last: int) -> Rows:
+            cut = {name: tensor[first:last].contiguous() for name, tensor in tensors.items()}
+            return replace(weight, **cut)  # type: ignore[arg-type]
+
+        return cls(outputs, max(tensor.numel() for tensor in tensors.values()) // outputs, read)
+
+    def sample(self) -> Rows:
+        """Its first output, which tells the format."""
+        return self.read(0, 1)
+
+    def each(self, use: Callable[[int, Rows], None]) -> None:
+        """Call `use` with the first output of each part, and the part; from several threads."""
+        step = max(1, STEP_NUMBERS // (STEP * self.numbers)) * STEP
+        threads.each(
+            lambda first: use(first, self.read(first, min(first + step, self.outputs))),
+            range(0, self.outputs, step),
+        )
+
+    def whole(self) -> Rows:
+        """All of it."""
+        sample = self.sample()
+        room = {name: x.new_empty((self.outputs, *x.shape[1:])) for name, x in _tensors(sample)}
+
+        def place(first: int, part: Rows) -> None:
+            for name, tensor in _tensors(part):
+                room[name][first : first + len(tensor)] = tensor
+
+        self.each(place)
+        return replace(sample, **room)  # type: ignore[arg-type]
+
+
+def _tensors(weight: Rows) -> Iterator[tuple[str, Tensor]]:
+    for field in fields(weight):
+        if isinstance(value := getattr(weight, field.name), Tensor):
+            yield field.name, value
