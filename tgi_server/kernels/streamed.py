@@ -12,7 +12,7 @@ from tgi_server.kernels.formats import Rows
 
 STEP = 32
 """Outputs that are read together, or a multiple of it."""
-STEP_NUMBERS = 1 << 19
+STEP_NUMBERS = 1 << 18
 """About so many numbers are read together: they stay near the processor until they have been rearranged."""
 
 

@@ -32,6 +32,7 @@ class Eetq:
 
         from tgi_server.kernels.formats import Int8
 
-        weight = tensors["weight"].float()
-        scale = (weight.abs().amax(dim=1) / 127).clamp_min_(torch.finfo(torch.float32).tiny)
-        return Int8((weight / scale.unsqueeze(1)).round_().to(torch.int8), scale)
+        weight = tensors["weight"]
+        least, most = torch.aminmax(weight, dim=1)
+        scale = (torch.maximum(-least, most).float() / 127).clamp_min_(torch.finfo(torch.float32).tiny)
+        return Int8((weight / scale.unsqueeze(1)).round_().to(torch.int8), scale)  # divided in float32 at least
