@@ -36,6 +36,9 @@ Look = Callable[[Path], Description]
 Fetch = Callable[[ServerConfig, DType, Callable[[str, float], None], Look], Model]
 """Brings a model to this machine; see `tgi_server.launcher.weights.fetch`."""
 
+_MOST_TOLD = 10
+"""Names of tensors in a warning; those of layers count as one."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -234,5 +237,9 @@ def _fetch(config: ServerConfig, dtype: DType, report: Callable[[str, float], No
             check_memory(spec, config, files, dtype, quantized, host.free_memory())
 
     model = weights.fetch(config, dtype, report, look, weigh)
-    weigh(model.directory, headers(model.directory), model.adapter)
+    files = headers(model.directory)
+    weigh(model.directory, files, model.adapter)
+    if unread := tensors.unread(look(model.directory), files):
+        more = f" and {len(unread) - _MOST_TOLD} more" if len(unread) > _MOST_TOLD else ""
+        logger.warning("tensors of the checkpoint that are not used: %s%s", ", ".join(unread[:_MOST_TOLD]), more)
     return model

@@ -24,21 +24,58 @@ from tgi_server.models.spec import (
 
 FLOATS = ("F16", "BF16", "F32", "F64")
 BYTES = ("U8",)
-MOST_TOLD = 5
-"""Tensors at fault that a message names."""
+_HARMLESS = re.compile(
+    r"(.*\.)?(inv_freq|masked_bias|rotary_emb\.[a-z_]+|(attn|attention)\.bias|position_ids|num_batches_tracked"
+    r"|lm_head\.weight|(encoder|decoder)\.embed_tokens\.weight|final_logits_bias)"
+)
+"""Tensors that are not missed where they are not read: what older versions of the usual libraries saved although it
+follows from config.json, and copies of the token vectors."""
 
 
 def check(spec: Description, tensors: Mapping[str, TensorInfo]) -> None:
-    """Raise ModelError, naming what is wrong, unless a checkpoint that is not quantised is as the description says."""
-    problems = [*_wrong(spec, tensors), *_more_layers(spec, tensors)]
+    """Raise ModelError, naming all that is wrong, unless a checkpoint that is not quantised is as described.
+
+    Wrong is what is missing or has another shape or type, layers beyond those of config.json, and a tensor that belongs
+    to a module of which others are read, such as the bias of a layer that is described without: leaving it out would
+    change every text. What else is there that nothing reads is only worth a warning (`unread`).
+    """
+    problems = [*_wrong(spec, tensors), *_more_layers(spec, tensors), *_siblings(spec, tensors)]
     if problems:
         raise ModelError(f"the checkpoint is not as its config.json says: {listed(problems)}")
 
 
-def listed(problems: Sequence[str]) -> str:
-    """The first of them, and how many more there are."""
-    more = f"; and {len(problems) - MOST_TOLD} more" if len(problems) > MOST_TOLD else ""
-    return "; ".join(problems[:MOST_TOLD]) + more
+def unread(spec: Description, tensors: Mapping[str, TensorInfo]) -> list[str]:
+    """The tensors of a checkpoint that the model does not use and that it may miss: not those known to be harmless."""
+    used = set(read_by(spec, tensors))
+    return condensed(name for name in tensors if name not in used and not _HARMLESS.fullmatch(name))
+
+
+def listed(problems: Iterable[str]) -> str:
+    """All of them in one line."""
+    return "; ".join(condensed(problems))
+
+
+def condensed(texts: Iterable[str]) -> list[str]:
+    """Texts with names of tensors in them; those that differ in one number of a name only, as one: `h.{0..3,7}.mlp`."""
+    found = [text.split(".") for text in texts]
+    for slot in range(max(map(len, found), default=0)):
+        groups: dict[tuple[str, ...], list[str]] = {}
+        for words in found:
+            varies = slot < len(words) and words[slot].isdecimal() and 0 < slot < len(words) - 1
+            key = (*words[:slot], "*", *words[slot + 1 :]) if varies else tuple(words)
+            groups.setdefault(key, []).append(words[slot] if varies else "")
+        found = [[*key[:slot], _numbers(own), *key[slot + 1 :]] if own[0] else list(key) for key, own in groups.items()]
+    return [".".join(words) for words in found]
+
+
+def _numbers(words: Sequence[str]) -> str:
+    """Numbers as ranges: {0..3,7}; a single one as it is."""
+    numbers = sorted(set(map(int, words)))
+    if len(numbers) == 1:
+        return words[0]
+    starts = [n for n in numbers if n - 1 not in numbers]
+    stops = [n for n in numbers if n + 1 not in numbers]
+    return "{" + ",".join(str(a) if a == b else f"{a}..{b}" for a, b in zip(starts, stops, strict=True)) + "}"
 
 
 def expected(spec: ModelSpec) -> Iterator[tuple[str, Shape]]:
@@ -116,6 +153,16 @@ def _more_layers(spec: Description, tensors: Mapping[str, TensorInfo]) -> Iterat
     numbers = {int(match[1]) for name in tensors if (match := layer.match(name))}
     if beyond := sorted(n for n in numbers if n >= count):
         yield f"it has a layer {beyond[0]}, and config.json counts {count}"
+
+
+def _siblings(spec: Description, tensors: Mapping[str, TensorInfo]) -> Iterator[str]:
+    """What is not read of modules of which other tensors are."""
+    used = set(read_by(spec, tensors))
+    modules = {name.removesuffix(".weight") for name in used if name.endswith(".weight")}
+    for name in tensors:
+        module, _, kind = name.rpartition(".")
+        if module in modules and name not in used:
+            yield f"tensor {name} is there, but the layer is described without {kind}"
 
 
 def _block(block: BlockSpec, hidden: int) -> Iterator[tuple[str, Shape]]:

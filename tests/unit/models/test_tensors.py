@@ -63,9 +63,44 @@ def test_longer_tensors_and_other_types(tmp_path: Path) -> None:
     assert "input_layernorm.weight is of the type I8; F16, BF16, F32, F64 are served" in message
 
 
-def test_missing_tensors_are_counted(tmp_path: Path) -> None:
-    message = damaged(tmp_path, lambda content: [content.pop(name) for name in list(content) if LAYER in name])
-    assert message.count("is missing") == tensors.MOST_TOLD and message.endswith("; and 4 more")
+def test_all_that_is_missing_is_named(tmp_path: Path) -> None:
+    gone = ("mlp", "layers.1.self_attn")
+    message = damaged(
+        tmp_path, lambda content: [content.pop(name) for name in list(content) if any(g in name for g in gone)]
+    )
+    assert "tensor model.layers.{0..1}.mlp.up_proj.weight is missing" in message
+    assert "tensor model.layers.1.self_attn.q_proj.weight is missing" in message
+    assert message.count("is missing") == 3 + 4
+
+
+def test_biases_that_are_not_described(tmp_path: Path) -> None:
+    names = [f"model.layers.{layer}.self_attn.q_proj.bias" for layer in (0, 1)]
+    message = damaged(tmp_path, lambda content: content.update({name: torch.zeros(128) for name in names}))
+    wrong = "tensor model.layers.{0..1}.self_attn.q_proj.bias is there, but the layer is described without bias"
+    assert message.endswith(wrong)
+
+
+def test_what_is_not_used_is_told_unless_it_is_harmless(tmp_path: Path) -> None:
+    write_llama(tmp_path)
+    spec, infos = read_spec(tmp_path), headers(tmp_path)
+    some = infos["model.norm.weight"]
+    harmless = [
+        "lm_head.weight",
+        "model.layers.0.self_attn.rotary_emb.inv_freq",
+        "h.0.attn.bias",
+        "h.0.attn.masked_bias",
+    ]
+    odd = [f"vision.blocks.{number}.{part}.weight" for part in ("a", "b") for number in (0, 1, 2, 5)]
+    assert tensors.unread(spec, infos) == []
+    tensors.check(spec, {**infos, **dict.fromkeys([*harmless, *odd], some)})
+    told = tensors.unread(spec, {**infos, **dict.fromkeys([*harmless, *odd], some)})
+    assert told == ["vision.blocks.{0..2,5}.a.weight", "vision.blocks.{0..2,5}.b.weight"]
+
+
+def test_experts_are_named_together() -> None:
+    names = [f"model.layers.{layer}.experts.{expert}.up.weight is missing" for layer in range(3) for expert in range(8)]
+    assert tensors.condensed(names) == ["model.layers.{0..2}.experts.{0..7}.up.weight is missing"]
+    assert tensors.condensed(["a.1.b", "c", "a.1.b.2"]) == ["a.1.b", "c", "a.1.b.2"]
 
 
 def test_more_layers_than_counted(tmp_path: Path) -> None:
