@@ -89,7 +89,8 @@ def load_once(directory: Path, dtype: DType, quantize: str | None) -> dict[str, 
     seconds = time.perf_counter() - begin
     peak, after = resident("VmHWM") - before, resident("VmRSS") - before
     del model
-    return {"seconds": seconds, "peak": peak, "after": after, "weights": weight_bytes(spec, dtype, quantize is not None)}
+    weights = weight_bytes(spec, dtype, quantize is not None)
+    return {"seconds": seconds, "peak": peak, "after": after, "weights": weights}
 
 
 def main() -> None:
