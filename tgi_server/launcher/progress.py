@@ -23,15 +23,21 @@ class Progress:
         self._bar = bar and stream.isatty()
         self._stage = ""
         self._logged = 0.0
+        self._fraction = 0.0
+        self._drawn = ""
 
     def report(self, stage: str, fraction: float) -> None:
         """Show that this part (0 to 1) of the stage is done."""
         if self._bar:
             self._draw(stage, fraction)
-        elif stage != self._stage or time.monotonic() - self._logged >= _INTERVAL:
-            self._logged = time.monotonic()
+        elif stage != self._stage or self._due(fraction):
+            self._logged, self._fraction = time.monotonic(), fraction
             logger.info("%s: %d %%", stage, round(100 * fraction))
         self._stage = stage
+
+    def _due(self, fraction: float) -> bool:
+        """Whether there is something to log about the same stage: now and then, and its end."""
+        return fraction > self._fraction and (fraction >= 1 or time.monotonic() - self._logged >= _INTERVAL)
 
     def finish(self) -> None:
         """Leave the terminal at the start of a line."""
@@ -43,5 +49,8 @@ class Progress:
         if stage != self._stage:
             self.finish()
         filled = "#" * round(_WIDTH * fraction)
-        self._stream.write(f"\r{stage} [{filled:<{_WIDTH}}] {100 * fraction:3.0f} %")
-        self._stream.flush()
+        line = f"{stage} [{filled:<{_WIDTH}}] {100 * fraction:3.0f} %"
+        if line != self._drawn:
+            self._stream.write(f"\r{line}")
+            self._stream.flush()
+        self._drawn = line

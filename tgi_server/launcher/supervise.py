@@ -24,6 +24,7 @@ _GRACE = 10.0
 """Seconds that children have to stop when nothing is left to finish."""
 _MARGIN = 5.0
 """Seconds beyond `shutdown_timeout` after which a draining router is killed."""
+_LOADING = "Loading the model"
 
 logger = logging.getLogger(__name__)
 
@@ -153,13 +154,14 @@ class Server:
         while missing := [rank for rank, path in enumerate(self._paths) if not sockets.is_socket(path)]:
             self._stop.check()
             self._step()
-            told = [child.progress for child in shards if child.progress is not None]
-            if told:
-                progress.report("Loading the model", min(told))
+            if any(child.progress is not None for child in shards):
+                progress.report(_LOADING, min(child.progress or 0.0 for child in shards))
             if time.monotonic() - reminded >= _REMINDER:
                 reminded = time.monotonic()
                 ranks = ", ".join(map(str, missing))
                 logger.info("still waiting for shard %s to load the model (%.0f s)", ranks, reminded - started)
+        if any(child.progress is not None for child in shards):
+            progress.report(_LOADING, 1.0)
 
     def _step(self) -> None:
         """Pass on what the children write; raises ChildFailedError when one of them has ended."""

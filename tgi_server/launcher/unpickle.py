@@ -27,6 +27,8 @@ _FORMATS = {
     torch.int64: "I64", torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2", torch.float16: "F16",
     torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64",
 }  # fmt: skip
+_PIECE = 1 << 26
+"""Bytes that are written together."""
 _ZIP = b"PK\x03\x04"
 """How files of torch 1.6 and later begin; only those can be memory-mapped."""
 _REFUSED = re.compile(r"GLOBAL (\S+)")
@@ -93,9 +95,10 @@ def _pieces(tensors: Mapping[str, Tensor], stage: str, report: job.Report) -> It
     total = sum(tensor.nbytes for tensor in tensors.values()) or 1
     done = 0
     for tensor in tensors.values():
-        yield tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
-        done += tensor.nbytes
-        report(stage, done / total)
+        for piece in torch.split(tensor.detach().contiguous().reshape(-1).view(torch.uint8), _PIECE):
+            yield piece.numpy()
+            done += len(piece)
+            report(stage, done / total)
 
 
 def main(source: Path, target: Path, names: list[str], report: job.Report) -> str:

@@ -114,7 +114,7 @@ class ModelRunner:
     def _tell(self, fraction: float) -> None:
         """A line for the launcher, which shows it; not more often than a person can read."""
         now = time.monotonic()
-        if now - self._told > 0.1:
+        if now - self._told > 0.1 or fraction >= 1:
             self._told = now
             print(f"{PROGRESS}{fraction:.3f}", file=sys.stderr, flush=True)
 

@@ -30,10 +30,11 @@ def test_bar() -> None:
 def test_log_lines(bar: bool, stream: io.StringIO, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "tgi_server")
     progress = Progress(bar, stream)
-    for step in range(100):
+    for step in range(101):
         progress.report("Downloading", step / 100)
+    progress.report("Downloading", 1.0)
     progress.finish()
-    assert caplog.messages == ["Downloading: 0 %"]
+    assert caplog.messages == ["Downloading: 0 %", "Downloading: 100 %"]
     assert stream.getvalue() == ""
 
 
