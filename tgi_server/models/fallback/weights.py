@@ -14,7 +14,7 @@ from tgi_server.errors import ModelError
 from tgi_server.models.fallback.modules import Attention, Source, registered, told
 from tgi_server.models.fallback.spec import FallbackSpec
 from tgi_server.models.files import TensorInfo, headers
-from tgi_server.models.tensors import MOST_TOLD
+from tgi_server.models.tensors import condensed, listed
 from tgi_server.models.weights import WeightLoader
 
 log = logging.getLogger(__name__)
@@ -57,10 +57,9 @@ def loaded(source: Source, spec: FallbackSpec, load: WeightLoader, attention: At
     except Exception as error:
         raise ModelError(f"{spec.directory}: transformers cannot load it: {told(error)}") from error
     if problems := [*_problems(found)]:
-        more = f"; and {len(problems) - MOST_TOLD} more" if len(problems) > MOST_TOLD else ""
-        raise ModelError("the checkpoint is not as its config.json says: " + "; ".join(problems[:MOST_TOLD]) + more)
+        raise ModelError(f"the checkpoint is not as its config.json says: {listed(problems)}")
     if unused := sorted(found["unexpected_keys"]):
-        log.warning("%d tensors of the checkpoint are not used: %s", len(unused), ", ".join(unused[:MOST_TOLD]))
+        log.warning("%d tensors of the checkpoint are not used: %s", len(unused), ", ".join(condensed(unused)))
     return module.to(load.needs.device).requires_grad_(False).eval()
 
 
