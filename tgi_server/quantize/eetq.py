@@ -32,7 +32,7 @@ class Eetq:
 
         from tgi_server.kernels.formats import Int8
 
-        weight = tensors["weight"]
-        least, most = torch.aminmax(weight, dim=1)
-        scale = (torch.maximum(-least, most).float() / 127).clamp_min_(torch.finfo(torch.float32).tiny)
-        return Int8((weight / scale.unsqueeze(1)).round_().to(torch.int8), scale)  # divided in float32 at least
+        weight = tensors["weight"].float()
+        most = torch.maximum(weight.amax(dim=1), -weight.amin(dim=1))
+        scale = (most / 127).clamp_min_(torch.finfo(torch.float32).tiny)
+        return Int8((weight / scale.unsqueeze(1)).round_().to(torch.int8), scale)
