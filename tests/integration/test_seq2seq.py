@@ -113,6 +113,9 @@ def test_completions_chat_and_info(t5: Server) -> None:
     completion = t5.client.post("/v1/completions", json={"model": "x", "prompt": SENTENCES[0], "max_tokens": 3}).json()
     assert completion["usage"]["prompt_tokens"] > 3 and completion["usage"]["completion_tokens"] <= 3
     chat = {"model": "x", "messages": [{"role": "user", "content": "hello"}]}
+    echo = {"model": "x", "prompt": SENTENCES[0], "max_tokens": 0, "echo": True, "logprobs": 1}
+    refused = t5.client.post("/v1/completions", json=echo)
+    assert refused.status_code == 400 and "has no scores of them" in refused.text
     assert t5.client.post("/v1/chat/completions", json=chat).status_code == 422, "there is no template"
     assert t5.client.get("/info").json()["max_input_length"] == 70
     assert (

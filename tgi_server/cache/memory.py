@@ -83,7 +83,8 @@ class CachePlan:
         options = self._options
         group = held(group, options.prefix_caching)
         if group.kind is CacheKind.STATE:
-            return options.max_concurrent_requests
+            given = options.max_batch_total_tokens
+            return min(options.max_concurrent_requests, max(1, given // self.per_request) if given else 1 << 40)
         if group.kind is CacheKind.FULL:
             return full
         if group.kind is CacheKind.ENCODER:

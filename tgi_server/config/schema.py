@@ -189,8 +189,9 @@ class ShardOptions(Options):
     )
     num_shard: Optional[int] = option(
         None,
-        "Number of shard processes. Unset: the number of visible accelerators, 1 where there is none. Any number up to "
-        "the model's attention heads works; the work is even where it divides the key/value heads.",
+        "Number of shard processes. Unset: the number of visible accelerators, 1 where there is none. Of a "
+        "decoder any number up to its attention heads works; the work is even where it divides the key/value heads. "
+        "For others the numbers that work are told when one does not.",
         minimum=1,
     )
     shard_uds_path: str = option(

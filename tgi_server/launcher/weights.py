@@ -109,10 +109,13 @@ def _adapted(options: ModelOptions, place: Path, dtype: DType, report: Report, l
     changes = assemble.unpickled_adapter(place, cache, report)
 
     def look_closer(directory: Path) -> Description:
-        return adapter.read(changes, look(directory)).spec
+        spec = look(directory)
+        known = next(spec.tensors(), None) is not None  # else they are once the files are there, and `weigh` sees them
+        return adapter.read(changes, spec).spec if known else spec
 
     try:
-        base = _base(replace(options, model_id=_base_id(place, config.base), revision=config.revision), report)
+        base_id = _base_id(options, place, config.base)
+        base = _base(replace(options, model_id=base_id, revision=config.revision), report)
         model = _whole(*base, dtype, report, look_closer, lambda base, tensors: weigh(base, tensors, changes))
     except adapter.FitError:
         raise
@@ -129,15 +132,22 @@ def _base(options: ModelOptions, report: Report) -> tuple[ModelOptions, Path]:
     local = _locate(options.model_id)
     if local is not None:
         options = replace(options, revision=None)  # of the hub's model, of which this is a copy
+    if options.trust_remote_code:
+        _warn(options)
     place = local or _ask_hub("description", options, options.revision, report)
     if is_adapter(place):
         raise ModelError(f"{place} is an adapter itself; adapters of adapters are not served")
     return options, place
 
 
-def _base_id(place: Path, named: str) -> str:
-    """The model that an adapter names: beside it, or as any other one is named."""
+def _base_id(options: ModelOptions, place: Path, named: str) -> str:
+    """The model that an adapter names: beside it, or as any other one is named. What comes from the hub names no files
+    of this machine."""
     path = place / conversions.expanded(named)
+    if _locate(options.model_id) is None:
+        if _locate(named) is not None:
+            raise ModelError(f"{named} is on this machine; an adapter from the hub has to name a model on the hub")
+        return named
     return str(path) if path.exists() else named
 
 

@@ -106,6 +106,10 @@ def read(directory: Path, spec: Description) -> Adapter:
     config, file = read_config(directory), directory / WEIGHTS
     if not any(True for _ in spec.tensors()):
         raise ModelError(f"{directory}: adapters of such models are not served; merge it into the weights with PEFT")
+    if config.transposed and not any(_sources(spec)):
+        raise ModelError(
+            f"{directory}: fan_in_fan_out is not served with such models; merge it into the weights with PEFT"
+        )
     if not file.is_file():
         raise ModelError(f"{directory} has no {WEIGHTS}")
     plan = _Plan(config, spec, tensors(file))
@@ -205,6 +209,8 @@ class _Plan:
         """The model's own name of a tensor; None when it has none."""
         keys = [key for key in _bare(target, self._spec) if key in self._wanted]
         module, _, kind = target.rpartition(".")
+        if keys and self._spec.inseparable and keys[0].endswith(self._spec.inseparable.rpartition("model.")[2]):
+            self.problems.append(f"{keys[0]} is the head, too, from which an adapter's token vectors cannot part here")
         if not keys and self._spec.tied and kind == "weight" and "." not in module and self.head in (None, module):
             # beside the decoder there is nothing but the head, which is tied and therefore not in the checkpoint
             self.head = module

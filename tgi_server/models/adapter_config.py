@@ -41,6 +41,7 @@ class Config:
         rank_stabilized: whether sums are scaled by the root of the rank (arXiv:2312.03732).
         tokens: those with vectors of their own, by the end of a module's name.
         magnitudes: whether the outputs of a matrix are scaled after the sum (DoRA, arXiv:2402.09353).
+        transposed: whether it was said to be for matrices `[in, out]`, which a family's description knows better.
     """
 
     base: str
@@ -52,6 +53,7 @@ class Config:
     rank_stabilized: bool = False
     tokens: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     magnitudes: bool = False
+    transposed: bool = False
 
     def rank_of(self, module: str) -> int:
         """Of the two matrices of a module."""
@@ -89,6 +91,7 @@ def read_config(directory: Path) -> Config:
             bool(entries.get("use_rslora")),
             _tokens(entries.get("trainable_token_indices")),
             bool(entries.get("use_dora")),
+            bool(entries.get("fan_in_fan_out")),
         )
     except ValueError as error:
         raise ModelError(f"{path}: {error}") from None

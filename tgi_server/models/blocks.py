@@ -16,6 +16,7 @@ from tgi_server.kernels.operations import Activation, Angles, Clamp, Norm
 from tgi_server.kernels.row import Recorder
 from tgi_server.kernels.table import Choice
 from tgi_server.layers import spread
+from tgi_server.layers.parallel import Group
 from tgi_server.layers.spread import Span
 from tgi_server.models.spec import AttentionSpec, BlockSpec, ExpertsSpec, MlpSpec, RelativeSpec, Source
 from tgi_server.models.weights import WeightLoader
@@ -245,7 +246,11 @@ def _biases(spec: RelativeSpec, both: bool, load: WeightLoader) -> Tensor:
     return load.vector(f"{spec.name}.weight")[bucket.to(load.needs.device)].t().contiguous()
 
 
-def recorder_of(choices: Sequence[Choice]) -> Recorder | None:
-    """How all of these can be recorded together; None when they cannot."""
-    recorders = {choice.recorder for choice in choices}
-    return recorders.pop() if len(recorders) == 1 else None
+def recorder_of(choices: Sequence[Choice], group: Group) -> Recorder | None:
+    """How all of these can be recorded together; None when they cannot.
+
+    The head runs outside of a recording. Sums over ranks that meet on the host cannot be part of one.
+    """
+    recorders = {choice.recorder for choice in choices if choice.operation != "head"}
+    recorder = recorders.pop() if len(recorders) == 1 else None
+    return recorder if group.world == 1 or recorder == "graphs" else None

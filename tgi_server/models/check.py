@@ -108,9 +108,10 @@ def check_memory(
     packed = {found(name, spec.prefixes, tensors): numbers for name, numbers in spec.packed().items()}
     weights = sum(_bytes(tensors[name], packed.get(name), item, quantized) for name in read_by(spec, tensors))
     blocks = -(-options.max_total_tokens // BLOCK_SIZE)
+    slots = 1 if options.max_batch_total_tokens else options.max_concurrent_requests
+    counts = {CacheKind.FULL: blocks, CacheKind.STATE: slots}
     cache = sum(
-        spec.block_bytes(number, 1, item) * (blocks if group.kind is CacheKind.FULL else 1)
-        for number, group in enumerate(spec.groups)
+        spec.block_bytes(number, 1, item) * counts.get(group.kind, 1) for number, group in enumerate(spec.groups)
     )
     if weights + cache > free:
         raise ConfigError(

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from tgi_server.kernels.attention import AttentionBatch, LayerCache
 from tgi_server.kernels.operations import Angles, normed
-from tgi_server.kernels.row import Recorder
 from tgi_server.layers.vocabulary import Lookup, VocabularyEmbedding
 from tgi_server.models.blocks import NOTHING, Block, LayerStep, Stream, recorder_of
 from tgi_server.models.head import OutputHead
@@ -45,12 +44,7 @@ class Decoder:
         self._blocks = [Block(block, self._stream, load) for block in spec.blocks]
         self._norm = load.norm(spec.norm)
         self.choices = load.choices
-        self.recorder = self._recorder(load)
-
-    def _recorder(self, load: WeightLoader) -> Recorder | None:
-        """The head runs outside of a recording. Sums over ranks that meet on the host cannot be part of one."""
-        recorder = recorder_of([choice for choice in self.choices if choice.operation != "head"])
-        return recorder if load.group.world == 1 or recorder == "graphs" else None
+        self.recorder = recorder_of(self.choices, load.group)
 
     def begin(self, ids: Tensor, positions: Tensor, lengths: IntArray, limits: IntArray) -> Inputs:
         """See `Model`."""

@@ -133,6 +133,11 @@ class Description(ABC):
         """The tensor that is the token vectors and the head; None where these are two, or never to be told apart."""
         return None
 
+    @property
+    def inseparable(self) -> str | None:
+        """The end of the name of a tensor that is the token vectors and the head and cannot be parted."""
+        return None
+
     def untied(self, head: str) -> Description:
         """The same with a tensor `head.weight` for the head; only of a model whose head is tied."""
         raise ValueError(f"the head of {type(self).__name__} is not tied")

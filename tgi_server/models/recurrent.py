@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from tgi_server.kernels.attention import AttentionBatch, LayerCache
-from tgi_server.kernels.row import Recorder
 from tgi_server.layers import spread
 from tgi_server.models.blocks import NOTHING, Added, Stream, recorder_of
 from tgi_server.models.decoder import Embedding
@@ -40,11 +39,7 @@ class Recurrent:
         self._mixers = [Mixer(spec, mixer, load) for mixer in spec.mixers]
         self._norm = load.norm(spec.norm)
         self.choices = load.choices
-        self.recorder = self._recorder(load)
-
-    def _recorder(self, load: WeightLoader) -> Recorder | None:
-        recorder = recorder_of([choice for choice in self.choices if choice.operation != "head"])
-        return recorder if load.group.world == 1 or recorder == "graphs" else None
+        self.recorder = recorder_of(self.choices, load.group)
 
     def begin(self, ids: Tensor, positions: Tensor, lengths: IntArray, limits: IntArray) -> Inputs:
         """See `Model`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -97,6 +97,15 @@ class RecurrentSpec(Description):
         yield f"{mixer.time}.bias", (self.channels,)
         yield mixer.rates, (self.channels, self.states)
         yield mixer.skip, (self.channels,)
+
+    @property
+    def tied(self) -> str | None:
+        """See `Description`."""
+        return f"{self.embedding.name}.weight" if self.head.name is None else None
+
+    def untied(self, head: str) -> RecurrentSpec:
+        """See `Description`."""
+        return replace(self, head=replace(self.head, name=head))
 
     def layers(self) -> tuple[str, int]:
         """See `Description`."""

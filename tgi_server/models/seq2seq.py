@@ -9,7 +9,6 @@ from torch import Tensor
 
 from tgi_server.kernels.attention import AttentionBatch, LayerCache
 from tgi_server.kernels.operations import Norm, NormKind
-from tgi_server.kernels.row import Recorder
 from tgi_server.models.blocks import (
     AttentionBlock,
     CrossAttentionBlock,
@@ -55,11 +54,7 @@ class Seq2Seq:
         self._embed = Embedding(words, spec.vocab_size, load, max_positions, self._embed_source.vectors)
         self._encoder, self._decoder = (Stack(stack, load) for stack in (spec.encoder, spec.decoder))
         self.choices = load.choices
-        self.recorder = self._recorder(load)
-
-    def _recorder(self, load: WeightLoader) -> Recorder | None:
-        recorder = recorder_of([choice for choice in self.choices if choice.operation != "head"])
-        return recorder if load.group.world == 1 or recorder == "graphs" else None
+        self.recorder = recorder_of(self.choices, load.group)
 
     def begin(self, ids: Tensor, positions: Tensor, lengths: IntArray, limits: IntArray) -> Inputs:
         """See `Model`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -108,6 +108,24 @@ class Seq2SeqSpec(Description):
                 for branch, norm in layer.branches:
                     yield from tensors.norm(norm, self.hidden_size)
                     yield from tensors.branch(branch, self.hidden_size)
+
+    @property
+    def tied(self) -> str | None:
+        """See `Description`."""
+        return self._vectors if self.head.name is None and not self.head.or_tied else None
+
+    @property
+    def inseparable(self) -> str | None:
+        """See `Description`: where only the checkpoint tells whether the head is its own."""
+        return self._vectors if self.head.or_tied else None
+
+    @property
+    def _vectors(self) -> str:
+        return f"{self.decoder.embedding.name}.weight"
+
+    def untied(self, head: str) -> Seq2SeqSpec:
+        """See `Description`."""
+        return replace(self, head=replace(self.head, name=head))
 
     def layers(self) -> tuple[str, int]:
         """See `Description`; those of the decoder."""

@@ -39,6 +39,8 @@ class Limits:
     max_candidates: int
     vocab_size: int
     unguided: str | None = None
+    scores_prompts: bool = True
+    """Whether the tokens of a prompt have scores; those that an encoder reads have none."""
 
     @staticmethod
     def of(batching: BatchingOptions, validation: ValidationOptions, shard: ShardInfo) -> Limits:
@@ -52,6 +54,7 @@ class Limits:
             max_candidates=batching.max_concurrent_requests,
             vocab_size=shard.vocab_size,
             unguided=shard.unguided,
+            scores_prompts=shard.start_token_id is None,
         )
 
 

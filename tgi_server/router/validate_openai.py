@@ -141,6 +141,8 @@ def completion(body: CompletionBody, limits: Limits, tokenizer: Tokenizer, rando
     top = body.logprobs or 0
     sampling = replace(sampling_of(body, limits, random_seed), top_n_tokens=top)
     if body.echo and body.logprobs is not None:
+        if not limits.scores_prompts:
+            raise ValidationError("this model reads prompts with an encoder and has no scores of them", "logprobs")
         sampling = replace(sampling, prompt_logprobs=True, prompt_top_tokens=top)
     grammar = _grammar(body)
     prompts = []

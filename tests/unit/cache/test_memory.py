@@ -82,6 +82,8 @@ def test_a_state_is_one_slot_a_request() -> None:
     options = BatchingOptions(max_concurrent_requests=4, max_total_tokens=160)
     assert blocks(options, 10**6, FULL, state) == [40, 4]
     assert blocks(options, 250_000, FULL, state) == [25, 4]
+    fewer = BatchingOptions(max_concurrent_requests=4, max_total_tokens=160, max_batch_total_tokens=330)
+    assert blocks(fewer, 10**6, state) == [2], "what max_batch_total_tokens has room for"
 
 
 def test_an_encoders_output_takes_what_prompts_may_have() -> None:

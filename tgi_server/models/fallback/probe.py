@@ -60,8 +60,15 @@ def _described(source: Source, directory: Path) -> FallbackSpec:
     return FallbackSpec(
         vocab_size=logits.shape[-1], hidden_size=widths[0],
         max_positions=min([*_lengths(config), *seen.chunks], default=None), directory=str(directory),
-        layers_seen=layers, remote=source.remote,
+        layers_seen=layers, remote=source.remote, head_of=_head_of(module),
     )  # fmt: skip
+
+
+def _head_of(module: Any) -> str | None:
+    vectors, head = module.get_input_embeddings(), module.get_output_embeddings()
+    if head is None or vectors.weight is not head.weight:
+        return None
+    return str(next(name for name, parameter in module.named_parameters() if parameter is vectors.weight))
 
 
 def _reason(error: Exception) -> str:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from tgi_server.cache.kinds import CacheGroup, CacheKind
 from tgi_server.config.schema import ServerConfig
 from tgi_server.errors import ConfigError, ModelError
-from tgi_server.models.config import end_of_sequence, how_to_generate, more_than_text, read_json
+from tgi_server.models.config import end_of_sequence, how_to_generate, more_than_text, read_json, shown
 from tgi_server.models.description import Description, Past, Shape
 from tgi_server.models.files import headers
 from tgi_server.rope.kinds import overruled
@@ -43,6 +43,7 @@ class FallbackSpec(Description):
         directory: where its config.json, and code of its own, are.
         layers_seen: those that keep keys and values, in the order of their numbers.
         remote: whether its code comes with the checkpoint.
+        head_of: the token vectors that are its head, too, under the module's own name; None where the head is its own.
     """
 
     builder: ClassVar[str] = "tgi_server.models.fallback.model:FallbackModel"
@@ -50,6 +51,7 @@ class FallbackSpec(Description):
     directory: str
     layers_seen: tuple[Layer, ...]
     remote: bool = False
+    head_of: str | None = None
 
     @cached_property
     def pasts(self) -> tuple[Past, ...]:
@@ -60,6 +62,11 @@ class FallbackSpec(Description):
         """See `Description`: those of the checkpoint as they are, once it is there."""
         with suppress(ModelError, OSError):
             yield from ((name, info.shape) for name, info in headers(Path(self.directory)).items())
+
+    @property
+    def inseparable(self) -> str | None:
+        """See `Description`."""
+        return self.head_of
 
     def shards_that_work(self) -> list[int]:
         """See `Description`."""
@@ -104,6 +111,8 @@ def read(directory: Path, options: ServerConfig, num_shard: int, ask: Ask) -> Fa
 
 
 def _unread(entries: Mapping[str, Any]) -> str | None:
+    if not isinstance(kind := entries.get("model_type"), str):
+        return f"model_type={shown(kind)} is no name"
     if reason := more_than_text(entries):
         return reason
     if stored := entries.get("quantization_config"):
