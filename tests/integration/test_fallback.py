@@ -117,3 +117,16 @@ def test_code_that_cannot_be_had_is_refused(
     monkeypatch.syspath_prepend(str(tmp_path / "modules"))
     with pytest.raises(ModelError, match=message):
         describe(tmp_path, trust=True)
+
+
+def test_code_that_ends_its_process_is_told(odd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tgi_server.errors import ModelError
+    from tgi_server.models.fallback.probe import describe
+
+    (tmp_path / "config.json").write_text((odd / "config.json").read_text())
+    (tmp_path / "configuration_odd.py").write_text((odd / "configuration_odd.py").read_text())
+    (tmp_path / "modeling_odd.py").write_text("import sys\nsys.exit(4)\n")
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
+    with pytest.raises(ModelError, match=r"its own code ends the process that reads it \(exit status 4\)"):
+        describe(tmp_path, trust=True)

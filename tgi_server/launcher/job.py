@@ -61,6 +61,8 @@ def run(module: str, *arguments: str, report: Report, extra: Mapping[str, str] |
         raise ModelError(content)
     if child.returncode < 0:
         raise ModelError(f"the work of {module} was ended by {signal.Signals(-child.returncode).name}")
+    if child.returncode != 1:  # with which Python ends after a traceback
+        raise ModelError(f"the work of {module} ended without a word, with exit status {child.returncode}")
     raise RuntimeError(f"{module} ended with exit code {child.returncode}")
 
 

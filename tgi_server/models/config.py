@@ -189,7 +189,7 @@ def end_of_sequence(entry: object) -> tuple[int, ...]:
     if entry is None:
         return ()
     ids = entry if isinstance(entry, list) else [entry]
-    if strange := [id for id in ids if not isinstance(id, int) or not 0 <= id < MOST]:
+    if strange := [id for id in ids if isinstance(id, bool) or not isinstance(id, int) or not 0 <= id < MOST]:
         raise ValueError(f"eos_token_id={shown(strange[0])} (token ids are expected)")
     return tuple(ids)
 

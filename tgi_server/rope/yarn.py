@@ -38,11 +38,13 @@ class YarnRope:
         ratio = entry.max_positions / entry.original if entry.max_positions else None
         factor = entry.number("factor", ratio)
         numbers = entry.numbers
-        fast, slow = numbers.get("beta_fast") or 32.0, numbers.get("beta_slow") or 1.0
+        fast, slow = entry.number("beta_fast", 32.0), entry.number("beta_slow", 1.0)
+        if entry.original < 1:
+            raise ValueError(f"original_max_position_embeddings={entry.original} (at least 1 is expected)")
         truncate = numbers.get("truncate")
         scale = numbers.get("attention_factor")
         return cls(
-            entry.turned, entry.theta, factor, entry.original, float(fast), float(slow),
+            entry.turned, entry.theta, factor, entry.original, fast, slow,
             truncate=True if truncate is None else bool(truncate),
             attention_scale=_attention_scale(entry, factor) if scale is None else float(scale),
         )  # fmt: skip

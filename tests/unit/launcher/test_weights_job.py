@@ -57,6 +57,7 @@ def test_result_and_progress_come_back(run: Run) -> None:
         ("raise ModelError('no such thing')", "^no such thing$"),
         ("open('/nowhere/file')", "^/nowhere/file: No such file or directory$"),
         ("os.kill(os.getpid(), signal.SIGKILL)", "ended by SIGKILL$"),
+        ("os._exit(3)", "ended without a word, with exit status 3$"),
     ],
 )
 def test_failures_are_one_line(run: Run, body: str, message: str) -> None:

@@ -53,6 +53,8 @@ def test_only_models_of_no_family_are_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("entries", "message"), [
+    ({"num_hidden_layers": 1_000_000}, r"num_hidden_layers=1000000 \(at most 10000\)"),
+    ({"vocab_size": 10**12}, r"vocab_size=1000000000000 \(at most 100000000\)"),
     ({"model_type": ["x"]}, r"model_type=\['x'\] is no name"),
     ({"vision_config": {"a": 1}}, r"reads more than text \(vision_config\), which is not served"),
     ({"audio_config": {"a": 1}}, r"reads more than text \(audio_config\)"),

@@ -32,8 +32,11 @@ def describe(directory: Path, trust: bool) -> FallbackSpec:
 
     Raises ModelError, one line, for a model that cannot be served in this way.
     """
-    source = Source(directory, trust)
     path = directory / "config.json"
+    try:
+        source = Source(directory, trust)
+    except SystemExit as error:
+        raise ModelError(f"{path}: its own code ends the process that reads it (exit status {error.code})") from None
     try:
         with torch.inference_mode(False):  # where composite operations would reach `Hollow` whole
             return _described(source, directory)

@@ -13,7 +13,15 @@ from typing import Any, ClassVar
 from tgi_server.cache.kinds import CacheGroup, CacheKind
 from tgi_server.config.schema import ServerConfig
 from tgi_server.errors import ConfigError, ModelError
-from tgi_server.models.config import end_of_sequence, how_to_generate, more_than_text, read_json, shown
+from tgi_server.models.config import (
+    MOST,
+    MOST_LAYERS,
+    end_of_sequence,
+    how_to_generate,
+    more_than_text,
+    read_json,
+    shown,
+)
 from tgi_server.models.description import Description, Past, Shape
 from tgi_server.models.files import headers
 from tgi_server.rope.kinds import overruled
@@ -113,6 +121,11 @@ def read(directory: Path, options: ServerConfig, num_shard: int, ask: Ask) -> Fa
 def _unread(entries: Mapping[str, Any]) -> str | None:
     if not isinstance(kind := entries.get("model_type"), str):
         return f"model_type={shown(kind)} is no name"
+    for name, value in entries.items():  # before anything is made of them
+        if "layer" in name and isinstance(value, int) and value > MOST_LAYERS:
+            return f"{name}={value} (at most {MOST_LAYERS})"
+        if name.endswith("_size") and isinstance(value, int) and value > MOST:
+            return f"{name}={value} (at most {MOST})"
     if reason := more_than_text(entries):
         return reason
     if stored := entries.get("quantization_config"):
