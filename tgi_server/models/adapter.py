@@ -209,7 +209,7 @@ class _Plan:
         """The model's own name of a tensor; None when it has none."""
         keys = [key for key in _bare(target, self._spec) if key in self._wanted]
         module, _, kind = target.rpartition(".")
-        if keys and self._spec.inseparable and keys[0].endswith(self._spec.inseparable.rpartition("model.")[2]):
+        if keys and (end := self._spec.inseparable) and f".{keys[0]}".endswith(f".{end}"):
             self.problems.append(f"{keys[0]} is the head, too, from which an adapter's token vectors cannot part here")
         if not keys and self._spec.tied and kind == "weight" and "." not in module and self.head in (None, module):
             # beside the decoder there is nothing but the head, which is tied and therefore not in the checkpoint

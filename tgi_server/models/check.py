@@ -99,7 +99,8 @@ def check_memory(
     quantized: bool,
     free: int,
 ) -> None:
-    """Raise ConfigError unless weights and the cache of one longest request fit in `free` bytes of the host.
+    """Raise ConfigError unless weights and the cache of one longest request fit in `free` bytes of the host, and of
+    states those of all requests, which are there from the start.
 
     All shards together, as they share the host. It counts no more than is needed for sure: of weights that are
     quantised while they load half a byte a number.
@@ -113,11 +114,16 @@ def check_memory(
     cache = sum(
         spec.block_bytes(number, 1, item) * counts.get(group.kind, 1) for number, group in enumerate(spec.groups)
     )
+    told = f", with the states of {slots} texts (max_concurrent_requests)" if _has_states(spec) and slots > 1 else ""
     if weights + cache > free:
         raise ConfigError(
             f"the model does not fit in the free memory, {_gib(free)}: its weights take {_gib(weights)}, the cache of "
-            f"one request of max_total_tokens={options.max_total_tokens} takes {_gib(cache)}"
+            f"one request of max_total_tokens={options.max_total_tokens} takes {_gib(cache)}{told}"
         )
+
+
+def _has_states(spec: Description) -> bool:
+    return any(group.kind is CacheKind.STATE for group in spec.groups)
 
 
 def _gib(size: float) -> str:

@@ -99,7 +99,7 @@ def test_what_cannot_be_merged_into_a_module_of_transformers(tmp_path: Path) -> 
     base = written(tmp_path)
     save_file({"model.layers.0.q.weight": torch.zeros(8, 8), "model.embed_tokens.weight": torch.zeros(10, 8)},
               base / "model.safetensors")  # fmt: skip
-    spec = replace(SPEC, directory=str(base), head_of="model.embed_tokens.weight")
+    spec = replace(SPEC, directory=str(base), head_of="other.model.embed_tokens.weight")
     name = "base_model.model.model.embed_tokens.lora_embedding_"
     vectors = {f"{name}A": torch.zeros(2, 10), f"{name}B": torch.zeros(8, 2)}
     with pytest.raises(ModelError, match=r"model\.embed_tokens\.weight is the head, too"):
@@ -125,3 +125,13 @@ def test_a_tied_head_of_other_kinds_parts_from_its_vectors_or_is_refused(tmp_pat
     own = adapter_of(tmp_path / "t5", {"base_model.model.shared.weight": torch.zeros(16, 16)})
     with pytest.raises(ModelError, match=r"shared\.weight is the head, too"):
         adapter.read(own, read_spec(tmp_path))
+
+
+def test_memory_counts_the_states_of_all_requests(tmp_path: Path) -> None:
+    mamba = {"model_type": "mamba", "hidden_size": 16, "num_hidden_layers": 1, "vocab_size": 16}
+    (tmp_path / "config.json").write_text(json.dumps(mamba))
+    spec = read_spec(tmp_path)
+    free = 3 * spec.block_bytes(0, 1, 4)
+    check_memory(spec, ServerConfig(max_concurrent_requests=3), {}, DType.float32, False, free)
+    with pytest.raises(ConfigError, match=r"with the states of 4 texts \(max_concurrent_requests\)$"):
+        check_memory(spec, ServerConfig(max_concurrent_requests=4), {}, DType.float32, False, free)

@@ -74,7 +74,7 @@ class FallbackSpec(Description):
     @property
     def inseparable(self) -> str | None:
         """See `Description`."""
-        return self.head_of
+        return ".".join(self.head_of.split(".")[-2:]) if self.head_of else None  # whatever prefix the file leaves out
 
     def shards_that_work(self) -> list[int]:
         """See `Description`."""
