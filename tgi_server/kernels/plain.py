@@ -33,7 +33,7 @@ def linear(weight: Format, bias: Tensor | None, dtype: torch.dtype) -> LinearOp:
     """
     if isinstance(weight, Dense):
         return partial(multiply, weight=weight.weight, bias=bias)
-    return lambda x: multiply(x, weight.widened(x.dtype), bias)
+    return lambda x: multiply(weight.seen(x), weight.widened(x.dtype), bias)
 
 
 class HeadOp(Protocol):

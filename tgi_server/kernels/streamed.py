@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
-
-from torch import Tensor
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from tgi_server.kernels import threads
-from tgi_server.kernels.formats import Rows
+from tgi_server.kernels.formats import Format, row_tensors
 
 STEP = 32
 """Outputs that are read together, or a multiple of it."""
@@ -18,7 +16,7 @@ STEP_NUMBERS = 1 << 18
 
 @dataclass(frozen=True, slots=True)
 class Streamed:
-    """A weight in a format whose tensors have a row for each output.
+    """A weight of which some outputs can be had without the others.
 
     Attributes:
         outputs: how many it has.
@@ -28,25 +26,25 @@ class Streamed:
 
     outputs: int
     numbers: int
-    read: Callable[[int, int], Rows]
+    read: Callable[[int, int], Format]
 
     @classmethod
-    def of(cls, weight: Rows) -> Streamed:
+    def of(cls, weight: Format) -> Streamed:
         """A weight that is there already."""
-        tensors = dict(_tensors(weight))
+        tensors = row_tensors(weight)
         outputs = len(next(iter(tensors.values())))
 
-        def read(first: int, last: int) -> Rows:
+        def read(first: int, last: int) -> Format:
             cut = {name: tensor[first:last].contiguous() for name, tensor in tensors.items()}
             return replace(weight, **cut)  # type: ignore[arg-type]
 
         return cls(outputs, max(tensor.numel() for tensor in tensors.values()) // outputs, read)
 
-    def sample(self) -> Rows:
+    def sample(self) -> Format:
         """Its first output, which tells the format."""
         return self.read(0, 1)
 
-    def each(self, use: Callable[[int, Rows], None]) -> None:
+    def each(self, use: Callable[[int, Format], None]) -> None:
         """Call `use` with the first output of each part, and the part; from several threads."""
         step = max(1, STEP_NUMBERS // (STEP * self.numbers)) * STEP
         threads.each(
@@ -54,20 +52,14 @@ class Streamed:
             range(0, self.outputs, step),
         )
 
-    def whole(self) -> Rows:
+    def whole(self) -> Format:
         """All of it."""
         sample = self.sample()
-        room = {name: x.new_empty((self.outputs, *x.shape[1:])) for name, x in _tensors(sample)}
+        room = {name: x.new_empty((self.outputs, *x.shape[1:])) for name, x in row_tensors(sample).items()}
 
-        def place(first: int, part: Rows) -> None:
-            for name, tensor in _tensors(part):
+        def place(first: int, part: Format) -> None:
+            for name, tensor in row_tensors(part).items():
                 room[name][first : first + len(tensor)] = tensor
 
         self.each(place)
         return replace(sample, **room)  # type: ignore[arg-type]
-
-
-def _tensors(weight: Rows) -> Iterator[tuple[str, Tensor]]:
-    for field in fields(weight):
-        if isinstance(value := getattr(weight, field.name), Tensor):
-            yield field.name, value

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import embedding
 
 from tgi_server.errors import ModelError
-from tgi_server.kernels.formats import Dense, Format, Rows
+from tgi_server.kernels.formats import Dense, Format, Int8
 from tgi_server.kernels.operations import Norm, NormKind
 from tgi_server.kernels.plain import HeadOp, LinearOp
 from tgi_server.kernels.row import Needs, Operation
@@ -179,7 +179,7 @@ class WeightLoader:
         stored = self._quantize.stored()
         if all(how.axes[0] == "out" and how.numbers[0] == 1 for how in stored.values()):
             parts = [self._part(*one, along) for one in own]
-            if isinstance(self._outputs(parts, 0, 1), Rows):
+            if isinstance(self._outputs(parts, 0, 1), Dense | Int8):
                 outputs, numbers = sum(part.outputs for part in parts), max(part.numbers for part in parts)
                 return Streamed(outputs, numbers, partial(self._outputs, parts))
         return self._quantize.read(self._joined([self._tensors(*one, along) for one in own]))

@@ -9,7 +9,16 @@ import torch
 
 from tests.models import needs
 from tgi_server.kernels import table
-from tgi_server.kernels.formats import Codebook4, Dense, Int4Grouped, Int8, packed, unpacked
+from tgi_server.kernels.formats import (
+    Dense,
+    Grouped,
+    GroupedByteInputs,
+    Int8,
+    Int8Outlier,
+    joined,
+    packed,
+    unpacked,
+)
 from tgi_server.kernels.plain import ROWS, float_logits, head, linear
 
 
@@ -59,27 +68,78 @@ def test_codes_are_packed_low_half_first() -> None:
         packed(torch.zeros(2, 3))
 
 
-def test_groups_of_4_bits() -> None:
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("has_offset", [False, True])
+def test_groups(bits: int, has_offset: bool) -> None:
     torch.manual_seed(0)
-    codes, scale, zero = torch.randint(0, 16, (3, 10)), torch.rand(3, 3), torch.randint(0, 16, (3, 3)).float()
-    dense = torch.stack([(codes[:, i] - zero[:, i // 4]) * scale[:, i // 4] for i in range(10)], 1)
+    codes, scale = torch.randint(0, 2**bits, (3, 10)), torch.rand(3, 3)
+    offset = torch.randint(-8, 9, (3, 3)).float() if has_offset else None
+    added = torch.zeros(3, 3) if offset is None else offset
+    numbers = codes - 2 ** (bits - 1)
+    dense = torch.stack([(numbers[:, i] + added[:, i // 4]) * scale[:, i // 4] for i in range(10)], 1)
     groups = torch.arange(10) // 4
-    weight = Int4Grouped(packed(codes), scale, zero, groups)
+    weight = Grouped(stored(codes, bits), scale, offset, groups, None)
+    assert (weight.bits, weight.inputs) == (bits, 10)
     assert torch.allclose(weight.widened(torch.float32), dense)
     order = torch.randperm(10)
-    permuted = Int4Grouped(packed(codes[:, order]), scale, zero, groups[order])
+    permuted = Grouped(stored(codes[:, order], bits), scale, offset, groups[order], None)
     x = torch.randn(5, 10)
     assert torch.allclose(linear(permuted, None, torch.float32)(x[:, order]), x @ dense.T, atol=1e-5)
 
 
+def stored(codes: torch.Tensor, bits: int) -> torch.Tensor:
+    return packed(codes) if bits == 4 else codes.to(torch.uint8)
+
+
 def test_codebooks() -> None:
     torch.manual_seed(0)
-    codes, book, scale = torch.randint(0, 16, (4, 8)), torch.randn(16).sort().values, torch.rand(2)
-    dense = (book[codes].view(2, 16) * scale.unsqueeze(1)).view(4, 8)
-    assert torch.allclose(Codebook4(packed(codes), book, scale, block=16).widened(torch.float32), dense)
+    codes, book, scale = torch.randint(0, 16, (4, 8)), torch.randn(16).sort().values, torch.rand(4, 2)
+    groups = torch.arange(8) // 4
+    weight = Grouped(packed(codes), scale, None, groups, book)
+    assert torch.allclose(weight.widened(torch.float32), book[codes] * scale[:, groups])
+    rounded = GroupedByteInputs(packed(codes), scale, None, groups, book).widened(torch.float32)
+    most = float(book.abs().max())
+    assert torch.allclose(rounded, ((book / most * 127).round() / 127 * most)[codes] * scale[:, groups])
+
+
+def test_inputs_of_8_bits() -> None:
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(5, 12), torch.randint(0, 16, (3, 12)), torch.randn(3)
+    x[:, 4:8] *= 100
+    own = GroupedByteInputs(packed(weight), torch.rand(3, 3), torch.randn(3, 3).round(), torch.arange(12) // 4, None)
+    step = x.view(5, 3, 4).abs().amax(2, keepdim=True) / 127
+    rounded = ((x.view(5, 3, 4) / step).round() * step).view(5, 12)
+    assert torch.allclose(linear(own, bias, torch.float32)(x), rounded @ own.widened(torch.float32).T + bias, atol=1e-3)
+
+
+def test_large_inputs_are_multiplied_as_they_are() -> None:
+    torch.manual_seed(0)
+    weight, x = Int8Outlier(torch.randint(-127, 128, (3, 12)).to(torch.int8), torch.rand(3), 6.0), torch.randn(5, 12)
+    x[1, 3], x[2, 4], x[2, 5] = 20.125, -60.3, 6.0
+    ordinary = torch.where(x.abs() < 6, x, 0)
+    step = ordinary.abs().amax(1, keepdim=True) / 127
+    rounded = torch.where(x.abs() < 6, (ordinary / step).round() * step, x)
+    assert torch.allclose(linear(weight, None, torch.float32)(x), rounded @ weight.widened(torch.float32).T, rtol=1e-4)
+
+
+def test_layers_side_by_side() -> None:
+    torch.manual_seed(0)
+    groups = torch.arange(8) // 4
+    one, two = (Grouped(packed(torch.randint(0, 16, (n, 8))), torch.rand(n, 2), None, groups, None) for n in (3, 5))
+    whole = torch.cat([one.widened(torch.float32), two.widened(torch.float32)])
+    both = joined([one, two], torch.float32)
+    assert isinstance(both, Grouped) and torch.equal(both.widened(torch.float32), whole)
+    others = (
+        replace(two, groups=groups.flip(0)), replace(two, offset=torch.ones(5, 2)), Dense(torch.randn(5, 8)),
+        replace(two, book=torch.randn(16)),
+    )  # fmt: skip
+    for other in others:
+        mixed = joined([one, other], torch.float32)
+        assert isinstance(mixed, Dense)
+        assert torch.equal(mixed.weight, torch.cat([one.widened(torch.float32), other.widened(torch.float32)]))
 
 
 def test_every_format_has_somebody_who_multiplies_it() -> None:
-    for kind in (Dense, Int8, Int4Grouped, Codebook4):
+    for kind in (Dense, Int8, Int8Outlier, Grouped, GroupedByteInputs):
         for plain in (True, False):
             assert table.best("linear", replace(needs(plain), format=kind)).library in ("torch", "native")

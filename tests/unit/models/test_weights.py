@@ -13,7 +13,7 @@ from torch import Tensor
 from tests.families.harness import ThreadGroup
 from tests.models import needs
 from tgi_server.errors import ModelError
-from tgi_server.kernels.formats import Format, Int4Grouped, packed, unpacked
+from tgi_server.kernels.formats import Format, Grouped, packed, unpacked
 from tgi_server.layers.parallel import Group
 from tgi_server.models.checkpoint import Checkpoint
 from tgi_server.models.spec import NormSpec, Source, interleaved, side_by_side
@@ -119,7 +119,7 @@ class Packed4:
 
     def read(self, tensors: Mapping[str, Tensor]) -> Format:
         groups = torch.arange(2 * tensors["codes"].shape[1]) // 8
-        return Int4Grouped(tensors["codes"], tensors["scale"].float(), tensors["zero"].float(), groups)
+        return Grouped(tensors["codes"], tensors["scale"].float(), 8 - tensors["zero"].float(), groups, None)
 
 
 class ActOrder(Packed4):
@@ -130,7 +130,7 @@ class ActOrder(Packed4):
         return {"codes": Stored(("out", "in"), (1, 2)), "scale": whole, "zero": whole, "groups": Stored(("in",), (1,))}
 
     def read(self, tensors: Mapping[str, Tensor]) -> Format:
-        return Int4Grouped(tensors["codes"], tensors["scale"].float(), tensors["zero"].float(), tensors["groups"])
+        return Grouped(tensors["codes"], tensors["scale"].float(), 8 - tensors["zero"].float(), tensors["groups"], None)
 
 
 METHODS = pytest.mark.parametrize("method", [Packed4(), ActOrder()], ids=["grouped", "act-order"])
@@ -145,7 +145,7 @@ def quantised(tmp_path: Path) -> tuple[Path, dict[str, Tensor]]:
     tensors = {"codes": packed(codes), "scale": scale, "zero": zero, "groups": disorder}
     save_file({f"w.{name}": tensor for name, tensor in tensors.items()}, tmp_path / "model.safetensors")
     dense = {
-        name: Int4Grouped(packed(codes), scale.float(), zero.float(), groups).widened(torch.float32)
+        name: Grouped(packed(codes), scale.float(), 8 - zero.float(), groups, None).widened(torch.float32)
         for name, groups in (("Packed4", torch.arange(32) // 8), ("ActOrder", disorder))
     }
     return tmp_path, dense

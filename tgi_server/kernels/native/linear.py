@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tgi_server.kernels.formats import Dense, Format, Int8, Rows
+from tgi_server.kernels.formats import Dense, Format, Int8
 from tgi_server.kernels.native.calls import call, empty
 from tgi_server.kernels.native.layout import NAMES, PANEL
 from tgi_server.kernels.streamed import Streamed
@@ -24,7 +24,7 @@ class NativeLinear:
     """
 
     def __init__(
-        self, weight: Rows | Streamed, dtype: torch.dtype, bias: Tensor | None = None,
+        self, weight: Format | Streamed, dtype: torch.dtype, bias: Tensor | None = None,
         result: torch.dtype | None = None,
     ) -> None:  # fmt: skip
         packed = pack(weight if isinstance(weight, Streamed) else Streamed.of(weight), dtype)
@@ -97,10 +97,11 @@ def pack(weight: Streamed, dtype: torch.dtype) -> Packed:
     panels = torch.empty((-(-weight.outputs // PANEL), units, PANEL, unit), dtype=kept)
     scale = torch.empty(weight.outputs) if isinstance(sample, Int8) else None
 
-    def place(first: int, part: Rows) -> None:
+    def place(first: int, part: Format) -> None:
         if isinstance(part, Int8):
             assert scale is not None
             scale[first : first + len(part.scale)] = part.scale
+        assert isinstance(part, Dense | Int8)
         rows = part.steps if isinstance(part, Int8) else part.weight
         if rows.dtype != kept:
             raise ValueError(f"weights in {rows.dtype} for inputs in {dtype}")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tgi_server.kernels.formats import Codebook4, Dense, Int4Grouped, Int8, Int8Outlier
+from tgi_server.kernels.formats import Dense, Grouped, GroupedByteInputs, Int8, Int8Outlier
 from tgi_server.kernels.native.rows import ROWS
 from tgi_server.kernels.row import Needs, Operation
 
@@ -39,7 +39,7 @@ def test_attention_takes_no_other_widths(width: int) -> None:
 def test_linear_takes_two_formats() -> None:
     for taken in (Dense, Int8):
         assert reasons("linear", format=taken) == ""
-    for other in (Int8Outlier, Int4Grouped, Codebook4):
+    for other in (Int8Outlier, Grouped, GroupedByteInputs):
         assert f"not {other.__name__}" in reasons("linear", format=other)
     assert reasons("linear")
 
