@@ -407,7 +407,7 @@ class ServerConfig(
 
     quantize: Part = part(
         "tgi_server.quantize.none.NoQuantize", "How linear layers store and multiply their weights.", ("shard",),
-        offers=("stored", "read"),
+        offers=("reader", "reads"),
     )  # fmt: skip
     attention: Part = part(
         "tgi_server.kernels.choice.AttentionChoice", "Which attention kernels the shards use.", ("shard",),

@@ -159,14 +159,18 @@ def joined(weights: Sequence[Format], dtype: torch.dtype) -> Format:
     first, tensors = weights[0], [row_tensors(weight) for weight in weights]
     if len(weights) == 1:
         return first
-    if all(_alike(first, other) for other in weights[1:]):
+    if alike(weights):
         together = {name: torch.cat([own[name] for own in tensors]) for name in tensors[0]}
         return replace(first, **together)  # type: ignore[arg-type]
     return Dense(torch.cat([weight.widened(dtype) for weight in weights]))
 
 
+def alike(weights: Sequence[Format]) -> bool:
+    """Whether layers can be joined as they are: all is the same but for the numbers of their outputs."""
+    return all(_alike(weights[0], other) for other in weights[1:])
+
+
 def _alike(one: Format, other: Format) -> bool:
-    """Whether all is the same but for the numbers of the outputs."""
     if type(one) is not type(other) or (mine := row_tensors(one)).keys() != (its := row_tensors(other)).keys():
         return False
     if any(mine[name].shape[1:] != its[name].shape[1:] or mine[name].dtype != its[name].dtype for name in mine):

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import torch
+
 from tgi_server.kernels import threads
-from tgi_server.kernels.formats import Format, row_tensors
+from tgi_server.kernels.formats import Dense, Format, row_tensors
 
 STEP = 32
 """Outputs that are read together, or a multiple of it."""
@@ -39,6 +41,10 @@ class Streamed:
             return replace(weight, **cut)  # type: ignore[arg-type]
 
         return cls(outputs, max(tensor.numel() for tensor in tensors.values()) // outputs, read)
+
+    def widened(self, dtype: torch.dtype) -> Streamed:
+        """The same as a matrix in `dtype`."""
+        return replace(self, read=lambda first, last: Dense(self.read(first, last).widened(dtype)))
 
     def sample(self) -> Format:
         """Its first output, which tells the format."""

@@ -18,7 +18,8 @@ from tgi_server.models.adapter_config import WEIGHTS, Config, read_config
 from tgi_server.models.description import Description, Shape
 from tgi_server.models.files import TensorInfo, tensors
 from tgi_server.models.spec import Source
-from tgi_server.models.tensors import FLOATS, fits, found, listed
+from tgi_server.models.tensors import fits, found, listed
+from tgi_server.quantize.base import FLOATS
 
 _PREFIX = "base_model.model."
 """What PEFT puts before the names of the model's own modules."""

@@ -8,13 +8,17 @@ from pathlib import Path
 
 from tgi_server.cache.kinds import CacheKind
 from tgi_server.config.schema import BatchingOptions, DType, ServerConfig
-from tgi_server.errors import ConfigError
+from tgi_server.errors import ConfigError, ModelError
 from tgi_server.models.description import Description
 from tgi_server.models.fallback import spec as fallback
 from tgi_server.models.families import read_spec, serves
 from tgi_server.models.files import TensorInfo
-from tgi_server.models.tensors import FLOATS, found, read_by
-from tgi_server.quantize.base import Stored, together
+from tgi_server.models.tensors import found, read_by
+from tgi_server.quantize import settings
+from tgi_server.quantize.base import FLOATS, QuantizeMethod, Reader, Stored, marks, together
+from tgi_server.quantize.none import NoQuantize
+from tgi_server.quantize.pick import asked_for
+from tgi_server.quantize.settings import Settings
 from tgi_server.rope.kinds import overruled
 from tgi_server.types import BLOCK_SIZE
 
@@ -44,6 +48,23 @@ def check(spec: Description, options: ServerConfig, num_shard: int, dtype: DType
         problems.append("rope_scaling, rope_factor: this model has no rotary positions; leave them out")
     if problems:
         raise ConfigError("; ".join(problems))
+
+
+def reader_of(directory: Path, spec: Description, quantize: QuantizeMethod | None) -> Reader:
+    """What reads the layers of the checkpoint in `directory`, by default as it says of itself.
+
+    Raises ModelError or ConfigError where the method cannot.
+    """
+    said = settings_of(directory, spec)
+    reader = (quantize or (asked_for(said) or NoQuantize)()).reader(said)
+    if marks(reader.stored()) and next(spec.tensors(), None) is None:
+        raise ModelError("quantize: of this model only weights that are not quantised are served")
+    return reader
+
+
+def settings_of(directory: Path, spec: Description) -> Settings | None:
+    """What a checkpoint says of how it was quantised; None where its family knows that by itself."""
+    return None if spec.packed() else settings.read(directory)
 
 
 def check_cuts(spec: Description, num_shard: int, stored: Mapping[str, Stored]) -> None:

@@ -16,6 +16,24 @@ from tgi_server.types import BLOCK_SIZE
 Shape = tuple[int, ...]
 
 
+class LayerShape(tuple[int, ...]):
+    """The shape of the weight of a linear layer, which a quantisation method may store in another way."""
+
+    turned: bool
+    """Whether it is `[in, out]`."""
+
+    def __new__(cls, outputs: int, inputs: int, turned: bool = False) -> LayerShape:
+        """Of a layer of this size."""
+        shape = super().__new__(cls, (inputs, outputs) if turned else (outputs, inputs))
+        shape.turned = turned
+        return shape
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Outputs and inputs."""
+        return (self[1], self[0]) if self.turned else (self[0], self[1])
+
+
 @dataclass(frozen=True, slots=True)
 class Past:
     """What a layer keeps of a sequence: keys and values of its positions, or states of fixed size.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
 
 from tgi_server.errors import ModelError
 from tgi_server.models import mxfp4
-from tgi_server.models.description import Description, Shape
+from tgi_server.models.description import Description, LayerShape, Shape
 from tgi_server.models.files import TensorInfo
 from tgi_server.models.spec import (
     AttentionSpec,
@@ -21,32 +23,48 @@ from tgi_server.models.spec import (
     NormSpec,
     Source,
 )
+from tgi_server.quantize.base import FLOATS, PLAIN, Stored, marks
 
-FLOATS = ("F16", "BF16", "F32", "F64")
 BYTES = ("U8",)
 _HARMLESS = re.compile(
     r"(.*\.)?(inv_freq|masked_bias|rotary_emb\.[a-z_]+|(attn|attention)\.bias|position_ids|num_batches_tracked"
-    r"|lm_head\.weight|(encoder|decoder)\.embed_tokens\.weight|final_logits_bias)"
+    r"|lm_head\.weight|(encoder|decoder)\.embed_tokens\.weight|final_logits_bias|gptq_(bits|groupsize|checkpoint_format)"
+    r"|.*\.(weight_shape|weight_format))"
 )
 """Tensors that are not missed where they are not read: what older versions of the usual libraries saved although it
 follows from config.json, and copies of the token vectors."""
 
 
-def check(spec: Description, tensors: Mapping[str, TensorInfo]) -> None:
-    """Raise ModelError, naming all that is wrong, unless a checkpoint that is not quantised is as described.
+def check(spec: Description, tensors: Mapping[str, TensorInfo], stored: Mapping[str, Stored] = PLAIN) -> None:
+    """Raise ModelError, naming all that is wrong, unless a checkpoint is as described; `stored` by a method's reader.
 
     Wrong is what is missing or has another shape or type, layers beyond those of config.json, and a tensor that belongs
     to a module of which others are read, such as the bias of a layer that is described without: leaving it out would
     change every text. What else is there that nothing reads is only worth a warning (`unread`).
     """
-    problems = [*_wrong(spec, tensors), *_more_layers(spec, tensors), *_siblings(spec, tensors)]
+    if (looked_for := not_quantised(spec, tensors, stored)) is not None:
+        raise ModelError(f"the checkpoint has no quantised layer; it would have tensors such as {looked_for}")
+    problems = [*_wrong(spec, tensors, stored), *_more_layers(spec, tensors), *_siblings(spec, tensors, stored)]
     if problems:
         raise ModelError(f"the checkpoint is not as its config.json says: {listed(problems)}")
 
 
-def unread(spec: Description, tensors: Mapping[str, TensorInfo]) -> list[str]:
+def not_quantised(spec: Description, tensors: Container[str], stored: Mapping[str, Stored]) -> str | None:
+    """What a first quantised layer would have, for people, where none of the model is and one should be."""
+    layers = [name.removesuffix("weight") for name, shape in spec.tensors() if isinstance(shape, LayerShape)]
+    if not marks(stored) or not layers or any(is_quantised(layer, spec.prefixes, tensors, stored) for layer in layers):
+        return None
+    return ", ".join(f"{spec.prefixes[0]}{layers[0]}{suffix}" for suffix, one in stored.items() if not one.optional)
+
+
+def is_quantised(layer: str, prefixes: Sequence[str], tensors: Container[str], stored: Mapping[str, Stored]) -> bool:
+    """Whether the checkpoint has a layer in a method's own tensors; `layer` is its name with a dot."""
+    return any(found(layer + suffix, prefixes, tensors) is not None for suffix in marks(stored))
+
+
+def unread(spec: Description, tensors: Mapping[str, TensorInfo], stored: Mapping[str, Stored] = PLAIN) -> list[str]:
     """The tensors of a checkpoint that the model does not use and that it may miss: not those known to be harmless."""
-    used = set(read_by(spec, tensors))
+    used = set(read_by(spec, tensors, stored))
     return condensed(name for name in tensors if name not in used and not _HARMLESS.fullmatch(name))
 
 
@@ -121,25 +139,56 @@ def fits(shape: Shape, name: str, wanted: Shape, spec: Description) -> bool:
     return shape == wanted or (name == spec.longer and shape[1:] == wanted[1:] and shape >= wanted)
 
 
-def read_by(spec: Description, tensors: Collection[str]) -> Iterator[str]:
-    """The tensors of a checkpoint that are read, by their names there; all where the description has no names."""
-    known = [found(name, spec.prefixes, tensors) for name, _ in spec.tensors()]
-    yield from (name for name in known if name is not None) if known else tensors
+class Wanted(NamedTuple):
+    """A tensor that is read, without prefix: which shapes it may have, the usual one for people, and which types."""
+
+    name: str
+    fits: Callable[[Shape], bool]
+    shape: str
+    types: tuple[str, ...] = FLOATS
 
 
-def _wrong(spec: Description, tensors: Mapping[str, TensorInfo]) -> Iterator[str]:
+def wanted(spec: Description, tensors: Container[str], stored: Mapping[str, Stored]) -> Iterator[Wanted]:
+    """All tensors that are read of a checkpoint which stores its quantised layers so; none where `spec` has none."""
     packed = spec.packed()
     for name, shape in spec.tensors():
-        types = BYTES if name in packed else FLOATS
-        full = found(name, spec.prefixes, tensors)
+        layer = name.removesuffix("weight")
+        if isinstance(shape, LayerShape) and is_quantised(layer, spec.prefixes, tensors, stored):
+            yield from _quantised(layer, shape, spec.prefixes, tensors, stored)
+        else:
+            types = BYTES if name in packed else FLOATS
+            yield Wanted(name, partial(fits, name=name, wanted=shape, spec=spec), str(list(shape)), types)
+
+
+def _quantised(
+    layer: str, shape: LayerShape, prefixes: Sequence[str], tensors: Container[str], stored: Mapping[str, Stored]
+) -> Iterator[Wanted]:
+    outputs, inputs = shape.size
+    for suffix, one in stored.items():
+        if not one.optional or found(layer + suffix, prefixes, tensors) is not None:
+            fitting = partial(one.fits, outputs=outputs, inputs=inputs)
+            yield Wanted(layer + suffix, fitting, one.shape(outputs, inputs), one.types)
+    if found(f"{layer}bias", prefixes, tensors) is not None:  # some tools give one to all layers
+        yield Wanted(f"{layer}bias", lambda shape: shape == (outputs,), f"[{outputs}]")
+
+
+def read_by(spec: Description, tensors: Collection[str], stored: Mapping[str, Stored] = PLAIN) -> Iterator[str]:
+    """The tensors of a checkpoint that are read, by their names there; all where the description has no names."""
+    known = [found(one.name, spec.prefixes, tensors) for one in wanted(spec, tensors, stored)]
+    yield from dict.fromkeys(name for name in known if name is not None) if known else tensors
+
+
+def _wrong(spec: Description, tensors: Mapping[str, TensorInfo], stored: Mapping[str, Stored]) -> Iterator[str]:
+    for one in wanted(spec, tensors, stored):
+        full = found(one.name, spec.prefixes, tensors)
         if full is None:
-            yield f"tensor {spec.prefixes[0]}{name} is missing"
+            yield f"tensor {spec.prefixes[0]}{one.name} is missing"
             continue
         has = tensors[full]
-        if not fits(has.shape, name, shape, spec):
-            yield f"tensor {full} has the shape {list(has.shape)}, {list(shape)} was expected"
-        elif has.dtype not in types:
-            yield f"tensor {full} is of the type {has.dtype}; {', '.join(types)} are served"
+        if not one.fits(has.shape):
+            yield f"tensor {full} has the shape {list(has.shape)}, {one.shape} was expected"
+        elif has.dtype not in one.types:
+            yield f"tensor {full} is of the type {has.dtype}; {', '.join(one.types)} are served"
 
 
 def _more_layers(spec: Description, tensors: Mapping[str, TensorInfo]) -> Iterator[str]:
@@ -155,9 +204,9 @@ def _more_layers(spec: Description, tensors: Mapping[str, TensorInfo]) -> Iterat
         yield f"it has a layer {beyond[0]}, and config.json counts {count}"
 
 
-def _siblings(spec: Description, tensors: Mapping[str, TensorInfo]) -> Iterator[str]:
+def _siblings(spec: Description, tensors: Mapping[str, TensorInfo], stored: Mapping[str, Stored]) -> Iterator[str]:
     """What is not read of modules of which other tensors are."""
-    used = set(read_by(spec, tensors))
+    used = set(read_by(spec, tensors, stored))
     modules = {name.removesuffix(".weight") for name in used if name.endswith(".weight")}
     for name in tensors:
         module, _, kind = name.rpartition(".")
@@ -192,7 +241,7 @@ def _experts(spec: ExpertsSpec, hidden: int) -> Iterator[tuple[str, Shape]]:
     """Experts that share tensors want the same ones."""
     for source in (spec.router, spec.shared_gate):
         if source is not None:
-            yield from linear(source, (source.size, hidden))
+            yield from ((name, tuple(shape)) for name, shape in linear(source, (source.size, hidden)))
     if spec.shared is not None:
         yield from branch(spec.shared, hidden)
     count = len(spec.experts)
@@ -216,8 +265,10 @@ def linear(source: Source, shape: tuple[int, int], experts: int = 0) -> Iterator
         blocks = (*all_of, shape[0], -(-shape[1] // mxfp4.BLOCK))
         yield source.tensor("blocks"), (*blocks, mxfp4.BYTES)
         yield source.tensor("scales"), blocks
-    else:
+    elif all_of:
         yield source.tensor("weight"), (*all_of, *(shape[::-1] if source.transposed else shape))
+    else:
+        yield source.tensor("weight"), LayerShape(*shape, source.transposed)
     if source.bias:
         yield source.tensor("bias"), (*all_of, shape[0])
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from math import lcm, prod
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
 from tgi_server.errors import ModelError
-from tgi_server.kernels.formats import Dense, Format, Int8
+from tgi_server.kernels.formats import Dense, Format, alike, joined
 from tgi_server.kernels.operations import Norm, NormKind
 from tgi_server.kernels.plain import HeadOp, LinearOp
 from tgi_server.kernels.row import Needs, Operation
@@ -25,47 +26,34 @@ from tgi_server.layers.spread import Span
 from tgi_server.models import mxfp4
 from tgi_server.models.checkpoint import Tensors
 from tgi_server.models.spec import NormSpec, Source
-from tgi_server.models.tensors import found
-from tgi_server.quantize.base import PLAIN, QuantizeMethod, Stored, together
+from tgi_server.models.tensors import found, is_quantised
+from tgi_server.quantize.base import IN, OUT, PLAIN, Axis, Cut, Reader, Stored, marks, together
+from tgi_server.quantize.none import NoQuantize
+
+Along = Literal["out", "in"]
+"""The axis of a layer that the ranks share."""
+log = logging.getLogger(__name__)
 
 Weight = tuple[Format, Tensor | None]
 """A layer's weights, and its bias or none."""
 
 
-class _Part(NamedTuple):
-    """A layer in the making: `read` gives what it stores of outputs [first, last), each of so many `numbers`."""
-
-    outputs: int
-    numbers: int
-    read: Callable[[Span], Mapping[str, Tensor]]
-
-    @classmethod
-    def of(cls, tensors: Mapping[str, Tensor]) -> _Part:
-        """Of what is there already."""
-
-        def read(rows: Span) -> Mapping[str, Tensor]:
-            return {suffix: tensor[slice(*rows)].contiguous() for suffix, tensor in tensors.items()}
-
-        outputs, numbers = next(iter(tensors.values())).shape
-        return cls(outputs, numbers, read)
-
-
 class WeightLoader:
-    """Builds layers from a checkpoint for one rank, with one quantisation method for every linear layer.
+    """Builds layers from a checkpoint for one rank, with one quantisation method for the linear layers.
 
     Attributes:
         choices: what the table chose for its layers, each once.
     """
 
     def __init__(
-        self, checkpoint: Tensors, prefixes: Sequence[str], quantize: QuantizeMethod, group: Group, needs: Needs
+        self, checkpoint: Tensors, prefixes: Sequence[str], reader: Reader, group: Group, needs: Needs
     ) -> None:
         self.group = group
         self.needs = needs
         self.choices: list[Choice] = []
         self._checkpoint = checkpoint
         self._prefixes = prefixes
-        self._quantize = quantize
+        self._reader = reader
 
     def has(self, name: str) -> bool:
         """Whether the checkpoint has a tensor."""
@@ -76,10 +64,8 @@ class WeightLoader:
         return self._checkpoint.read(name)
 
     def product(self, weight: Tensor, bias: Tensor | None) -> LinearOp:
-        """A layer of a weight `[out, in]` in memory; ModelError for a method that does not make its own of it."""
-        if set(self._quantize.stored()) != set(PLAIN):
-            raise ModelError("quantize: only methods that make their weights while they load work with this model")
-        return self._built(self._quantize.read({"weight": weight}), bias)
+        """A layer of a weight `[out, in]` in memory, which is quantised by a method that makes its own of it."""
+        return self._built(self._reader.read({"weight": weight}), bias)
 
     def vector(
         self, name: str, pieces: Sequence[Span] | None = None, dtype: torch.dtype = torch.float32,
@@ -141,7 +127,7 @@ class WeightLoader:
 
     def features(self, size: int) -> Span:
         """This rank's part of an MLP's `size` features; see `spread.features`."""
-        return spread.features(size, self.group.rank, self.group.world, lcm(*together(self._quantize.stored())))
+        return spread.features(size, self.group.rank, self.group.world, lcm(*together(self._reader.stored())))
 
     def column(self, sources: Sequence[Source], parts: Sequence[Span]) -> LinearOp:
         """One layer from several that share their input; of `sources[i]` this rank takes the units `parts[i]`."""
@@ -161,63 +147,89 @@ class WeightLoader:
         weight, bias = self._row(source, part)
         return _in_memory(weight), bias
 
-    def _column(self, sources: Sequence[Source], parts: Sequence[Span]) -> tuple[Format | Streamed, Tensor | None]:
+    def _column(self, sources: Sequence[Source], parts: Sequence[Span]) -> tuple[Streamed, Tensor | None]:
         pieces = [source.pieces(*part) for source, part in zip(sources, parts, strict=True)]
         biases = None
-        if any(source.bias for source in sources):
+        if any(self._has_bias(source) for source in sources):
             biases = torch.cat([self._bias(source, piece) for source, piece in zip(sources, pieces, strict=True)])
         return self._weight(sources, pieces, "out"), biases
 
-    def _row(self, source: Source, part: Span) -> tuple[Format | Streamed, Tensor | None]:
+    def _row(self, source: Source, part: Span) -> tuple[Streamed, Tensor | None]:
         first = self.group.rank == 0  # the sum of all ranks has the bias once
-        bias = self._bias(source, None) if source.bias and first else None
+        bias = self._bias(source, None) if self._has_bias(source) and first else None
         return self._weight([source], [source.pieces(*part)], "in"), bias
 
-    def _weight(self, sources: Sequence[Source], pieces: Sequence[Sequence[Span]], along: str) -> Format | Streamed:
+    def _weight(self, sources: Sequence[Source], pieces: Sequence[Sequence[Span]], along: Along) -> Streamed:
         """This rank's part of layers side by side; a few outputs at a time where each is stored and kept by itself."""
-        own = list(zip(sources, pieces, strict=True))
-        stored = self._quantize.stored()
-        if all(how.axes[0] == "out" and how.numbers[0] == 1 for how in stored.values()):
-            parts = [self._part(*one, along) for one in own]
-            if isinstance(self._outputs(parts, 0, 1), Dense | Int8):
-                outputs, numbers = sum(part.outputs for part in parts), max(part.numbers for part in parts)
-                return Streamed(outputs, numbers, partial(self._outputs, parts))
-        return self._quantize.read(self._joined([self._tensors(*one, along) for one in own]))
+        parts = [self._part(source, own, along) for source, own in zip(sources, pieces, strict=True)]
+        parts = [part for part in parts if part.outputs] or parts
+        if not alike([part.sample() for part in parts]):
+            names = ", ".join(source.name for source in sources)
+            log.warning("%s share their input, but not their format: they are kept as plain matrices", names)
+            parts = [part.widened(self.needs.dtype) for part in parts]
+        return Streamed(
+            sum(part.outputs for part in parts), max(part.numbers for part in parts), partial(self._outputs, parts)
+        )
 
-    def _outputs(self, parts: Sequence[_Part], first: int, last: int) -> Any:
+    def _outputs(self, parts: Sequence[Streamed], first: int, last: int) -> Format:
         """Outputs [first, last) of layers side by side."""
-        tensors, at = [], 0
+        found, at = [], 0
         for part in parts:
             begin, end = max(first - at, 0), min(last - at, part.outputs)
             if begin < end:
-                tensors.append(part.read((begin, end)))
+                found.append(part.read(begin, end))
             at += part.outputs
-        return self._quantize.read(self._joined(tensors))
+        return joined(found, self.needs.dtype)
 
-    def _part(self, source: Source, pieces: Sequence[Span], along: str) -> _Part:
-        """This rank's part of a layer that is stored output by output."""
-        if source.transposed and not source.mxfp4:  # then it lies input by input, and is turned in memory
-            return _Part.of(self._tensors(source, pieces, along))
-        kind = "blocks" if source.mxfp4 else next(iter(self._quantize.stored()))
+    def _part(self, source: Source, pieces: Sequence[Span], along: Along) -> Streamed:
+        """This rank's part of a layer."""
+        reader = self._reader_of(source)
+        stored = reader.stored()
+        turned = source.transposed and not source.mxfp4 and not marks(stored)
+        by_outputs = all(one.axes[:1] == (OUT,) and not one.optional for one in stored.values())
+        if turned or not by_outputs:  # then it lies in another order, and is turned in memory
+            return Streamed.of(self._read(reader, source, pieces, along))
+        kind = "blocks" if source.mxfp4 else next(iter(stored))
         shape = self._shape(self._found(source.tensor(kind)), source.expert)
         outputs = _length(pieces) if along == "out" else shape[0]
-        return _Part(outputs, prod(shape[1:]), partial(self._tensors, source, pieces, along))
 
-    def _tensors(
-        self, source: Source, pieces: Sequence[Span], along: str, rows: Span | None = None
-    ) -> dict[str, Tensor]:
-        """This rank's part of what a layer stores; where that begins with outputs, of some of these."""
-        return {
+        def read(first: int, last: int) -> Format:
+            return self._read(reader, source, pieces, along, (first, last))
+
+        return Streamed(outputs, prod(shape[1:]), read)
+
+    def _reader_of(self, source: Source) -> Reader:
+        """What reads a layer: a quantised checkpoint may have left some as they were."""
+        return self._reader if self._is_quantised(source) or not marks(self._reader.stored()) else NoQuantize()
+
+    def _is_quantised(self, source: Source) -> bool:
+        return is_quantised(source.tensor(""), self._prefixes, self._checkpoint, self._reader.stored())
+
+    def _read(
+        self, reader: Reader, source: Source, pieces: Sequence[Span], along: Along, rows: Span | None = None
+    ) -> Format:
+        """This rank's part of a layer; where all that is stored begins with outputs, some of these."""
+        tensors = {
             suffix: self._cut(source, suffix, stored, along, pieces, rows)
-            for suffix, stored in self._quantize.stored().items()
+            for suffix, stored in reader.stored().items()
+            if not stored.optional or self.has(source.tensor(suffix))
         }
+        cut = Cut(outputs=tuple(pieces)) if along == "out" else Cut(inputs=tuple(pieces))
+        try:
+            return reader.read(tensors, cut)
+        except ValueError as error:
+            raise ModelError(f"layer {self._found(source.tensor(next(iter(tensors))))}: {error}") from None
 
     def dense(self, weight: Tensor, bias: Tensor | None = None) -> LinearOp:
         """A layer that no method quantises, of its part `[out, in]` in the serving dtype."""
         return self._built(Dense(weight), bias)
 
+    def _has_bias(self, source: Source) -> bool:
+        """Whether a layer has one: tools that quantise give one to layers that had none."""
+        return source.bias or (self._is_quantised(source) and self.has(source.tensor("bias")))
+
     def _bias(self, source: Source, pieces: Sequence[Span] | None) -> Tensor:
-        if source.bias:
+        if self._has_bias(source):
             return self.vector(source.tensor("bias"), pieces, self.needs.dtype, source.expert)
         size = sum(stop - start for start, stop in pieces or ())
         return torch.zeros(size, dtype=self.needs.dtype, device=self.needs.device)
@@ -236,25 +248,24 @@ class WeightLoader:
         return choice
 
     def _cut(
-        self, source: Source, suffix: str, stored: Stored, along: str, pieces: Sequence[Span], rows: Span | None
+        self, source: Source, suffix: str, stored: Stored, along: Along, pieces: Sequence[Span], rows: Span | None
     ) -> Tensor:
         """This rank's part of one tensor of a layer, its axes as `stored` says."""
         if source.mxfp4:
             return self._placed(self._widened(source, along, pieces, rows), self.needs.dtype)
         name = self._found(source.tensor(suffix))
-        turned = source.transposed and suffix == "weight"
+        turned = source.transposed and suffix in PLAIN and stored.axes == (OUT, IN)
         axes = stored.axes[::-1] if turned else stored.axes
-        axis, parts = 0, None
-        if along in axes:
-            axis, numbers = axes.index(along), stored.numbers[stored.axes.index(along)]
-            parts = [self._elements(name, piece, numbers) for piece in pieces]
+        number = next((n for n, axis in enumerate(axes) if axis.of == along and axis.cut), None)
+        parts = None if number is None else [self._elements(name, number, piece, axes[number]) for piece in pieces]
+        axis = number or 0
         dtype = None if stored.exact else self.needs.dtype
         if rows is not None:
             return self._placed(self._checkpoint.read(name, axis, parts, source.expert, rows), dtype)
         tensor = self._whole(name, axis, parts, source.expert, dtype)
         return tensor.transpose(0, 1) if turned else tensor
 
-    def _widened(self, source: Source, along: str, pieces: Sequence[Span], rows: Span | None) -> Tensor:
+    def _widened(self, source: Source, along: Along, pieces: Sequence[Span], rows: Span | None) -> Tensor:
         """This rank's part of weights that are kept as MXFP4, whose blocks may be cut."""
         names = [self._found(source.tensor(kind)) for kind in ("blocks", "scales")]
         if along == "out":
@@ -266,33 +277,16 @@ class WeightLoader:
             parts.append(wide[:, start % mxfp4.BLOCK :][:, : stop - start])
         return torch.cat(parts, dim=1)
 
-    @staticmethod
-    def _elements(name: str, piece: Span, numbers: int) -> Span:
-        """The elements that hold outputs or inputs [start, stop), `numbers` each."""
-        start, stop = piece
-        if start % numbers or stop % numbers:
+    def _elements(self, name: str, number: int, piece: Span, axis: Axis) -> Span:
+        """The elements along an axis that hold outputs or inputs [start, stop), of which the last may be fewer."""
+        (start, stop), numbers, elements = piece, axis.numbers, axis.elements
+        last = -(-stop // numbers) * elements
+        if start % numbers or (stop % numbers and last != self._checkpoint.shape(name)[number]):
             raise ModelError(
                 f"tensor {name} keeps {numbers} numbers together; it cannot be cut at {start} and {stop}, "
                 "as this number of shards would"
             )
-        return start // numbers, stop // numbers
-
-    def _joined(self, parts: Sequence[Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
-        """Layers side by side; what has no outputs is the same for all of them."""
-        if len(parts) == 1:
-            return parts[0]
-        joined = {}
-        for suffix, stored in self._quantize.stored().items():
-            tensors = [part[suffix] for part in parts]
-            if "out" in stored.axes:
-                joined[suffix] = torch.cat(tensors, dim=stored.axes.index("out"))
-            elif all(torch.equal(tensors[0], tensor) for tensor in tensors):
-                joined[suffix] = tensors[0]
-            else:
-                raise ModelError(
-                    "layers that share their input were quantised in different orders; they cannot be joined"
-                )
-        return joined
+        return start // numbers * elements, last
 
     def _found(self, name: str) -> str:
         """The name under which the checkpoint has it."""

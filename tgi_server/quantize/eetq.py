@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tgi_server.quantize.base import Stored
+from tgi_server.quantize.base import WHOLE, Cut, Reader, Stored
+from tgi_server.quantize.settings import Settings, refuse_quantised
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,11 +23,23 @@ class Eetq:
     kernels apply the scale to the sums, in float32.
     """
 
+    weight_bytes = 1.0
+
+    def reader(self, settings: Settings | None) -> Reader:
+        """Itself; see `QuantizeMethod`."""
+        refuse_quantised("eetq", settings)
+        return self
+
+    @classmethod
+    def reads(cls, settings: Settings) -> bool:
+        """See `QuantizeMethod`: no checkpoint is stored so."""
+        return False
+
     def stored(self) -> Mapping[str, Stored]:
         """The checkpoint's own `weight`, as it is there."""
         return {"weight": Stored(exact=True)}
 
-    def read(self, tensors: Mapping[str, Tensor]) -> Format:
+    def read(self, tensors: Mapping[str, Tensor], cut: Cut = WHOLE) -> Format:
         """Whole numbers, and a float32 scale for each output."""
         import torch
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from tgi_server.models.blocks import ExpertsBlock
 from tgi_server.models.checkpoint import Checkpoint
 from tgi_server.models.spec import ExpertsSpec, MlpSpec, Source
 from tgi_server.models.weights import WeightLoader
-from tgi_server.quantize.base import QuantizeMethod
+from tgi_server.quantize.base import WHOLE, Cut, Reader
 from tgi_server.quantize.eetq import Eetq
 from tgi_server.quantize.none import NoQuantize
 
@@ -81,7 +82,7 @@ def by_definition(weights: Tensors, x: Tensor) -> Tensor:
 
 def block(
     directory: Path, made: tuple[ExpertsSpec, Tensors], plain: bool, group: Group | None = None,
-    quantize: QuantizeMethod | None = None,
+    quantize: Reader | None = None,
 ) -> ExpertsBlock:  # fmt: skip
     spec, tensors = made
     if not (directory / "model.safetensors").exists():
@@ -115,8 +116,8 @@ def test_experts_are_quantised_one_by_one(tmp_path: Path, weights: Tensors, form
 
 def test_formats_without_a_kernel_go_through_torch(tmp_path: Path, weights: Tensors) -> None:
     class Outliers(Eetq):
-        def read(self, tensors: object) -> Int8Outlier:
-            plain = super().read(tensors)  # type: ignore[arg-type]
+        def read(self, tensors: Mapping[str, Tensor], cut: Cut = WHOLE) -> Int8Outlier:
+            plain = super().read(tensors)
             assert isinstance(plain, Int8)
             return Int8Outlier(plain.steps, plain.scale, threshold=0.0)  # so inputs are multiplied as they are
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from tgi_server.models.description import Description
 from tgi_server.models.families import read_spec
 from tgi_server.models.files import TensorInfo
 from tgi_server.models.spec import ModelSpec, Source, alibi_slopes, interleaved, side_by_side
-from tgi_server.quantize.base import Stored
+from tgi_server.quantize.base import IN, OUT, Axis, Stored
 from tgi_server.quantize.none import NoQuantize
 from tgi_server.rope.base import Rope
 from tgi_server.rope.linear import LinearRope
@@ -150,16 +149,13 @@ def test_any_number_of_ranks_up_to_the_heads(tmp_path: Path) -> None:
         check(read_spec(write(tmp_path, vocab_size=1)), ServerConfig(max_total_tokens=64), 2, F32)
 
 
-class Grouped:
-    """Four outputs in each element of the codes, 16 inputs in each of the scales."""
-
-    def stored(self) -> Mapping[str, Stored]:
-        return {"codes": Stored(("in", "out"), (1, 4)), "scale": Stored(("in", "out"), (16, 1), exact=True)}
+GROUPED = {"codes": Stored((IN, Axis("out", 4)), ("I32",)), "scale": Stored((Axis("in", 16), OUT), exact=True)}
+"""Four outputs in each element of the codes, 16 inputs in each of the scales."""
 
 
 def test_what_is_stored_together_is_not_cut(tmp_path: Path) -> None:
     spec = read_spec(write(tmp_path, hidden_size=72, num_attention_heads=18, num_key_value_heads=6, head_dim=8))
-    stored = Grouped().stored()
+    stored = GROUPED
     for n in (1, 3):  # 18 heads of 8 numbers are 9 groups
         check_cuts(spec, n, stored)
     with pytest.raises(ConfigError, match=r"num_shard=2: .* 4 outputs and 16 inputs .* numbers work: 1, 3$"):

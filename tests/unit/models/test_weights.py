@@ -18,17 +18,17 @@ from tgi_server.layers.parallel import Group
 from tgi_server.models.checkpoint import Checkpoint
 from tgi_server.models.spec import NormSpec, Source, interleaved, side_by_side
 from tgi_server.models.weights import WeightLoader
-from tgi_server.quantize.base import QuantizeMethod, Stored
+from tgi_server.quantize.base import IN, OUT, WHOLE, Axis, Cut, Reader, Stored
 from tgi_server.quantize.none import NoQuantize
 
 
-def loader(directory: Path, group: Group | None = None, quantize: QuantizeMethod | None = None) -> WeightLoader:
+def loader(directory: Path, group: Group | None = None, quantize: Reader | None = None) -> WeightLoader:
     return WeightLoader(
         Checkpoint(directory), ("transformer.", ""), quantize or NoQuantize(), group or Group(), needs(plain=True)
     )
 
 
-def both_ranks(directory: Path, quantize: QuantizeMethod | None = None) -> list[WeightLoader]:
+def both_ranks(directory: Path, quantize: Reader | None = None) -> list[WeightLoader]:
     return [loader(directory, group, quantize) for group in ThreadGroup.of(2)]
 
 
@@ -110,14 +110,16 @@ def test_what_is_missing_or_too_small_is_named(tmp_path: Path) -> None:
 class Packed4:
     """Four-bit codes two a byte along the inputs, in groups of 8 inputs that lie side by side."""
 
+    weight_bytes = 0.5
+
     def stored(self) -> Mapping[str, Stored]:
         return {
-            "codes": Stored(("out", "in"), (1, 2)),
-            "scale": Stored(("out", "in"), (1, 8), exact=True),
-            "zero": Stored(("out", "in"), (1, 8), exact=True),
+            "codes": Stored((OUT, Axis("in", 2)), ("U8",)),
+            "scale": Stored((OUT, Axis("in", 8)), exact=True),
+            "zero": Stored((OUT, Axis("in", 8)), exact=True),
         }
 
-    def read(self, tensors: Mapping[str, Tensor]) -> Format:
+    def read(self, tensors: Mapping[str, Tensor], cut: Cut = WHOLE) -> Format:
         groups = torch.arange(2 * tensors["codes"].shape[1]) // 8
         return Grouped(tensors["codes"], tensors["scale"].float(), 8 - tensors["zero"].float(), groups, None)
 
@@ -126,10 +128,13 @@ class ActOrder(Packed4):
     """Any input may be in any group, so that every rank needs the steps of all of them."""
 
     def stored(self) -> Mapping[str, Stored]:
-        whole = Stored(("out", "group"), (1, 1), exact=True)
-        return {"codes": Stored(("out", "in"), (1, 2)), "scale": whole, "zero": whole, "groups": Stored(("in",), (1,))}
+        whole = Stored((OUT, Axis(None)), exact=True)
+        return {
+            "codes": Stored((OUT, Axis("in", 2)), ("U8",)), "scale": whole, "zero": whole,
+            "groups": Stored((IN,), ("I64",)),
+        }  # fmt: skip
 
-    def read(self, tensors: Mapping[str, Tensor]) -> Format:
+    def read(self, tensors: Mapping[str, Tensor], cut: Cut = WHOLE) -> Format:
         return Grouped(tensors["codes"], tensors["scale"].float(), 8 - tensors["zero"].float(), tensors["groups"], None)
 
 
@@ -171,7 +176,7 @@ def test_what_is_exact_keeps_its_type(quantised: tuple[Path, dict[str, Tensor]])
     seen: dict[str, Tensor] = {}
 
     class Look(ActOrder):
-        def read(self, tensors: Mapping[str, Tensor]) -> Format:
+        def read(self, tensors: Mapping[str, Tensor], cut: Cut = WHOLE) -> Format:
             seen.update(tensors)
             return super().read(tensors)
 
@@ -188,11 +193,31 @@ def test_a_cut_through_a_group_is_refused(quantised: tuple[Path, dict[str, Tenso
         loader(directory, quantize=Packed4()).row(Source("w", 8, 4), (0, 3))
 
 
-def test_layers_in_different_orders_are_not_joined(tmp_path: Path) -> None:
-    tensors: dict[str, Tensor] = {}
+@pytest.mark.parametrize("mixed", ["orders", "formats"])
+def test_layers_that_cannot_be_joined_are_widened(tmp_path: Path, mixed: str, caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(0)
+    tensors: dict[str, Tensor] = {"c.weight": torch.randn(3, 16)}
+    dense = {"c": tensors["c.weight"]}
     for name in "ab":
-        tensors |= {f"{name}.codes": torch.zeros(2, 8, dtype=torch.uint8), f"{name}.groups": torch.randint(0, 2, (16,))}
-        tensors |= {f"{name}.scale": torch.ones(2, 2), f"{name}.zero": torch.zeros(2, 2)}
+        codes, groups, scale = torch.randint(0, 16, (2, 16)), torch.randint(0, 2, (16,)), torch.rand(2, 2)
+        tensors |= {f"{name}.codes": packed(codes), f"{name}.groups": groups}
+        tensors |= {f"{name}.scale": scale, f"{name}.zero": torch.zeros(2, 2)}
+        dense[name] = codes * scale[:, groups]
     save_file(tensors, tmp_path / "model.safetensors")
-    with pytest.raises(ModelError, match="different orders"):
-        loader(tmp_path, quantize=ActOrder()).column([Source("a", 2), Source("b", 2)], [(0, 2)] * 2)
+    second = "b" if mixed == "orders" else "c"
+    sources = [Source("a", 2), Source(second, len(dense[second]))]
+    x = torch.randn(4, 16)
+    got = loader(tmp_path, quantize=ActOrder()).column(sources, [(0, source.units) for source in sources])(x)
+    assert torch.allclose(got, x @ torch.cat((dense["a"], dense[second])).T, atol=1e-4)
+    assert f"a, {second} share their input, but not their format" in caplog.text
+
+
+def test_a_bias_that_only_the_quantised_layer_has(tmp_path: Path) -> None:
+    codes = torch.randint(0, 16, (2, 16))
+    tensors = {
+        "a.codes": packed(codes), "a.groups": torch.zeros(16, dtype=torch.int64), "a.bias": torch.tensor([1.0, 2.0]),
+        "a.scale": torch.ones(2, 1), "a.zero": torch.zeros(2, 1),
+    }  # fmt: skip
+    save_file(tensors, tmp_path / "model.safetensors")
+    got = loader(tmp_path, quantize=ActOrder()).column([Source("a", 2)], [(0, 2)])(torch.ones(1, 16))
+    assert got.tolist() == [[codes[0].sum() + 1.0, codes[1].sum() + 2.0]]
