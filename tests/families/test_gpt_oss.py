@@ -17,6 +17,7 @@ from tgi_server.models import tensors
 from tgi_server.models.check import check_memory
 from tgi_server.models.families import read_spec
 from tgi_server.models.files import headers
+from tgi_server.quantize.none import NoQuantize
 
 CODES = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
 
@@ -106,7 +107,7 @@ def least_memory(directory: Path) -> int:
 
     def fits(free: int) -> bool:
         try:
-            check_memory(spec, options, files, DType.float32, False, free)
+            check_memory(spec, options, files, DType.float32, NoQuantize(), free)
         except ConfigError:
             return False
         return True

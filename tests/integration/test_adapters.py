@@ -27,6 +27,7 @@ from tgi_server.models.check import check_memory
 from tgi_server.models.families import read_spec
 from tgi_server.models.files import headers
 from tgi_server.models.tensors import found
+from tgi_server.quantize.none import NoQuantize
 
 OTHER_COMMIT = "e" * 40
 PROMPT = [3, 17, 25, 9, 40, 3, 3, 41]
@@ -114,9 +115,9 @@ def test_the_memory_of_a_head_that_is_tied_no_more(tmp_path: Path) -> None:
     assert changes.tensors(files)["lm_head.weight"].bytes == files["transformer.wte.weight"].bytes
     config, spec = ServerConfig(max_input_length=8, max_total_tokens=16), changes.spec
     enough = sum(info.bytes for info in changes.tensors(files).values()) + spec.block_bytes(0, 1, 4)
-    check_memory(spec, config, changes.tensors(files), DType.float32, False, enough)
+    check_memory(spec, config, changes.tensors(files), DType.float32, NoQuantize(), enough)
     with pytest.raises(ConfigError, match="does not fit in the free memory"):
-        check_memory(spec, config, changes.tensors(files), DType.float32, False, enough - 1)
+        check_memory(spec, config, changes.tensors(files), DType.float32, NoQuantize(), enough - 1)
 
 
 @pytest.fixture

@@ -26,9 +26,11 @@ from tgi_server.launcher.process import environment
 from tgi_server.launcher.progress import Progress
 from tgi_server.launcher.supervise import Programs, Server, StoppedError, StopSignals
 from tgi_server.models import adapter, tensors
-from tgi_server.models.check import check_memory, described
+from tgi_server.models.check import check_memory, described, reader_of, settings_of
 from tgi_server.models.description import Description
 from tgi_server.models.files import TensorInfo, headers
+from tgi_server.quantize.base import QuantizeMethod
+from tgi_server.quantize.settings import Settings
 from tgi_server.telemetry import logging as log
 
 Look = Callable[[Path], Description]
@@ -178,7 +180,8 @@ def _serve(
         if num_shard > 1:
             sockets.check_master_port(config)
         logger.info("%d shard(s), %s, port %d", num_shard, dtype.name, listener.getsockname()[1])
-        look = partial(described, config=config, num_shard=num_shard, dtype=dtype)
+        method: QuantizeMethod = load.instantiate(config.quantize)
+        look = partial(described, config=config, num_shard=num_shard, dtype=dtype, quantize=method)
         model, description = _prepare(config, dtype, fetch, look, stop)
         resolved = replace(_resolved(model, num_shard, dtype, gpu=accelerators > 0), description=description)
         Server(programs, config, resolved, listener, stop).run()
@@ -226,20 +229,30 @@ def _prepare(
 def _fetch(config: ServerConfig, dtype: DType, report: Callable[[str, float], None], look: Look) -> Model:
     from tgi_server.launcher import weights  # only those who serve need it
 
+    method: QuantizeMethod = load.instantiate(config.quantize)
+
     def weigh(directory: Path, files: Mapping[str, TensorInfo], changes: Path | None = None) -> None:
         spec = look(directory)
-        tensors.check(spec, files)
+        reader = reader_of(directory, spec, method)
+        tensors.check(spec, files, reader.stored())
         if changes is not None:
             own = adapter.read(changes, spec)
             spec, files = own.spec, own.tensors(files)
         if not (hardware.torch_knows_cuda() and hardware.accelerators(environment())):
-            quantized = config.quantize != ServerConfig().quantize
-            check_memory(spec, config, files, dtype, quantized, host.free_memory())
+            check_memory(spec, config, files, dtype, reader, host.free_memory())
 
     model = weights.fetch(config, dtype, report, look, weigh)
     files = headers(model.directory)
     weigh(model.directory, files, model.adapter)
-    if unread := tensors.unread(look(model.directory), files):
+    spec = look(model.directory)
+    _tell_method(config, settings_of(model.directory, spec))
+    if unread := tensors.unread(spec, files, reader_of(model.directory, spec, method).stored()):
         more = f" and {len(unread) - _MOST_TOLD} more" if len(unread) > _MOST_TOLD else ""
         logger.warning("tensors of the checkpoint that are not used: %s%s", ", ".join(unread[:_MOST_TOLD]), more)
     return model
+
+
+def _tell_method(config: ServerConfig, said: Settings | None) -> None:
+    """A line on a method that nobody has asked for but the checkpoint."""
+    if said is not None and config.quantize == ServerConfig().quantize:
+        logger.info("the checkpoint is quantised by %s (%s), and is read so", said.method, said.place)

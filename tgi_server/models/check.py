@@ -9,15 +9,14 @@ from pathlib import Path
 from tgi_server.cache.kinds import CacheKind
 from tgi_server.config.schema import BatchingOptions, DType, ServerConfig
 from tgi_server.errors import ConfigError, ModelError
-from tgi_server.models.description import Description
+from tgi_server.models.description import Description, LayerShape
 from tgi_server.models.fallback import spec as fallback
 from tgi_server.models.families import read_spec, serves
 from tgi_server.models.files import TensorInfo
 from tgi_server.models.tensors import found, read_by
 from tgi_server.quantize import settings
-from tgi_server.quantize.base import FLOATS, QuantizeMethod, Reader, Stored, marks, together
+from tgi_server.quantize.base import FLOATS, QuantizeMethod, Reader, Stored, together
 from tgi_server.quantize.none import NoQuantize
-from tgi_server.quantize.pick import asked_for
 from tgi_server.quantize.settings import Settings
 from tgi_server.rope.kinds import overruled
 from tgi_server.types import BLOCK_SIZE
@@ -26,8 +25,9 @@ ITEM_BYTES = {DType.float16: 2, DType.bfloat16: 2, DType.float32: 4}
 
 
 def described(
-    directory: Path, config: ServerConfig, num_shard: int, dtype: DType, ask: fallback.Ask | None = None
-) -> Description:
+    directory: Path, config: ServerConfig, num_shard: int, dtype: DType, ask: fallback.Ask | None = None,
+    quantize: QuantizeMethod | None = None,
+) -> Description:  # fmt: skip
     """The model in `directory`, of which config.json is enough; raises ModelError or ConfigError as `check` does.
 
     `ask` finds out what is to know of a model of no family here; without it, such a model is refused.
@@ -38,6 +38,7 @@ def described(
     else:
         spec = fallback.read(directory, config, num_shard, ask)
     check(spec, config, num_shard, dtype)
+    check_cuts(spec, num_shard, reader_of(directory, spec, quantize).stored())
     return spec
 
 
@@ -50,16 +51,15 @@ def check(spec: Description, options: ServerConfig, num_shard: int, dtype: DType
         raise ConfigError("; ".join(problems))
 
 
-def reader_of(directory: Path, spec: Description, quantize: QuantizeMethod | None) -> Reader:
+def reader_of(directory: Path, spec: Description, quantize: QuantizeMethod | None = None) -> Reader:
     """What reads the layers of the checkpoint in `directory`, by default as it says of itself.
 
     Raises ModelError or ConfigError where the method cannot.
     """
     said = settings_of(directory, spec)
-    reader = (quantize or (asked_for(said) or NoQuantize)()).reader(said)
-    if marks(reader.stored()) and next(spec.tensors(), None) is None:
-        raise ModelError("quantize: of this model only weights that are not quantised are served")
-    return reader
+    if said is not None and next(spec.tensors(), None) is None:
+        raise ModelError(f"{said.place}: of models of this type only weights that are not quantised are served")
+    return (quantize or NoQuantize()).reader(said)
 
 
 def settings_of(directory: Path, spec: Description) -> Settings | None:
@@ -117,18 +117,16 @@ def check_memory(
     options: BatchingOptions,
     tensors: Mapping[str, TensorInfo],
     dtype: DType,
-    quantized: bool,
+    reader: Reader,
     free: int,
 ) -> None:
     """Raise ConfigError unless weights and the cache of one longest request fit in `free` bytes of the host, and of
     states those of all requests, which are there from the start.
 
-    All shards together, as they share the host. It counts no more than is needed for sure: of weights that are
-    quantised while they load half a byte a number.
+    All shards together, as they share the host. It counts no more than is needed for sure.
     """
     item = ITEM_BYTES[dtype]
-    packed = {found(name, spec.prefixes, tensors): numbers for name, numbers in spec.packed().items()}
-    weights = sum(_bytes(tensors[name], packed.get(name), item, quantized) for name in read_by(spec, tensors))
+    weights = sum(_weights(spec, tensors, item, reader))
     blocks = -(-options.max_total_tokens // BLOCK_SIZE)
     slots = 1 if options.max_batch_total_tokens else options.max_concurrent_requests
     counts = {CacheKind.FULL: blocks, CacheKind.STATE: slots}
@@ -151,9 +149,15 @@ def _gib(size: float) -> str:
     return f"{size / 2**30:.1f} GiB"
 
 
-def _bytes(tensor: TensorInfo, packed: int | None, item: int, quantized: bool) -> float:
-    """Of what is loaded of a tensor; `packed` as in `Description.packed`."""
-    if tensor.dtype not in FLOATS and packed is None:
-        return tensor.bytes
-    numbers = math.prod(tensor.shape) * (1 if packed is None else packed)
-    return numbers * (0.5 if quantized and len(tensor.shape) > 1 else item)
+def _weights(spec: Description, tensors: Mapping[str, TensorInfo], item: int, reader: Reader) -> Iterator[float]:
+    """Bytes of what is loaded of each tensor."""
+    packed = {found(name, spec.prefixes, tensors): numbers for name, numbers in spec.packed().items()}
+    layers = {
+        found(name, spec.prefixes, tensors) for name, shape in spec.tensors() if isinstance(shape, LayerShape)
+    } | packed.keys()
+    for name in read_by(spec, tensors, reader.stored()):
+        tensor, each = tensors[name], reader.weight_bytes if name in layers else None
+        if tensor.dtype not in FLOATS and name not in packed:
+            yield tensor.bytes
+        else:
+            yield math.prod(tensor.shape) * packed.get(name, 1) * (item if each is None else each)

@@ -113,8 +113,8 @@ class Reader(Protocol):
     """Reads layers of one checkpoint, or those that are quantised while they load."""
 
     @property
-    def weight_bytes(self) -> float:
-        """Memory that a weight takes at least."""
+    def weight_bytes(self) -> float | None:
+        """Bytes that a weight takes at least, of one quantised while it loads; None for those of the serving dtype."""
         ...
 
     def stored(self) -> Mapping[str, Stored]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from tgi_server.quantize.base import WHOLE, Cut, Reader, Stored
 from tgi_server.quantize.settings import Settings, refuse_quantised
@@ -23,7 +23,7 @@ class Eetq:
     kernels apply the scale to the sums, in float32.
     """
 
-    weight_bytes = 1.0
+    weight_bytes: ClassVar[float | None] = 1.0
 
     def reader(self, settings: Settings | None) -> Reader:
         """Itself; see `QuantizeMethod`."""

@@ -1,12 +1,11 @@
-"""Weights as they are: one matrix in the serving dtype."""
+"""Weights as the checkpoint has them: plain matrices, or quantised by the method that it names."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from tgi_server.errors import ConfigError
 from tgi_server.quantize.base import PLAIN, WHOLE, Cut, Reader, Stored
 from tgi_server.quantize.settings import Settings
 
@@ -18,15 +17,17 @@ if TYPE_CHECKING:
 
 @dataclass
 class NoQuantize:
-    """Plain matrices."""
+    """Plain matrices in the serving dtype, unless the checkpoint is quantised."""
 
-    weight_bytes = 2.0
+    weight_bytes: ClassVar[float | None] = None
 
     def reader(self, settings: Settings | None) -> Reader:
-        """Itself; see `QuantizeMethod`."""
-        if settings is not None:
-            raise ConfigError(f"the checkpoint is quantised ({settings.place}); leave quantize out")
-        return self
+        """See `QuantizeMethod`: that of the method which reads such checkpoints. Raises ModelError when none does."""
+        if settings is None:
+            return self
+        from tgi_server.quantize.pick import asked_for  # which knows this file, too
+
+        return asked_for(settings)().reader(settings)
 
     @classmethod
     def reads(cls, settings: Settings) -> bool:

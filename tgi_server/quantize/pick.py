@@ -34,10 +34,8 @@ def _is_method(kind: type) -> bool:
     return all(hasattr(kind, name) for name in ("reader", "reads")) and not getattr(kind, "_is_protocol", False)
 
 
-def asked_for(settings: Settings | None) -> type[QuantizeMethod] | None:
-    """The method that reads a checkpoint; None for one that says nothing. Raises ModelError for an unknown method."""
-    if settings is None:
-        return None
+def asked_for(settings: Settings) -> type[QuantizeMethod]:
+    """The method that reads a checkpoint which says this of itself; raises ModelError where there is none."""
     for kind in methods():
         if kind.reads(settings):
             return kind

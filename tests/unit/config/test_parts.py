@@ -48,10 +48,10 @@ class Probe:
         if self.bits == 5 and self.sorted:
             raise ValueError("5 bits cannot be sorted")
 
-    def stored(self) -> None:
+    def reader(self) -> None:
         """As methods have it."""
 
-    def read(self) -> None:
+    def reads(self) -> None:
         """As methods have it."""
 
 

@@ -20,6 +20,7 @@ from tgi_server.models.check import check_memory, described
 from tgi_server.models.fallback.spec import FallbackSpec, Layer, parsed
 from tgi_server.models.families import read_spec
 from tgi_server.models.files import TensorInfo
+from tgi_server.quantize.none import NoQuantize
 
 SPEC = FallbackSpec(
     vocab_size=10, hidden_size=8, max_positions=4096, directory="elsewhere",
@@ -81,9 +82,9 @@ def test_memory_counts_every_tensor_where_their_names_are_not_known(tmp_path: Pa
     found = {"any.name": TensorInfo(tmp_path, "BF16", (1 << 20,), 0, 2 << 20)}
     tensors.check(SPEC, found)
     options = ServerConfig(max_total_tokens=16, max_input_length=8)
-    check_memory(SPEC, options, found, DType.bfloat16, False, 3 << 20)
+    check_memory(SPEC, options, found, DType.bfloat16, NoQuantize(), 3 << 20)
     with pytest.raises(ConfigError, match="does not fit"):
-        check_memory(SPEC, options, found, DType.bfloat16, False, 2 << 20)
+        check_memory(SPEC, options, found, DType.bfloat16, NoQuantize(), 2 << 20)
 
 
 def adapter_of(directory: Path, tensors: dict[str, Tensor], **entries: Any) -> Path:
@@ -132,6 +133,6 @@ def test_memory_counts_the_states_of_all_requests(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(mamba))
     spec = read_spec(tmp_path)
     free = 3 * spec.block_bytes(0, 1, 4)
-    check_memory(spec, ServerConfig(max_concurrent_requests=3), {}, DType.float32, False, free)
+    check_memory(spec, ServerConfig(max_concurrent_requests=3), {}, DType.float32, NoQuantize(), free)
     with pytest.raises(ConfigError, match=r"with the states of 4 texts \(max_concurrent_requests\)$"):
-        check_memory(spec, ServerConfig(max_concurrent_requests=4), {}, DType.float32, False, free)
+        check_memory(spec, ServerConfig(max_concurrent_requests=4), {}, DType.float32, NoQuantize(), free)

@@ -12,11 +12,12 @@ import pytest
 from tgi_server.config.schema import DType, RopeOptions, RopeScaling, ServerConfig
 from tgi_server.errors import ConfigError, ModelError
 from tgi_server.models.check import check, check_cuts, check_memory, described
-from tgi_server.models.description import Description
+from tgi_server.models.description import Description, LayerShape
 from tgi_server.models.families import read_spec
 from tgi_server.models.files import TensorInfo
 from tgi_server.models.spec import ModelSpec, Source, alibi_slopes, interleaved, side_by_side
 from tgi_server.quantize.base import IN, OUT, Axis, Stored
+from tgi_server.quantize.eetq import Eetq
 from tgi_server.quantize.none import NoQuantize
 from tgi_server.rope.base import Rope
 from tgi_server.rope.linear import LinearRope
@@ -127,10 +128,23 @@ def test_memory_is_refused_only_for_what_is_loaded(tmp_path: Path) -> None:
     infos = {name: TensorInfo(tmp_path, "BF16", shape, 0, 2 * math.prod(shape)) for name, shape in shapes.items()}
     cache = 2 * 4 * 64 * 2 * 3 * 4  # layers, bytes, positions, keys and values, heads, width
     needed = 100 * 36 * 4 + cache
-    check_memory(spec, options, infos, F32, False, needed)
+    check_memory(spec, options, infos, F32, NoQuantize(), needed)
     with pytest.raises(ConfigError, match=r"does not fit in the free memory, 0.0 GiB: its weights take"):
-        check_memory(spec, options, infos, F32, False, needed - 1)
-    check_memory(spec, options, infos, F32, True, needed - 1)
+        check_memory(spec, options, infos, F32, NoQuantize(), needed - 1)
+
+
+def test_memory_of_weights_that_are_quantised_while_they_load(tmp_path: Path) -> None:
+    spec = read_spec(write(tmp_path, tie_word_embeddings=True))
+    infos = {
+        name: TensorInfo(tmp_path, "BF16", tuple(shape), 0, 2 * math.prod(shape)) for name, shape in spec.tensors()
+    }
+    layers = sum(math.prod(shape) for _, shape in spec.tensors() if isinstance(shape, LayerShape))
+    others = sum(math.prod(shape) for _, shape in spec.tensors()) - layers
+    cache = 2 * 4 * 64 * 2 * 3 * 4
+    needed = layers + 4 * others + cache
+    check_memory(spec, ServerConfig(max_total_tokens=64), infos, F32, Eetq(), needed)
+    with pytest.raises(ConfigError, match="does not fit in the free memory"):
+        check_memory(spec, ServerConfig(max_total_tokens=64), infos, F32, Eetq(), needed - 1)
 
 
 def test_generation_config_names_all_end_of_sequence_ids(tmp_path: Path) -> None:
