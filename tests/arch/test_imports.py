@@ -11,6 +11,7 @@ WITHOUT_TORCH = [
     "tgi_server.launcher.main", "tgi_server.router.main", "tgi_server.router.app", "tgi_server.engine.engine",
     "tgi_server.batching.scheduler", "tgi_server.rpc.client", "tgi_server.rpc.server", "tgi_server.models.spec",
     "tgi_server.models.files", "tgi_server.quantize.none", "tgi_server.quantize.eetq", "tgi_server.kernels.choice",
+    "tgi_server.quantize.gptq", "tgi_server.quantize.awq",
     "tgi_server.bench.main", "tgi_server.host", "tgi_server.models.check", "tgi_server.launcher.examine",
 ]  # fmt: skip
 

@@ -12,7 +12,7 @@ from tgi_server.errors import ConfigError, ModelError
 from tgi_server.models.description import Description, LayerShape
 from tgi_server.models.fallback import spec as fallback
 from tgi_server.models.families import read_spec, serves
-from tgi_server.models.files import TensorInfo
+from tgi_server.models.files import TensorInfo, numbers
 from tgi_server.models.tensors import found, read_by
 from tgi_server.quantize import settings
 from tgi_server.quantize.base import FLOATS, QuantizeMethod, Reader, Stored, together
@@ -64,7 +64,7 @@ def reader_of(directory: Path, spec: Description, quantize: QuantizeMethod | Non
 
 def settings_of(directory: Path, spec: Description) -> Settings | None:
     """What a checkpoint says of how it was quantised; None where its family knows that by itself."""
-    return None if spec.packed() else settings.read(directory)
+    return None if spec.packed() else settings.read(directory, numbers(directory, settings.TENSORS))
 
 
 def check_cuts(spec: Description, num_shard: int, stored: Mapping[str, Stored]) -> None:

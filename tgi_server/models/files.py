@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,6 +82,23 @@ def headers(directory: Path) -> dict[str, TensorInfo]:
                 raise ModelError(f"the tensor {name} is in two files: {found[name].file} and {path}")
             found[name] = info
     return found
+
+
+def numbers(directory: Path, names: Iterable[str]) -> dict[str, int]:
+    """What tensors of one whole number hold, of those called so; none where the weights are not there, or damaged."""
+    try:
+        infos = headers(directory)
+    except (ModelError, OSError):
+        return {}
+    return {name: number for name in names if name in infos and (number := _number(infos[name])) is not None}
+
+
+def _number(info: TensorInfo) -> int | None:
+    if info.dtype not in ("I32", "I64") or math.prod(info.shape) != 1:
+        return None
+    with info.file.open("rb") as file:
+        file.seek(info.offset)
+        return int.from_bytes(file.read(info.bytes), "little", signed=True)
 
 
 def tensors(path: Path) -> dict[str, TensorInfo]:

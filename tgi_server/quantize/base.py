@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from math import lcm
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -22,6 +23,13 @@ Span = tuple[int, int]
 """[first, last) of outputs or inputs."""
 FLOATS = ("F16", "BF16", "F32", "F64")
 """Names of number formats in safetensors files."""
+
+
+class Activations(Enum):
+    """What the inputs of quantised layers are multiplied as: they are, or rounded to 8 bits in groups."""
+
+    exact = "exact"
+    int8 = "int8"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +68,19 @@ class Stored:
         types: what its elements may be, as safetensors names them.
         exact: whether floats keep their dtype too, instead of taking the serving dtype.
         optional: whether a layer may lack it.
+        empty: whether it may hold nothing, which is as good as lacking it.
     """
 
     axes: tuple[Axis, ...] = (OUT, IN)
     types: tuple[str, ...] = FLOATS
     exact: bool = False
     optional: bool = False
+    empty: bool = False
 
     def fits(self, shape: tuple[int, ...], outputs: int, inputs: int) -> bool:
         """Whether the tensor of such a layer may have this shape."""
+        if self.empty and shape == (0,):
+            return True
         wanted = [axis.length(outputs, inputs) for axis in self.axes]
         return len(shape) == len(wanted) and all(size in (None, had) for size, had in zip(wanted, shape, strict=True))
 

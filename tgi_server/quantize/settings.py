@@ -17,6 +17,13 @@ PLACES = (
     ("quant_config.json", None),
 )
 """Files of a model, and the entry of each that holds the settings; None for the whole file."""
+TENSORS = {"gptq_bits": "bits", "gptq_groupsize": "group_size"}
+"""Tensors of one number in which text-generation-inference kept what its own `quantize` had done, and the entries that
+they stand for."""
+LOOKED_AT = "tensors gptq_bits and gptq_groupsize, {}".format(
+    ", ".join(file if entry is None else f"{entry} in {file}" for file, entry in PLACES)
+)
+"""All places, for people."""
 _SPELLED = {"w_bit": "bits", "q_group_size": "group_size", "num_bits": "bits"}
 """Other names of entries."""
 
@@ -51,9 +58,19 @@ class Settings:
         raise ModelError(f"{self.place}: {name} is {json.dumps(value)}, not a whole number")
 
 
-def read(directory: Path) -> Settings | None:
-    """The settings of the checkpoint in `directory`; None where it has none. Raises ModelError for unreadable files."""
-    return next(_all(directory), None)
+def read(directory: Path, numbers: Mapping[str, int] | None = None) -> Settings | None:
+    """The settings of the checkpoint in `directory`; None where it has none. Raises ModelError for unreadable files.
+
+    Args:
+        numbers: what those of `TENSORS` hold that the checkpoint has. They come before what a file says of the same.
+    """
+    found = next(_all(directory), None)
+    if not numbers:
+        return found
+    place = f"{directory}: tensors {', '.join(numbers)}" + (f"; {found.place}" if found else "")
+    # It was always asymmetric, and of no other method.
+    rest = {"quant_method": "gptq", "sym": False} if found is None else found.entries
+    return Settings(place, {**rest, **{TENSORS[name]: number for name, number in numbers.items()}})
 
 
 def refuse_quantised(method: str, settings: Settings | None) -> None:
