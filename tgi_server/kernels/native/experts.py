@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from tgi_server.kernels.experts import Expert, ExpertsOp, Mixture
 from tgi_server.kernels.formats import Dense, Format, Int8
 from tgi_server.kernels.native.calls import call, empty
+from tgi_server.kernels.native.coded import CodedLayers, is_coded
 from tgi_server.kernels.native.layout import NAMES
 from tgi_server.kernels.native.linear import pack
 from tgi_server.kernels.native.operations import gate
@@ -18,15 +20,18 @@ from tgi_server.kernels.streamed import Streamed
 
 
 def experts(layers: Iterable[Expert], mixture: Mixture, bias: Tensor | None, dtype: torch.dtype) -> ExpertsOp:
-    """See `kernels.experts.experts`; of dense weights in `dtype`, and 8-bit ones."""
-    inputs, down = GroupedLinear(mixture.count, dtype), GroupedLinear(mixture.count, dtype)
-    for number, expert in enumerate(layers):
-        inputs.put(number, expert.inputs, expert.inputs_bias)
-        down.put(number, expert.down, expert.down_bias)
+    """See `kernels.experts.experts`; dense weights are in `dtype`."""
+    made = iter(layers)
+    first = next(made)
+    inputs, down = (_layers_of(weight, mixture.count, dtype) for weight in (first.inputs, first.down))
+    for expert in chain([first], made):
+        inputs.put(expert.inputs, expert.inputs_bias)
+        down.put(expert.down, expert.down_bias)
 
     def run(x: Tensor, scores: Tensor, shared: Tensor | None = None) -> Tensor:
         chosen, rows = choose(x, scores, mixture, bias)
-        results = down(gate(inputs(rows, chosen), mixture.activation, mixture.gated, mixture.clamp), chosen)
+        whose = chosen.starts, chosen.active
+        results = down(gate(inputs(rows, *whose), mixture.activation, mixture.gated, mixture.clamp), *whose)
         out = empty((len(x), x.shape[1]), dtype)
         call(
             f"combine_{NAMES[dtype]}", results.numel(), results, chosen.places, chosen.weights, shared, scores, out,
@@ -35,6 +40,11 @@ def experts(layers: Iterable[Expert], mixture: Mixture, bias: Tensor | None, dty
         return out
 
     return run
+
+
+def _layers_of(weight: Format, count: int, dtype: torch.dtype) -> GroupedLinear | CodedLayers:
+    """Room for the layers of all experts, which are like this one."""
+    return CodedLayers(dtype) if is_coded(weight) else GroupedLinear(count, dtype)
 
 
 class Choices(NamedTuple):
@@ -75,13 +85,13 @@ class GroupedLinear:
     """
 
     def __init__(self, count: int, dtype: torch.dtype) -> None:
-        self._count = count
+        self._count, self._taken = count, 0
         self._dtype = dtype
         self._held: dict[str, Tensor] = {}
         self._outer = self._inner = 0
 
-    def put(self, number: int, weight: Format, bias: Tensor | None) -> None:
-        """Take the layer of one expert, which need not stay."""
+    def put(self, weight: Format, bias: Tensor | None) -> None:
+        """Take the layer of the next expert, which need not stay."""
         assert isinstance(weight, Dense | Int8)
         packed = pack(Streamed.of(weight), self._dtype)
         self._outer, self._inner = packed.outputs, packed.inputs
@@ -94,15 +104,16 @@ class GroupedLinear:
         for name, part in parts.items():
             if name not in self._held:
                 self._held[name] = part.new_zeros((self._count, *part.shape))
-            self._held[name][number] = part
+            self._held[name][self._taken] = part
+        self._taken += 1
 
-    def __call__(self, x: Tensor, chosen: Choices) -> Tensor:
-        """`[choices, in]` to `[choices, out]`."""
+    def __call__(self, x: Tensor, starts: Tensor, active: Tensor) -> Tensor:
+        """`[choices, in]` to `[choices, out]`; see `Choices`."""
         out = empty((len(x), self._outer), self._dtype)
         weight, scale, bias = (self._held.get(name) for name in ("weight", "scale", "bias"))
         work = len(x) * self._outer * self._inner
         call(
-            self._name, work, chosen.starts, chosen.active, x, weight, scale, bias, out,
+            self._name, work, starts, active, x, weight, scale, bias, out,
             len(x), self._inner, self._outer,
         )  # fmt: skip
         return out

@@ -32,6 +32,8 @@ _PRODUCTS = [
     "float32_float32_float32", "float32_int8_float32", "bfloat16_bfloat16_bfloat16", "bfloat16_int8_bfloat16",
     "bfloat16_bfloat16_float32",
 ]  # fmt: skip
+_CODED = ["float32", "bfloat16", "float32_steps", "bfloat16_steps"]
+_CODED_MEMBERS = "starts active weights x out scratch rows inner outer room threshold:d"
 _ARGUMENTS = {
     "add_norm": (_COMPUTED, "residual x out rows size scale:d" + _norm("norm") + _norm("post")),
     "rotate_store": (
@@ -65,6 +67,9 @@ _ARGUMENTS = {
         _COMPUTED,
         "x places weights shared scores out rows size count columns chosen",
     ),
+    "coded_4": (_CODED, _CODED_MEMBERS),
+    "coded_8": (_CODED, _CODED_MEMBERS),
+    "coded": (["weight"], "panels scale offset book order ends bias quads groups own_book"),
     "pack": (["8", "16", "32"], "rows panels outer units"),
     "best": (["float32"], "scores places normalisers rows size stride"),
 }

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tgi_server.kernels.formats import Dense, Format, Int8
 from tgi_server.kernels.native.calls import call, empty
+from tgi_server.kernels.native.coded import CodedLayers, is_coded
 from tgi_server.kernels.native.layout import NAMES, PANEL
 from tgi_server.kernels.streamed import Streamed
 
@@ -50,10 +51,13 @@ class NativeLinear:
         return self._packed[outputs // PANEL, :, outputs % PANEL].view(len(outputs), self._inner)
 
 
-def linear(weight: Format | Streamed, bias: Tensor | None, dtype: torch.dtype) -> NativeLinear:
-    """See `kernels.plain.linear`; of dense weights in `dtype`, and 8-bit ones."""
-    assert isinstance(weight, Streamed | Dense | Int8)
-    return NativeLinear(weight, dtype, bias)
+def linear(weight: Format | Streamed, bias: Tensor | None, dtype: torch.dtype) -> NativeLinear | CodedLayers:
+    """See `kernels.plain.linear`; dense weights are in `dtype`."""
+    if not is_coded(weight.sample() if isinstance(weight, Streamed) else weight):
+        return NativeLinear(weight, dtype, bias)
+    layer = CodedLayers(dtype)
+    layer.put(weight, bias)
+    return layer
 
 
 def head(weight: Tensor | Streamed) -> NativeLinear:

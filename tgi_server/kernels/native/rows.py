@@ -6,12 +6,13 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from tgi_server.kernels.formats import Dense, Int8
+from tgi_server.kernels.formats import Dense, Grouped, GroupedByteInputs, Int8, Int8Outlier
 from tgi_server.kernels.native.layout import WIDEST
 from tgi_server.kernels.row import Kernel, Needs, Operation, nothing
 
 _LANES = 16  # numbers in a vector
 _UNIT = 4  # bytes of a row of inputs that a product takes at a time
+_CODED = (Grouped, GroupedByteInputs, Int8Outlier)
 
 
 def _row(operation: Operation, module: str, unsupported: Callable[[Needs], list[str]] = nothing) -> Kernel:
@@ -43,8 +44,10 @@ def _head_reasons(needs: Needs) -> list[str]:
 
 
 def _linear_reasons(needs: Needs) -> list[str]:
+    if needs.format in _CODED:
+        return []  # quads of inputs are filled up
     if needs.format not in (Dense, Int8):  # a subclass has products of its own
-        return [f"it multiplies by dense and 8-bit weights, not {getattr(needs.format, '__name__', 'others')}"]
+        return [f"it knows the formats of this program, not {getattr(needs.format, '__name__', 'others')}"]
     return _head_reasons(needs)
 
 

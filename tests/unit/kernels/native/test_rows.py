@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 
-from tgi_server.kernels.formats import Dense, Grouped, GroupedByteInputs, Int8, Int8Outlier
+from tgi_server.kernels.formats import Format, Grouped, GroupedByteInputs, Int8, Int8Outlier
 from tgi_server.kernels.native.rows import ROWS
 from tgi_server.kernels.row import Needs, Operation
 
@@ -36,11 +36,16 @@ def test_attention_takes_no_other_widths(width: int) -> None:
     assert f"heads of values are {width} wide" in reasons("attention", value_width=width)
 
 
-def test_linear_takes_two_formats() -> None:
-    for taken in (Dense, Int8):
-        assert reasons("linear", format=taken) == ""
-    for other in (Int8Outlier, Grouped, GroupedByteInputs):
-        assert f"not {other.__name__}" in reasons("linear", format=other)
+def test_products_take_every_format() -> None:
+    for taken in get_args(Format):
+        assert reasons("linear", format=taken) == reasons("experts", format=taken) == ""
+    for other in (Grouped, GroupedByteInputs, Int8Outlier):  # whose inputs are filled up to quads
+        assert reasons("linear", format=other, inputs=7) == ""
+
+    class Unknown(Int8):
+        pass
+
+    assert "not Unknown" in reasons("linear", format=Unknown)
     assert reasons("linear")
 
 

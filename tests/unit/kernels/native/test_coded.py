@@ -1,0 +1,72 @@
+"""Compiled products with codes in groups against torch's: every way to group, offsets, books, inputs in steps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.coded import exact, grouped, side_by_side
+from tgi_server.kernels.formats import Grouped, GroupedByteInputs, Int8Outlier
+from tgi_server.kernels.native.calls import record
+from tgi_server.kernels.native.linear import linear
+
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+KINDS = pytest.mark.parametrize("kind", [Grouped, GroupedByteInputs])
+ROWS = (1, 2, 3, 4, 5, 8, 12, 13, 24, 25, 40, 130)
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2**-7}
+
+
+def far(got: Tensor, right: Tensor) -> float:
+    """The largest distance of a row, as part of its length, or of one of numbers around 1."""
+    length = right.norm(dim=1).clamp(min=right.shape[1] ** 0.5)
+    return float(((got.double() - right).norm(dim=1) / length).max())
+
+
+@DTYPES
+@KINDS
+@pytest.mark.parametrize(
+    ("bits", "offset", "book"),
+    [(4, False, False), (4, True, False), (4, False, True), (4, True, True), (8, False, False), (8, True, False)],
+)
+def test_products(dtype: torch.dtype, kind: type[Grouped], bits: int, offset: bool, book: bool) -> None:
+    torch.manual_seed(0)
+    ways = [
+        (64, side_by_side(96, 32)),
+        (70, torch.randperm(126) % 4),
+        (33, side_by_side(130, -1)),
+        (1, torch.zeros(2).long()),
+    ]
+    for outputs, groups in ways:
+        weight, bias = grouped(kind, outputs, groups, bits, offset, book), torch.randn(outputs).to(dtype)
+        layer = linear(weight, bias, dtype)
+        for rows in ROWS:
+            x = torch.randn(rows, len(groups)).to(dtype)
+            got = layer(x)
+            assert got.dtype == dtype
+            assert far(got, exact(weight, x) + bias.double()) < TOLERANCE[dtype]
+
+
+@DTYPES
+@pytest.mark.parametrize("threshold", [1.5, 6.0, torch.inf])
+def test_outliers(dtype: torch.dtype, threshold: float) -> None:
+    torch.manual_seed(0)
+    steps = torch.randint(-127, 128, (70, 130), dtype=torch.int8)
+    weight = Int8Outlier(steps, torch.rand(70) + 0.1, threshold)
+    layer = linear(weight, None, dtype)
+    for rows in ROWS:
+        x = torch.randn(rows, 130).to(dtype)
+        assert far(layer(x), exact(weight, x)) < TOLERANCE[dtype]
+
+
+@KINDS
+def test_a_recorded_step(kind: type[Grouped]) -> None:
+    torch.manual_seed(0)
+    weight = grouped(kind, 64, torch.randperm(96) % 3)
+    layer, x = linear(weight, None, torch.bfloat16), torch.zeros(3, 96).bfloat16()
+    with record(strict=True) as recording:
+        result = layer(x)
+    for _ in range(2):
+        x.normal_()
+        recording.run()
+        assert far(result, exact(weight, x)) < 2**-7
