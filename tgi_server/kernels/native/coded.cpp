@@ -42,6 +42,16 @@ struct Outlier {
 
 static inline long aligned(long bytes) { return (bytes + 63) / 64 * 64; }
 
+// All numbers of a vector joined into one, by halves.
+template <typename V, typename Join>
+static inline auto joined(V x, Join join) {
+    static const ivec numbers[4] = {NUMBERS + 8 & 15, NUMBERS + 4 & 15, NUMBERS + 2 & 15, NUMBERS + 1 & 15};
+    for (const ivec& half : numbers) x = join(x, __builtin_shuffle(x, half));
+    return x[0];
+}
+static const auto sum_of = [](auto a, auto b) { return a + b; };
+static const auto larger_of = [](ivec a, ivec b) { return a > b ? a : b; };
+
 // A row of inputs as the product wants it: where its parts lie in its scratch memory.
 template <typename X>
 struct Made {
@@ -97,7 +107,7 @@ static void make_row(const T* x, const CodedWeight& w, const Made<T>& made, long
         const long end = w.ends[g] * QUAD;
         vec sum{};
         for (; i + LANES <= end; i += LANES) sum += load(to + i);
-        float all = total(sum);
+        float all = joined(sum, sum_of);
         for (; i < end; i++) all += as_number(to[i]);
         sums[g] = all;
     }
@@ -105,8 +115,8 @@ static void make_row(const T* x, const CodedWeight& w, const Made<T>& made, long
 
 typedef int8_t bytes16 __attribute__((vector_size(16)));
 
-// Whole numbers up to 127, in the order of bytes in a block.
-static inline void store_steps(ivec q, int8_t* to, bool swapped) {
+// Whole numbers up to 127 in the order of bytes in a block; `left` of them.
+static inline void store_steps(ivec q, int8_t* to, long left, bool swapped) {
     bytes16 x;
 #ifdef __AVX512F__
     x = (bytes16)_mm512_cvtepi32_epi8((__m512i)q);
@@ -115,7 +125,8 @@ static inline void store_steps(ivec q, int8_t* to, bool swapped) {
 #endif
     const bytes16 order = {0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15};
     if (swapped) x = __builtin_shuffle(x, order);
-    std::memcpy(to, &x, sizeof x);
+    if (left >= LANES) std::memcpy(to, &x, sizeof x);
+    else std::memcpy(to, &x, left);
 }
 
 // In steps; those from the threshold on go to a list, and are 0 here.
@@ -137,29 +148,21 @@ static void make_row(const T* x, const CodedWeight& w, const Made<int8_t>& made,
     const int32_t base = bits == 4 && !w.own_book ? 8 : 128;
     for (long g = 0, i = 0; g < w.groups; g++) {
         const long begin = i, end = w.ends[g] * QUAD;
-        vec most{}, odd{};  // the latter is NaN where an input is not a finite number
-        for (; i < end; i += LANES) {
-            const vec v = load(in + i, end - i), size = magnitude(v);
-            most = size > most ? size : most;
-            odd += v * 0.0f;
-        }
-        float largest = 0;
-        for (long l = 0; l < LANES; l++) largest = std::max(largest, most[l]);
-        const float step = std::max(largest / 127, std::numeric_limits<float>::min()), inverse = 1 / step;
+        ivec most{};  // bits of magnitudes, of which those of what is not a finite number are the largest
+        for (; i < end; i += LANES) most = larger_of(most, (ivec)magnitude(load(in + i, end - i)));
+        const float largest = as_float(joined(most, larger_of));
+        const float step = largest == 0 ? std::numeric_limits<float>::min() : largest / 127, inverse = 1 / step;
         ivec sum{};
         for (i = begin; i < end; i += LANES) {
             const vec v = load(in + i, end - i) * inverse;
             const ivec q = __builtin_convertvector(v + 12582912.0f - 12582912.0f, ivec);  // rounds to nearest
             sum += q;
-            int8_t part[LANES];
-            store_steps(q, part, bits == 4);
-            std::memcpy(to + i, part, std::min(LANES, end - i));
+            store_steps(q, to + i, end - i, bits == 4);
         }
         i = end;
-        int32_t all = 0;
-        for (long l = 0; l < LANES; l++) all += sum[l];
+        const int32_t all = joined(sum, sum_of);
         made.begins(row)[g] = -base * all;
-        made.steps(row)[g] = (step + total(odd)) * book;
+        made.steps(row)[g] = step * book;
         made.sums(row)[g] = all / book;
     }
 }
@@ -297,22 +300,35 @@ static void panel_rows(const Coded<T, X>& a, const Task<X>& t, long rows, T* out
     }
 }
 
+static const long ALONE = 4096;  // inputs up to which every thread makes them for itself, sooner than it would wait
+
+static char* own_scratch(long bytes) {
+    static thread_local std::vector<uvec> memory;
+    const unsigned long lines = (bytes + sizeof(uvec) - 1) / sizeof(uvec);
+    if (memory.size() < lines) memory.resize(lines);
+    return reinterpret_cast<char*>(memory.data());
+}
+
 // All tasks, each a panel of an expert that has rows (a plain layer is an expert that has them all).
 template <long BITS, typename T, typename X>
 static void coded(const Coded<T, X>& a) {
     const long panels = (a.outer + PANEL - 1) / PANEL, experts = a.experts();
     const bool steps = std::is_same_v<X, int8_t>;
     auto needed = [&](const CodedWeight& w) { return steps || w.order || w.offset; };
-    auto made_of = [&](const CodedWeight& w) { return Made<X>{a.scratch, a.room, w.quads, w.groups}; };
-    if (a.scratch) {
+    char* scratch = a.scratch && a.rows * a.inner <= ALONE ? own_scratch(a.rows * a.room) : a.scratch;
+    auto made_of = [&](const CodedWeight& w) { return Made<X>{scratch, a.room, w.quads, w.groups}; };
+    auto make = [&](long row) {
+        long e = 0;
+        while (a.starts && a.starts[e + 1] <= row) e++;
+        const CodedWeight& w = a.weights[e];
+        if (needed(w))
+            make_row(a.x + row * a.inner, w, made_of(w), row, a.inner, static_cast<float>(a.threshold), BITS);
+    };
+    if (scratch == a.scratch && scratch) {
 #pragma omp for schedule(static)
-        for (long row = 0; row < a.rows; row++) {
-            long e = 0;
-            while (a.starts && a.starts[e + 1] <= row) e++;
-            const CodedWeight& w = a.weights[e];
-            if (needed(w))
-                make_row(a.x + row * a.inner, w, made_of(w), row, a.inner, static_cast<float>(a.threshold), BITS);
-        }
+        for (long row = 0; row < a.rows; row++) make(row);
+    } else if (scratch) {
+        for (long row = 0; row < a.rows; row++) make(row);
     }
 #pragma omp for schedule(dynamic, 2)
     for (long task = 0; task < experts * panels; task++) {

@@ -158,7 +158,7 @@ struct Nibbles<int8_t> {
 
 // The same by a book in steps from -127 to 127, as numbers from 1 to 255.
 struct BookBytes {
-    static constexpr long BLOCK_BYTES = 64, DIRECT = 4;
+    static constexpr long BLOCK_BYTES = 64, DIRECT = TILE;
     alignas(64) uint8_t table[4 * ENTRIES];  // for each part of a vector the same
     explicit BookBytes(const float* book) {
         const float step = step_of(book);
@@ -196,7 +196,7 @@ struct BookBytes {
 // Codes of 8 bits: whole numbers from -128 to 127, or, for inputs in steps, from 0 to 255.
 template <typename X>
 struct Bytes {
-    static constexpr long BLOCK_BYTES = 128, DIRECT = std::is_same_v<X, int8_t> ? 0 : 4;
+    static constexpr long BLOCK_BYTES = 128, DIRECT = std::is_same_v<X, int8_t> ? 0 : std::is_same_v<X, bf16> ? TILE : 4;
     explicit Bytes(const float*) {}
     static constexpr long place(long u) { return u; }
     inline void operator()(const uint8_t* block, long u, uvec* w) const {
