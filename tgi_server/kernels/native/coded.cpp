@@ -3,6 +3,7 @@
 
 #include "coded.h"
 #include "functions.h"
+#include "tiled.h"
 
 // One layer's weight. A group has its inputs side by side, and is filled up to whole quads.
 #define CODED_WEIGHT(member)                                                                                          \
@@ -20,7 +21,9 @@ struct CodedWeight {
     member(const int64_t*, starts) member(const int64_t*, active) /* as in Route (experts.cpp), or none for one */ \
     member(const CodedWeight*, weights) member(const T*, x) member(T*, out) member(char*, scratch)               \
     member(int64_t, rows) member(int64_t, inner) member(int64_t, outer)                                          \
-    member(int64_t, room) /* bytes of scratch a row */ member(double, threshold) /* of inputs not in steps */
+    member(int64_t, room) /* bytes of scratch a row, */                                                          \
+    member(int64_t, seen) /* and behind all of them bfloat16 numbers a row, for tiles; or none */                \
+    member(double, threshold) /* of inputs not in steps */
 
 // out = x @ weight.T + bias, with x as they are, or in steps.
 template <typename T, typename X>
@@ -29,6 +32,11 @@ struct Coded {
 
     long experts() const { return active ? active[0] : 1; }
     long expert(long i) const { return active ? active[1 + i] : 0; }
+    long expert_of(long row) const {
+        long e = 0;
+        while (starts && starts[e + 1] <= row) e++;
+        return e;
+    }
     long first(long e) const { return starts ? starts[e] : 0; }
     long count(long e) const { return starts ? starts[e + 1] - starts[e] : rows; }
 };
@@ -90,6 +98,11 @@ static const float* ordered(const T* x, const int64_t* order, long inner, long p
     return wide.data();
 }
 
+static inline bf16 rounded(float x) {
+    bf16 numbers[LANES];
+    store(vec{} + x, numbers);
+    return numbers[0];
+}
 static inline float as_number(float x) { return x; }
 static inline float as_number(bf16 x) { return as_float(uint32_t(x.bits) << 16); }
 
@@ -300,6 +313,121 @@ static void panel_rows(const Coded<T, X>& a, const Task<X>& t, long rows, T* out
     }
 }
 
+#ifdef TILES
+extern "C" int64_t tiles();           // linear.cpp
+static const long FEW = TILE;         // rows up to which vectors multiply: decoding for them is not worth its time
+
+// The weight of input i of a quad and 16 outputs as a number; the book for inputs in steps is in steps, too.
+template <long BITS, typename X>
+struct Number {
+    alignas(64) float book[ENTRIES];
+
+    explicit Number(const CodedWeight& w) {
+        const float step = std::is_same_v<X, int8_t> && w.own_book ? BookBytes::step_of(w.book) : 0.0f;
+        for (long i = 0; BITS == 4 && i < ENTRIES; i++)
+            book[i] = step > 0 ? std::nearbyint(w.book[i] / step) * step : w.book[i];
+    }
+    vec operator()(const uint8_t* panel, long q, long i, long v) const {
+        if constexpr (BITS == 4) {
+            uvec w[WIDTH];
+            Nibbles<float>{book}(panel + q * Nibbles<float>::BLOCK_BYTES, Nibbles<float>::place(i), w);
+            return (vec)w[v];
+        } else if constexpr (std::is_same_v<X, int8_t>) {
+            const uvec codes = load_units(panel + (q * WIDTH + v) * sizeof(uvec)) >> static_cast<uint32_t>(8 * i) & 255u;
+            return __builtin_convertvector((ivec)codes - 128, vec);
+        } else {
+            uvec w[WIDTH];
+            Bytes<bf16>{nullptr}(panel + q * Bytes<bf16>::BLOCK_BYTES, i / 2, w);
+            return (vec)(i % 2 ? w[v] & 0xffff0000 : w[v] << 16);
+        }
+    }
+};
+
+// Pairs of numbers as bfloat16.
+static inline uvec paired(vec first, vec second) {
+    bf16 numbers[2][LANES];
+    hvec halves[2];
+    store(first, numbers[0]), store(second, numbers[1]);
+    std::memcpy(halves, numbers, sizeof halves);
+    return __builtin_convertvector(halves[0], uvec) | __builtin_convertvector(halves[1], uvec) << 16;
+}
+
+// A panel as bfloat16 weights, in memory of the thread.
+template <long BITS, typename X>
+static const bf16* widened_panel(const CodedWeight& w, long p) {
+    static thread_local std::vector<uvec> wide;
+    const unsigned long count = w.quads * QUAD / 2 * WIDTH;
+    if (wide.size() < count) wide.resize(count);
+    const Number<BITS, X> number(w);
+    const uint8_t* panel = w.panels + p * w.quads * QUAD * PANEL * BITS / 8;
+    for (long g = 0, q = 0; g < w.groups; g++)
+        for (const long at = (p * w.groups + g) * PANEL, end = w.ends[g]; q < end; q++)
+            for (long v = 0; v < WIDTH; v++) {
+                const vec scale = load(w.scale + at + v * LANES);
+                const vec offset = w.offset ? load(w.offset + at + v * LANES) : vec{};
+                auto weight = [&](long i) { return (number(panel, q, i, v) + offset) * scale; };
+                for (long i = 0; i < QUAD; i += 2)
+                    wide[(q * QUAD + i) / 2 * WIDTH + v] = paired(weight(i), weight(i + 1));
+            }
+    return reinterpret_cast<const bf16*>(wide.data());
+}
+
+// A row of inputs as bfloat16 numbers, from what was made of it.
+template <long BITS, typename X>
+static void see_row(const CodedWeight& w, const Made<X>& made, long row, bf16* to) {
+    if constexpr (std::is_same_v<X, int8_t>) {
+        const float book = w.own_book ? BookBytes::step_of(w.book) : 1.0f;
+        const int8_t* x = made.x(row);
+        for (long g = 0, i = 0; g < w.groups; g++)
+            for (const float step = made.steps(row)[g] / book; i < w.ends[g] * QUAD; i++)
+                to[i] = rounded(x[i / QUAD * QUAD + (BITS == 4 ? Nibbles<float>::place(i % QUAD) : i % QUAD)] * step);
+        for (long i = 0; i < *made.count(row); i++)
+            to[made.outliers(row)[i].place] = rounded(made.outliers(row)[i].value);
+    } else {
+        std::memcpy(to, made.x(row), w.quads * QUAD * sizeof(bf16));
+    }
+}
+
+// All tasks, each a panel and as many rows as stay near: it is widened once for them.
+template <long BITS, typename X>
+static void coded_tiles(const Coded<bf16, X>& a) {
+    const bool steps = std::is_same_v<X, int8_t>;
+    bf16* seen = reinterpret_cast<bf16*>(a.scratch + a.rows * a.room);
+    auto needed = [&](const CodedWeight& w) { return steps || w.order; };
+#pragma omp for schedule(static)
+    for (long row = 0; row < a.rows; row++) {
+        const long e = a.expert_of(row), first = a.first(e);
+        const CodedWeight& w = a.weights[e];
+        if (!needed(w)) continue;
+        const Made<X> made{a.scratch, a.room, w.quads, w.groups};
+        make_row(a.x + row * a.inner, w, made, row, a.inner, static_cast<float>(a.threshold), BITS);
+        see_row<BITS>(w, made, row, seen + first * a.seen + (row - first) * w.quads * QUAD);
+    }
+    const long panels = (a.outer + PANEL - 1) / PANEL, parts = (a.rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
+    const long near = std::max(2L, NEAR / static_cast<long>(ROWS_AT_ONCE * a.seen * sizeof(bf16)));
+    const long chunks = a.active ? 1 : (parts + near - 1) / near;
+#pragma omp for schedule(dynamic, 2)
+    for (long task = 0; task < chunks * a.experts() * panels; task++) {
+        const long e = a.expert(task / panels / chunks), first = a.first(e), p = task % panels;
+        const long chunk = task / panels % chunks, count = (a.count(e) + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
+        const CodedWeight& w = a.weights[e];
+        const bf16* x = needed(w) ? seen + first * a.seen : a.x + first * a.inner;
+        const Linear<bf16, bf16, bf16> one{x, nullptr, nullptr, w.bias, a.out + first * a.outer, a.count(e),
+                                           w.quads * QUAD, a.outer};
+        shape_for(one.rows);
+        const bf16* wide = widened_panel<BITS, X>(w, p);
+        for (long t = count * chunk / chunks; t < count * (chunk + 1) / chunks; t++) {
+            const Rows rows = rows_of(t, one.rows);
+            vec sums[ROWS_AT_ONCE][WIDTH];
+            multiply_tiles(x + rows.first * one.inner, wide, one.inner, rows.count,
+                           Ahead{reinterpret_cast<const char*>(wide), 0}, sums);
+            finish(one, sums, rows.first, rows.count, p * PANEL);
+        }
+    }
+    tile_release();
+}
+#endif
+
 static const long ALONE = 4096;  // inputs up to which every thread makes them for itself, sooner than it would wait
 
 static char* own_scratch(long bytes) {
@@ -312,22 +440,25 @@ static char* own_scratch(long bytes) {
 // All tasks, each a panel of an expert that has rows (a plain layer is an expert that has them all).
 template <long BITS, typename T, typename X>
 static void coded(const Coded<T, X>& a) {
+#ifdef TILES
+    if constexpr (sizeof(T) == sizeof(bf16))
+        if (a.seen && a.rows > FEW && tiles() == 0) return coded_tiles<BITS>(a);
+#endif
     const long panels = (a.outer + PANEL - 1) / PANEL, experts = a.experts();
     const bool steps = std::is_same_v<X, int8_t>;
     auto needed = [&](const CodedWeight& w) { return steps || w.order || w.offset; };
-    char* scratch = a.scratch && a.rows * a.inner <= ALONE ? own_scratch(a.rows * a.room) : a.scratch;
+    const bool alone = a.rows * a.inner <= ALONE;
+    char* scratch = alone ? own_scratch(a.rows * a.room) : a.scratch;
     auto made_of = [&](const CodedWeight& w) { return Made<X>{scratch, a.room, w.quads, w.groups}; };
     auto make = [&](long row) {
-        long e = 0;
-        while (a.starts && a.starts[e + 1] <= row) e++;
-        const CodedWeight& w = a.weights[e];
+        const CodedWeight& w = a.weights[a.expert_of(row)];
         if (needed(w))
             make_row(a.x + row * a.inner, w, made_of(w), row, a.inner, static_cast<float>(a.threshold), BITS);
     };
-    if (scratch == a.scratch && scratch) {
-#pragma omp for schedule(static)
+    if (a.room && alone) {
         for (long row = 0; row < a.rows; row++) make(row);
-    } else if (scratch) {
+    } else if (a.room) {
+#pragma omp for schedule(static)
         for (long row = 0; row < a.rows; row++) make(row);
     }
 #pragma omp for schedule(dynamic, 2)

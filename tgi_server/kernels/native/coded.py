@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tgi_server.kernels.formats import Format, Grouped, GroupedByteInputs, Int8Outlier, packed, unpacked
+from tgi_server.kernels.native.build import tiles
 from tgi_server.kernels.native.calls import call, empty
 from tgi_server.kernels.native.layout import NAMES, PANEL
 from tgi_server.kernels.streamed import Streamed
@@ -92,6 +93,8 @@ class CodedLayers:
         self._layers.append((made, None if bias is None else bias.float()))
         self._weights = torch.tensor([layer.members(own) for layer, own in self._layers], dtype=torch.int64)
         self._room = max(layer.room(self._dtype) for layer, _ in self._layers)
+        tiled = self._dtype == torch.bfloat16 and tiles() is None
+        self._seen = max(QUAD * layer.panels.shape[1] for layer, _ in self._layers) if tiled else 0
         self._name = f"coded_{made.bits}_{NAMES[self._dtype]}" + ("_steps" if made.steps else "")
 
     def __call__(self, x: Tensor, starts: Tensor | None = None, active: Tensor | None = None) -> Tensor:
@@ -100,10 +103,11 @@ class CodedLayers:
         if inner != first.inputs or x.dtype != self._dtype:
             raise ValueError(f"{inner} inputs in {x.dtype} for a layer of {first.inputs} in {self._dtype}")
         out = empty((rows, first.outputs), self._dtype)
-        scratch = empty((rows * self._room,), torch.uint8) if self._room else None
+        size = rows * (self._room + 2 * self._seen)
+        scratch = empty((size,), torch.uint8) if size else None
         call(
             self._name, rows * first.outputs * inner, starts, active, self._weights, x, out, scratch,
-            rows, inner, first.outputs, self._room, first.threshold,
+            rows, inner, first.outputs, self._room, self._seen, first.threshold,
         )  # fmt: skip
         return out
 

@@ -33,7 +33,7 @@ _PRODUCTS = [
     "bfloat16_bfloat16_float32",
 ]  # fmt: skip
 _CODED = ["float32", "bfloat16", "float32_steps", "bfloat16_steps"]
-_CODED_MEMBERS = "starts active weights x out scratch rows inner outer room threshold:d"
+_CODED_MEMBERS = "starts active weights x out scratch rows inner outer room seen threshold:d"
 _ARGUMENTS = {
     "add_norm": (_COMPUTED, "residual x out rows size scale:d" + _norm("norm") + _norm("post")),
     "rotate_store": (

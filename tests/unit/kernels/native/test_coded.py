@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor
 
 from tests.coded import exact, grouped, side_by_side
 from tgi_server.kernels.formats import Grouped, GroupedByteInputs, Int8Outlier
+from tgi_server.kernels.native import build
 from tgi_server.kernels.native.calls import record
 from tgi_server.kernels.native.linear import linear
 
@@ -23,20 +26,27 @@ def far(got: Tensor, right: Tensor) -> float:
     return float(((got.double() - right).norm(dim=1) / length).max())
 
 
+@pytest.fixture(params=["vectors", "tiles"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Products by vectors, or with tile registers, which are plain C++ where the processor has none."""
+    if request.param == "tiles" and build.tiles() is not None:
+        monkeypatch.setattr(build, "FLAGS", [*build.FLAGS, "-DEMULATED_TILES"])
+    build.use_tiles(request.param == "tiles")
+    yield str(request.param)
+    build.use_tiles(True)
+
+
 @DTYPES
 @KINDS
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize(
     ("bits", "offset", "book"),
     [(4, False, False), (4, True, False), (4, False, True), (4, True, True), (8, False, False), (8, True, False)],
 )
 def test_products(dtype: torch.dtype, kind: type[Grouped], bits: int, offset: bool, book: bool) -> None:
     torch.manual_seed(0)
-    ways = [
-        (64, side_by_side(96, 32)),
-        (70, torch.randperm(126) % 4),
-        (33, side_by_side(130, -1)),
-        (1, torch.zeros(2).long()),
-    ]
+    uneven = torch.tensor([0] * 12 + [1] * 30 + [2] * 18 + [4] * 4)  # of a rank that does not see group 3
+    ways = [(64, side_by_side(96, 32)), (70, torch.randperm(126) % 4), (33, side_by_side(130, -1)), (5, uneven)]
     for outputs, groups in ways:
         weight, bias = grouped(kind, outputs, groups, bits, offset, book), torch.randn(outputs).to(dtype)
         layer = linear(weight, bias, dtype)
@@ -48,6 +58,7 @@ def test_products(dtype: torch.dtype, kind: type[Grouped], bits: int, offset: bo
 
 
 @DTYPES
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("threshold", [1.5, 6.0, torch.inf])
 def test_outliers(dtype: torch.dtype, threshold: float) -> None:
     torch.manual_seed(0)
