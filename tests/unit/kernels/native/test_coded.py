@@ -9,10 +9,16 @@ import torch
 from torch import Tensor
 
 from tests.coded import exact, grouped, side_by_side
-from tgi_server.kernels.formats import Grouped, GroupedByteInputs, Int8Outlier
+from tests.experts import made
+from tgi_server.kernels import plain
+from tgi_server.kernels.experts import Expert, Mixture
+from tgi_server.kernels.experts import experts as declared
+from tgi_server.kernels.formats import Format, Grouped, GroupedByteInputs, Int8Outlier, row_tensors
 from tgi_server.kernels.native import build
 from tgi_server.kernels.native.calls import record
+from tgi_server.kernels.native.experts import experts
 from tgi_server.kernels.native.linear import linear
+from tgi_server.kernels.operations import Activation
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 KINDS = pytest.mark.parametrize("kind", [Grouped, GroupedByteInputs])
@@ -81,3 +87,31 @@ def test_a_recorded_step(kind: type[Grouped]) -> None:
         x.normal_()
         recording.run()
         assert far(result, exact(weight, x)) < 2**-7
+
+
+@DTYPES
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("kind", [Grouped, GroupedByteInputs, Int8Outlier])
+def test_experts(dtype: torch.dtype, kind: type[Grouped] | type[Int8Outlier]) -> None:
+    """Each with groups of its own; of one row, some, and more than a tile's."""
+    torch.manual_seed(0)
+
+    def coded(weight: Format, order: bool) -> Format:
+        outputs, inputs = len(row_tensors(weight)["weight"]), weight.inputs
+        if issubclass(kind, Int8Outlier):
+            steps = torch.randint(-127, 128, (outputs, inputs), dtype=torch.int8)
+            return Int8Outlier(steps, (torch.rand(outputs) + 0.5) / (64 * inputs**0.5), 2.0)
+        groups = side_by_side(inputs, 32)
+        return grouped(kind, outputs, groups[torch.randperm(inputs)] if order else groups, offset=order)
+
+    mixture = Mixture(6, 3, Activation.SILU)
+    layers, bias = made(mixture, 64, 40, dtype, False)
+    for order in (False, True):
+        own = [Expert(coded(e.inputs, order), coded(e.down, order), e.inputs_bias, e.down_bias) for e in layers]
+        ours = experts(own, mixture, bias, dtype)
+        theirs = declared(own, mixture, bias, dtype, plain.linear)
+        for rows in (1, 5, 70):
+            x, scores = torch.randn(rows, 64).to(dtype), torch.randn(rows, mixture.count)
+            got, right = ours(x, scores, None), theirs(x, scores, None)
+            assert got.dtype == dtype
+            assert far(got, right.double()) < (1e-5 if dtype == torch.float32 and kind is Grouped else 2e-2)
