@@ -5,6 +5,8 @@ A family's test is a class with the configuration of such a checkpoint; everythi
 
 from __future__ import annotations
 
+import json
+import shutil
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -13,21 +15,25 @@ from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.adapters import merged, write_adapter
 from tests.models import needs
+from tests.unit.quantize.checkpoints import Layer
 from tgi_server.batching.scheduler import Scheduler
 from tgi_server.batching.sequence import Sequence
 from tgi_server.cache.memory import allocate
 from tgi_server.config.schema import BatchingOptions
 from tgi_server.kernels.row import Needs
 from tgi_server.layers.parallel import Group
-from tgi_server.models.description import Description
+from tgi_server.models.description import Description, LayerShape
 from tgi_server.models.families import read_spec
 from tgi_server.models.load import load_model
+from tgi_server.models.tensors import found
 from tgi_server.quantize.base import QuantizeMethod
 from tgi_server.quantize.eetq import Eetq
 from tgi_server.shard.batch import BatchState
@@ -303,6 +309,16 @@ class FamilyTests(Reference):
             got = generate(directory, own, needs(), world, new_tokens=2, adapter=tmp_path / "adapter")
             self.compare(got, expected)
 
+    def test_4_bits(self, directory: Path, prompts: list[list[int]], tmp_path: Path) -> None:
+        """Linear layers as GPTQ with act-order has them, whatever their place and shape, are what they stand for."""
+        spec, own = read_spec(directory), [prompts[2]]
+        quantise(directory, spec, tmp_path)
+        expected = generate(tmp_path / "floats", own, needs(), new_tokens=2)
+        for world in (1, *self.shards[:1]):
+            if spec.whole(world, 8, 8):
+                got = generate(tmp_path / "codes", own, needs(plain=world > 1), world, new_tokens=2)
+                self.compare(got, expected)
+
     def test_interpreted_triton(
         self, directory: Path, prompts: list[list[int]], expected: Generated, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -311,6 +327,32 @@ class FamilyTests(Reference):
         with interpreted_triton(monkeypatch):
             got = generate(directory, [prompts[i] for i in few], needs(), recorded=False, new_tokens=tokens)
         self.compare(got, ([expected[0][i][:tokens] for i in few], [expected[1][i][:tokens] for i in few]))
+
+
+def quantise(directory: Path, spec: Description, place: Path) -> None:
+    """Writes `codes`, a checkpoint whose linear layers have random weights of 4 bits, and `floats`, the same widened.
+
+    Layers whose sizes fill no whole words stay as they are.
+    """
+    tensors = {name: tensor for file in directory.glob("*.safetensors") for name, tensor in load_file(file).items()}
+    codes, floats = dict(tensors), dict(tensors)
+    for number, (name, shape) in enumerate(spec.tensors()):
+        full = found(name, spec.prefixes, tensors)
+        if full is None or not isinstance(shape, LayerShape) or any(size % 8 for size in shape):
+            continue
+        layer = Layer(*shape.size, group_size=16, seed=number)
+        layer.scale *= np.float16(0.3)
+        layer.order = np.random.default_rng(0).permutation(layer.order)  # the same of layers with the same inputs
+        floats[full] = layer.dense().T.contiguous() if shape.turned else layer.dense()
+        del codes[full]
+        codes |= {f"{full.removesuffix('weight')}{kind}": tensor for kind, tensor in layer.gptq().items()}
+    assert codes.keys() != tensors.keys()
+    for name, own in (("codes", codes), ("floats", floats)):
+        (place / name).mkdir()
+        shutil.copy(directory / "config.json", place / name)
+        save_file(own, place / name / "model.safetensors")
+    settings = {"bits": 4, "group_size": 16, "desc_act": True, "sym": False}
+    (place / "codes" / "quantize_config.json").write_text(json.dumps(settings))
 
 
 class PastFamilyTests(FamilyTests):

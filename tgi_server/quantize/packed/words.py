@@ -112,4 +112,5 @@ def grouped(
 
 
 def _bytes(words: Tensor) -> Tensor:
-    return words.contiguous().view(torch.uint8)
+    flat = words.contiguous().view(-1)  # as rows of one word may have any stride
+    return flat.view(torch.uint8).view(len(words), -1)
