@@ -17,9 +17,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from tests import gguf_files
+from tests.families.harness import quantise
 from tests.integration.server import free_port
 from tgi_server.config.schema import DType
 from tgi_server.launcher.gguf.convert import convert
+from tgi_server.models.families import read_spec
 
 FITTING = "max_total_tokens=256 max_input_length=200"
 """Options that the tiny model's 256 positions ask for."""
@@ -62,6 +64,18 @@ def tensor_missing(model: Path) -> str:
     return f"model_id={model} {FITTING}"
 
 
+def quantised_badly(model: Path) -> str:
+    """One of its quantised layers lacks its scales, the codes of another are cut off."""
+    quantise(model, read_spec(model), model)
+    path = model / "codes" / "model.safetensors"
+    tensors = load_file(path)
+    del tensors["model.layers.1.mlp.down_proj.scales"]
+    tensors["model.layers.0.mlp.up_proj.qweight"] = tensors["model.layers.0.mlp.up_proj.qweight"][1:].copy()
+    save_file(tensors, model / "model.safetensors")
+    shutil.copy(model / "codes" / "quantize_config.json", model)
+    return f"model_id={model} {FITTING}"
+
+
 CASES: dict[str, tuple[Callable[[Path], str] | str, int, list[str]]] = {
     "unknown key": ("max_batch_sise=4", 2, ["max_batch_sise", "max_batch_size"]),
     "wrong type": ("max_batch_size=four", 2, ["max_batch_size", "four"]),
@@ -77,6 +91,15 @@ CASES: dict[str, tuple[Callable[[Path], str] | str, int, list[str]]] = {
     "other architecture": (other_architecture, 1, ["config.json", "no_such_type", "llama"]),
     "more positions than the model has": (lambda d: f"model_id={d}", 1, ["max_total_tokens=2048", "256"]),
     "missing tensor": (tensor_missing, 1, ["model.layers.1.mlp.down_proj.weight"]),
+    "type beside a method": ("quantize=eetq dtype=bfloat16 model=smollm2", 1, ["dtype=bfloat16", "quantize"]),
+    "method without its checkpoint": (
+        lambda d: f"model_id={d} {FITTING} quantize=awq", 1,
+        ["quantize=awq", "qweight", "config.json", "quantize_config.json"],
+    ),
+    "quantised tensors that do not fit": (
+        quantised_badly, 1,
+        ["model.layers.1.mlp.down_proj.scales is missing", "model.layers.0.mlp.up_proj.qweight has the shape"],
+    ),
     "cache that does not fit": (
         lambda d: f"model_id={d} {FITTING} max_batch_total_tokens=999999999999", 1,
         ["max_batch_total_tokens=999999999999", "largest value"],
