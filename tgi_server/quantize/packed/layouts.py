@@ -39,11 +39,7 @@ class Packed(ABC):
     asymmetric: bool
     activations: Activations
     index: ClassVar[str] = ""
-
-    @property
-    def weight_bytes(self) -> float:
-        """Memory that a weight takes at least."""
-        return 0.5 if self.bits <= 4 else 1.0
+    weight_bytes: ClassVar[float | None] = None
 
     @abstractmethod
     def stored(self) -> Mapping[str, Stored]:

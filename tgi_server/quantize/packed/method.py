@@ -53,11 +53,17 @@ class PackedMethod:
         return self._layout(told, place)
 
     def _layout(self, told: Told, place: str) -> Packed:
-        bits = self._agreed("bits", told.bits, place)
-        size = self._agreed("group_size", told.group_size, place)
+        bits, size = self._agreed("bits", told.bits, place), self._agreed("group_size", told.group_size, place)
+        if bits is None or size is None:
+            names = [name for name, number in (("bits", bits), ("group_size", size)) if number is None]
+            raise ConfigError(
+                f"quantize={self.spelling}: the checkpoint does not tell {' and '.join(names)} (looked at: {place}); "
+                "its layers would have the tensors NAME.qweight, NAME.qzeros, NAME.scales: if it has them, set "
+                f"{' and '.join(f'quantize.{name}' for name in names)}"
+            )
         if bits not in BITS or (told.spelling == "awq" and bits != 4):
             served = "4" if told.spelling == "awq" else ", ".join(map(str, BITS))
-            raise ConfigError(f"{bits} bits ({place}) are not served; {served} are")
+            raise ConfigError(f"bits={bits} ({place}) is not served by {told.spelling}; served: {served}")
         if size == 0 or size < -1:
             raise ConfigError(f"group_size={size} ({place}) means nothing; -1 stands for all inputs of a layer")
         if told.spelling == "awq":
@@ -66,19 +72,12 @@ class PackedMethod:
             return GptqLayout(bits, size, told.asymmetric, self.activations, told.less)
         return CompressedLayout(bits, size, told.asymmetric, self.activations, told.ordered)
 
-    def _agreed(self, name: str, told: int | None, place: str) -> int:
+    def _agreed(self, name: str, told: int | None, place: str) -> int | None:
         """A number that the checkpoint or the option tells, but not differently."""
         own: int | None = getattr(self, name)
         if told is not None and own is not None and own != told:
             raise ConfigError(f"quantize.{name}={own}: the checkpoint says {told} ({place}); leave it out")
-        found = own if told is None else told
-        if found is None:
-            raise ConfigError(
-                f"quantize={self.spelling}: nothing tells {name} of the checkpoint, whose layers would have the "
-                f"tensors NAME.qweight, NAME.qzeros, NAME.scales (looked at: {place}); if it has them, set "
-                f"quantize.{name}"
-            )
-        return found
+        return own if told is None else told
 
 
 class Told(NamedTuple):
@@ -117,10 +116,10 @@ def _gptq(settings: Settings) -> Told:
     if settings.method in _AUTO_ROUND:
         packing = _packing(settings)
         named = "gptq" if "gptq" in packing and "gptqmodel" not in packing else "gptq_v2"
-    if named not in ("gptq", "gptq_v2") or entries.get("is_marlin_format"):
-        raise _refusal(
-            settings, f"the checkpoint_format {named!r}" if named != "gptq" else "is_marlin_format", "gptq, gptq_v2"
-        )
+    if entries.get("is_marlin_format"):
+        named = "marlin"
+    if named not in ("gptq", "gptq_v2"):
+        raise _refusal(settings, f"checkpoint_format {named!r}", "gptq, gptq_v2")
     _alike(settings)
     return Told(
         "gptq", settings.number("bits"), settings.number("group_size"), entries.get("sym") is False,

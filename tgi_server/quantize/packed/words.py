@@ -81,13 +81,14 @@ def groups_of(order: Tensor | None, size: int, count: int, pieces: Sequence[Span
     inputs = torch.cat([torch.arange(first, last) for first, last in pieces])
     if order is None or not len(order) or int(order.max()) <= 0:
         found = inputs // size if size > 0 else torch.zeros_like(inputs)
-    else:
-        if len(inputs) and int(inputs.max()) >= len(order):
-            raise ValueError(f"g_idx has {len(order)} inputs, and the layer more")
-        found = order.long()[inputs.to(order.device)]
-    if len(found) and not 0 <= int(found.min()) <= int(found.max()) < count:
-        raise ValueError(f"g_idx names groups from {int(found.min())} to {int(found.max())}; there are {count}")
-    return found
+        if len(found) and int(found.max()) >= count:
+            raise ValueError(f"{len(found)} inputs in groups of {size} are more than {count} groups")
+        return found
+    if not 0 <= int(order.min()) <= int(order.max()) < count:
+        raise ValueError(f"g_idx names groups from {int(order.min())} to {int(order.max())}; there are {count}")
+    if len(inputs) and int(inputs.max()) >= len(order):
+        raise ValueError(f"g_idx has {len(order)} inputs, and the layer more")
+    return order.long()[inputs.to(order.device)]
 
 
 def grouped(
