@@ -152,9 +152,7 @@ def _missing_file(error: MissingConfigException, config_name: str, origins: Mapp
     if not group:
         return f"config_name={config_name}: there is no such file in the configuration directories"
     available = ", ".join(error.options or []) or "none"
-    documented = group == "quantize" and choice in describe.QUANTIZE_NOT_SERVED
-    reason = "is documented, but not served yet" if documented else "there is no such choice"
-    return describe.refused(group, choice, f"{reason}; available: {available}", origins.get(group))
+    return describe.refused(group, choice, f"there is no such choice; available: {available}", origins.get(group))
 
 
 def _bad_key(error: OmegaConfBaseException, file: str | None, origins: Mapping[str, str]) -> str:

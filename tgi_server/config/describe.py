@@ -16,9 +16,6 @@ from tgi_server.config.schema import Part, ServerConfig
 MASK = "***"
 """What is shown instead."""
 
-QUANTIZE_NOT_SERVED = ("bitsandbytes", "bitsandbytes-nf4", "bitsandbytes-fp4")
-"""Documented methods that are still to be built."""
-
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 

@@ -201,5 +201,5 @@ def packed(numbers: Tensor) -> Tensor:
     """Numbers below 16 `[out, in]` as bytes, uint8 `[out, in / 2]`; raises ValueError for an odd number of inputs."""
     if numbers.shape[1] % 2:
         raise ValueError(f"{numbers.shape[1]} inputs do not fill whole bytes")
-    pairs = numbers.to(torch.uint8).view(len(numbers), -1, 2)
-    return pairs[..., 0] | pairs[..., 1] << 4
+    pairs = numbers.to(torch.uint8).contiguous().view(torch.int16)
+    return ((pairs & 15) | (pairs >> 4)).to(torch.uint8)

@@ -29,7 +29,7 @@ from tgi_server.models import adapter, tensors
 from tgi_server.models.check import check_memory, described, reader_of, settings_of
 from tgi_server.models.description import Description
 from tgi_server.models.files import TensorInfo, headers
-from tgi_server.quantize.base import QuantizeMethod
+from tgi_server.quantize.base import QuantizeMethod, remark_of
 from tgi_server.quantize.settings import Settings
 from tgi_server.telemetry import logging as log
 
@@ -245,14 +245,16 @@ def _fetch(config: ServerConfig, dtype: DType, report: Callable[[str, float], No
     files = headers(model.directory)
     weigh(model.directory, files, model.adapter)
     spec = look(model.directory)
-    _tell_method(config, settings_of(model.directory, spec))
+    _tell_method(config, method, settings_of(model.directory, spec))
     if unread := tensors.unread(spec, files, reader_of(model.directory, spec, method).stored()):
         more = f" and {len(unread) - _MOST_TOLD} more" if len(unread) > _MOST_TOLD else ""
         logger.warning("tensors of the checkpoint that are not used: %s%s", ", ".join(unread[:_MOST_TOLD]), more)
     return model
 
 
-def _tell_method(config: ServerConfig, said: Settings | None) -> None:
-    """A line on a method that nobody has asked for but the checkpoint."""
+def _tell_method(config: ServerConfig, method: QuantizeMethod, said: Settings | None) -> None:
+    """A line on a method that nobody has asked for but the checkpoint, or that has a better one beside it."""
+    if said is None and (remark := remark_of(method)):
+        logger.warning(remark)
     if said is not None and config.quantize == ServerConfig().quantize:
         logger.info("the checkpoint is quantised by %s (%s), and is read so", said.method, said.place)

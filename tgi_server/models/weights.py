@@ -27,7 +27,7 @@ from tgi_server.models import mxfp4
 from tgi_server.models.checkpoint import Tensors
 from tgi_server.models.spec import NormSpec, Source
 from tgi_server.models.tensors import found, is_quantised
-from tgi_server.quantize.base import IN, OUT, PLAIN, Axis, Cut, Reader, Stored, marks, together
+from tgi_server.quantize.base import OUT, WHOLE, Axis, Cut, Reader, Stored, marks, together
 from tgi_server.quantize.none import NoQuantize
 
 Along = Literal["out", "in"]
@@ -65,7 +65,7 @@ class WeightLoader:
 
     def product(self, weight: Tensor, bias: Tensor | None) -> LinearOp:
         """A layer of a weight `[out, in]` in memory, which is quantised by a method that makes its own of it."""
-        return self._built(self._reader.read({"weight": weight}), bias)
+        return self._built(self._served(self._reader.read({"weight": weight})), bias)
 
     def vector(
         self, name: str, pieces: Sequence[Span] | None = None, dtype: torch.dtype = torch.float32,
@@ -209,16 +209,21 @@ class WeightLoader:
         self, reader: Reader, source: Source, pieces: Sequence[Span], along: Along, rows: Span | None = None
     ) -> Format:
         """This rank's part of a layer; where all that is stored begins with outputs, some of these."""
+        turned = source.transposed and not marks(reader.stored())
         tensors = {
-            suffix: self._cut(source, suffix, stored, along, pieces, rows)
+            suffix: self._cut(source, suffix, stored, along, pieces, rows, turned)
             for suffix, stored in reader.stored().items()
             if not stored.optional or self.has(source.tensor(suffix))
         }
         cut = Cut(outputs=tuple(pieces)) if along == "out" else Cut(inputs=tuple(pieces))
         try:
-            return reader.read(tensors, cut)
+            return self._served(reader.read(tensors, WHOLE if source.mxfp4 else cut))
         except ValueError as error:
             raise ModelError(f"layer {self._found(source.tensor(next(iter(tensors))))}: {error}") from None
+
+    def _served(self, weight: Format) -> Format:
+        """A weight, a plain matrix in the serving dtype."""
+        return Dense(weight.widened(self.needs.dtype)) if isinstance(weight, Dense) else weight
 
     def dense(self, weight: Tensor, bias: Tensor | None = None) -> LinearOp:
         """A layer that no method quantises, of its part `[out, in]` in the serving dtype."""
@@ -248,13 +253,13 @@ class WeightLoader:
         return choice
 
     def _cut(
-        self, source: Source, suffix: str, stored: Stored, along: Along, pieces: Sequence[Span], rows: Span | None
-    ) -> Tensor:
-        """This rank's part of one tensor of a layer, its axes as `stored` says."""
+        self, source: Source, suffix: str, stored: Stored, along: Along, pieces: Sequence[Span], rows: Span | None,
+        turned: bool,
+    ) -> Tensor:  # fmt: skip
+        """This rank's part of one tensor of a layer, its axes as `stored` says, or the other way round in the file."""
         if source.mxfp4:
             return self._placed(self._widened(source, along, pieces, rows), self.needs.dtype)
         name = self._found(source.tensor(suffix))
-        turned = source.transposed and suffix in PLAIN and stored.axes == (OUT, IN)
         axes = stored.axes[::-1] if turned else stored.axes
         number = next((n for n, axis in enumerate(axes) if axis.of == along and axis.cut), None)
         parts = None if number is None else [self._elements(name, number, piece, axes[number]) for piece in pieces]

@@ -32,19 +32,27 @@ class Activations(Enum):
     int8 = "int8"
 
 
+ACTIVATIONS = (
+    "What the inputs of quantised layers are multiplied as: exact, or int8, which rounds them to 8 bits in groups: "
+    "faster on CPUs, with an error of its own."
+)
+"""What the field says that methods have for it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Axis:
     """What an axis of a stored tensor runs over.
 
     Attributes:
-        of: `out` or `in`; None for anything else (a table that all share), of any length.
+        of: `out` or `in`; `all` for all weights, output by output, which are not cut; None for anything else (a table
+            that all share), of any length.
         numbers: how many outputs or inputs are kept together: 8 where eight 4-bit codes share an int32, the size of a
             group where an element belongs to one. The last ones may be fewer.
         elements: of the tensor, that keep them.
         cut: whether a rank reads its part only, at whole `numbers`; else the reader is given all of it.
     """
 
-    of: Literal["out", "in"] | None
+    of: Literal["out", "in", "all"] | None
     numbers: int = 1
     elements: int = 1
     cut: bool = True
@@ -53,7 +61,8 @@ class Axis:
         """Of the axis, of a layer of this size; None for any."""
         if self.of is None:
             return None
-        return -(-(outputs if self.of == "out" else inputs) // self.numbers) * self.elements
+        size = {"out": outputs, "in": inputs, "all": outputs * inputs}[self.of]
+        return -(-size // self.numbers) * self.elements
 
 
 OUT, IN = Axis("out"), Axis("in")
@@ -156,3 +165,8 @@ class QuantizeMethod(Protocol):
     def reads(cls, settings: Settings) -> bool:
         """Whether it is the method for a checkpoint that says this of itself."""
         ...
+
+
+def remark_of(method: QuantizeMethod) -> str | None:
+    """What who asks for a method is told, its `remark`; None for most."""
+    return getattr(method, "remark", None)

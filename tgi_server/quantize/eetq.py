@@ -1,12 +1,14 @@
-"""8-bit weights, one scale an output, made from any float checkpoint while it loads; activations stay as they are."""
+"""8-bit weights, one scale an output, made from any float checkpoint while it loads."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from tgi_server.quantize.base import WHOLE, Cut, Reader, Stored
+from tgi_server.config.schema import option
+from tgi_server.quantize.base import ACTIVATIONS, WHOLE, Activations, Cut, Reader, Stored
 from tgi_server.quantize.settings import Settings, refuse_quantised
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ class Eetq:
     kernels apply the scale to the sums, in float32.
     """
 
+    activations: Activations = option(Activations.exact, ACTIVATIONS)
     weight_bytes: ClassVar[float | None] = 1.0
 
     def reader(self, settings: Settings | None) -> Reader:
@@ -43,9 +46,11 @@ class Eetq:
         """Whole numbers, and a float32 scale for each output."""
         import torch
 
-        from tgi_server.kernels.formats import Int8
+        from tgi_server.kernels.formats import Int8, Int8Outlier
 
         weight = tensors["weight"].float()
         most = torch.maximum(weight.amax(dim=1), -weight.amin(dim=1))
         scale = (most / 127).clamp_min_(torch.finfo(torch.float32).tiny)
-        return Int8((weight / scale.unsqueeze(1)).round_().to(torch.int8), scale)
+        steps = (weight / scale.unsqueeze(1)).round_().to(torch.int8)
+        exact = self.activations is Activations.exact
+        return Int8(steps, scale) if exact else Int8Outlier(steps, scale, threshold=math.inf)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple, Optional
 
 from tgi_server.config.schema import option
 from tgi_server.errors import ConfigError
-from tgi_server.quantize.base import Activations, Reader
+from tgi_server.quantize.base import ACTIVATIONS, Activations, Reader
 from tgi_server.quantize.packed.layouts import AwqLayout, CompressedLayout, GptqLayout, Packed
 from tgi_server.quantize.pick import asked_for
 from tgi_server.quantize.settings import LOOKED_AT, Settings
@@ -25,11 +25,7 @@ class PackedMethod:
         spelling: its own, for checkpoints that say nothing, and in messages.
     """
 
-    activations: Activations = option(
-        Activations.exact,
-        "What the inputs of quantised layers are multiplied as: exact, or int8, which rounds them to 8 bits in groups: "
-        "faster on CPUs, with an error of its own.",
-    )
+    activations: Activations = option(Activations.exact, ACTIVATIONS)
     bits: Optional[int] = option(
         None, "Bits of a weight, for checkpoints that do not tell.", minimum=min(BITS), maximum=max(BITS)
     )
