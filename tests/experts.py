@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tests.weights import Codes
 from tgi_server.kernels.experts import Expert, Mixture
 from tgi_server.kernels.formats import Dense, Format, Int8
 from tgi_server.kernels.operations import Activation, Clamp
@@ -23,11 +24,14 @@ def mixtures() -> list[Mixture]:
 
 
 def made(
-    mixture: Mixture, hidden: int, inner: int, dtype: torch.dtype, int8: bool, bias: bool = True
-) -> tuple[list[Expert], Tensor | None]:
+    mixture: Mixture, hidden: int, inner: int, dtype: torch.dtype, int8: bool, bias: bool = True,
+    codes: Codes | None = None,
+) -> tuple[list[Expert], Tensor | None]:  # fmt: skip
     """Random experts whose results are around 1, and a bias of the scores."""
 
     def weight(outputs: int, inputs: int) -> Format:
+        if codes is not None:
+            return codes.weight(outputs, inputs)
         if int8:
             steps = torch.randint(-127, 128, (outputs, inputs), dtype=torch.int8)
             return Int8(steps, torch.rand(outputs) * 2 / (127 * inputs**0.5))

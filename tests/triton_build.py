@@ -13,11 +13,16 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
+from tests.weights import Codes, int8_outlier
 from tgi_server.kernels.attention import AttentionBatch, Features, LayerCache
 from tgi_server.kernels.experts import Expert, Mixture
-from tgi_server.kernels.formats import Dense, Format, Int8
+from tgi_server.kernels.formats import Dense, Format, Grouped, Int8
 from tgi_server.kernels.operations import Activation, Angles, Norm, NormKind
 from tgi_server.kernels.triton import decode, experts, gating, linear, norm, prefill, recurrent, rotary, sampling
+
+
+BUILT = (Codes(offset=True), Codes(book=True), Codes(offset=True, order="a part"))
+"""The last one takes most shared memory: it has a scale and an offset for each weight."""
 
 
 class Absent:
@@ -52,24 +57,35 @@ def launch_all(dtype: torch.dtype, heads: int, kv_heads: int, width: int, hidden
     """Every kernel, for a step of two sequences."""
     launch_attention(dtype, heads, kv_heads, width, width)
     launch_operations(dtype, heads, kv_heads, width, hidden)
-    launch_experts(dtype, hidden, 768)
+    launch_experts(dtype, 512, 256)
     for size in (vocabulary, 101):
         sampling.choose(torch.empty(2, size), [1, 2], [3, 4], [False, True])
-    for rows in (1, 2, 100):
-        weight = Int8(torch.empty(hidden, hidden, dtype=torch.int8), torch.empty(hidden))
-        linear.linear(weight, torch.empty(hidden, dtype=dtype), dtype)(torch.empty(rows, hidden, dtype=dtype))
+    launch_linear(dtype)
+
+
+def launch_linear(dtype: torch.dtype, size: int = 256) -> None:
+    """Every format, few rows and many; which numbers are divisible by 16 is all that sizes matter for."""
+    int8, bias = Int8(torch.empty(size, size, dtype=torch.int8), torch.empty(size)), torch.zeros(size, dtype=dtype)
+    byte_inputs = Codes(bits=8, order="permuted", byte_inputs=True).weight(size, size)
+    for weight in (int8, int8_outlier(size, size), byte_inputs, *(codes.weight(size, size) for codes in BUILT)):
+        layer = linear.linear(weight, bias, dtype)
+        for rows in (1, 30, 100) if isinstance(weight, Grouped) else (1, 2, 100):
+            layer(torch.zeros(rows, size, dtype=dtype))
 
 
 def launch_experts(dtype: torch.dtype, hidden: int, inner: int) -> None:
-    """Both formats, with and without what makes another kernel, few rows and many."""
+    """Every format, with and without what makes another kernel, few rows and many."""
 
-    def weight(outputs: int, inputs: int, int8: bool) -> Format:
-        if int8:
-            return Int8(torch.empty(outputs, inputs, dtype=torch.int8), torch.empty(outputs))
-        return Dense(torch.empty(outputs, inputs, dtype=dtype))
+    def weight(outputs: int, inputs: int, kind: type[Int8] | Codes | None) -> Format:
+        if kind is None:
+            return Dense(torch.empty(outputs, inputs, dtype=dtype))
+        if isinstance(kind, Codes):
+            return kind.weight(outputs, inputs)
+        return Int8(torch.empty(outputs, inputs, dtype=torch.int8), torch.empty(outputs))
 
-    for small in (False, True):
-        inputs, down = weight(2 * inner, hidden, small), weight(hidden, inner, small)
+    for kind in (None, Int8, BUILT[-1]):
+        small = kind is not None
+        inputs, down = weight(2 * inner, hidden, kind), weight(hidden, inner, kind)
         offset = torch.empty(hidden, dtype=dtype) if small else None
         layers = [Expert(inputs, down, None if offset is None else offset.new_empty(2 * inner), offset)] * 4
         mixture = Mixture(4, 2, Activation.SILU, over_all=small)

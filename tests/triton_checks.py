@@ -10,11 +10,12 @@ from torch import Tensor
 import tests.triton_device  # noqa: F401  # before the kernels, which are for good what they are imported as
 from tests import experts as mixtures
 from tests.attention import Case, batch_of, by_definition, empty_cache, step
+from tests.weights import Codes
 from tgi_server.kernels import operations, plain
 from tgi_server.kernels.attention import Attend, AttentionBatch, Features, LayerCache
 from tgi_server.kernels.experts import Mixture
 from tgi_server.kernels.experts import experts as declared_experts
-from tgi_server.kernels.formats import Int8
+from tgi_server.kernels.formats import Format, Int8, row_tensors
 from tgi_server.kernels.operations import FREE, Activation, Angles, Clamp, Norm, NormKind
 from tgi_server.kernels.triton import experts, gating, norm, rotary, sampling
 from tgi_server.kernels.triton.attention import attention
@@ -203,11 +204,40 @@ def check_int8_linear(dtype: torch.dtype, rows: int, inputs: int, outputs: int) 
         assert close(got, expected, dtype)
 
 
+def check_linear(dtype: torch.dtype, rows: int, weight: Format) -> None:
+    """With a bias and without; some inputs are large, some rows have none of these."""
+    x, bias = torch.randn(rows, weight.inputs).to(dtype), torch.randn(len(next(iter(row_tensors(weight).values()))))
+    x[0, ::50] *= 16
+    x[rows // 2, weight.inputs - 1] = -20.0
+    layer, added = linear(weight, bias.to(dtype), dtype), bias.to(dtype).double()
+    alone = linear(weight, None, dtype)
+    expected = weight.seen(x).double() @ weight.widened(torch.float64).T
+    for got, right in ((alone(x), expected), (layer(x), expected + added)):
+        assert got.dtype == dtype
+        assert close(got, right, dtype)
+
+
+def check_capture(dtype: torch.dtype, rows: int, weight: Format) -> None:
+    """Recorded as a CUDA graph it computes other inputs too."""
+    layer = linear(weight, None, dtype)
+    x = torch.randn(rows, weight.inputs).to(dtype)
+    layer(x)  # compiled before it is recorded
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        recorded = layer(x)
+    for size in (1, 10):
+        x.copy_(torch.randn(rows, weight.inputs) * size)
+        graph.replay()
+        assert torch.equal(recorded, layer(x))
+
+
 def check_experts(
-    dtype: torch.dtype, rows: int, mixture: Mixture, hidden: int, inner: int, int8: bool = False, bias: bool = True
-) -> None:
+    dtype: torch.dtype, rows: int, mixture: Mixture, hidden: int, inner: int, int8: bool = False, bias: bool = True,
+    codes: Codes | None = None,
+) -> None:  # fmt: skip
     """With nothing that all rows share, with something, and, with a weight for that; of many rows the last."""
-    layers, offsets = mixtures.made(mixture, hidden, inner, dtype, int8, bias)
+    layers, offsets = mixtures.made(mixture, hidden, inner, dtype, int8, bias, codes)
     ours = experts.experts(layers, mixture, offsets, dtype)
     theirs = declared_experts(layers, mixture, offsets, dtype, plain.linear)
     x, scores = torch.randn(rows, hidden).to(dtype), torch.randn(rows, mixture.count + 1)

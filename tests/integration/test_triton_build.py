@@ -19,5 +19,5 @@ def test_kernels_compile_and_fit(capability: str, dtype: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     kernels = [line.split() for line in done.stdout.splitlines()]
-    assert len({name for name, _ in kernels}) == 18
+    assert len({name for name, _ in kernels}) == 25
     assert max(int(size) for _, size in kernels) <= SHARED_MEMORY

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from itertools import chain
 
 import torch
 import triton
@@ -11,63 +11,15 @@ import triton.language as tl
 from torch import Tensor
 
 from tgi_server.kernels.experts import Expert, ExpertsOp, Mixture
-from tgi_server.kernels.formats import Dense, Format, Int8
+from tgi_server.kernels.formats import Format, Grouped, Int8
+from tgi_server.kernels.triton.codes import stacked
 from tgi_server.kernels.triton.gating import gate
+from tgi_server.kernels.triton.grouped import grouped_sums, held, rounded, tile
+from tgi_server.kernels.triton.routing import Choices, choose, most_tiles, tile_of
 
-BLOCK = 1024
-_LEAST = tl.constexpr(-1e38)
+_BLOCK = 1024
 FEW = 16
 """Rows of an expert, on average, up to which its weights are the cost: they are read once, in long pieces."""
-
-
-@triton.jit
-def _route(
-    scores, bias, experts, weights, count, columns, chosen,
-    BIAS: tl.constexpr, OVER_ALL: tl.constexpr, COUNT: tl.constexpr,
-):  # fmt: skip
-    """One program a row: its best scores in descending order, of equal ones the first, as weights."""
-    row = tl.program_id(0)
-    expert = tl.arange(0, COUNT)
-    there = expert < count
-    score = tl.load(scores + row.to(tl.int64) * columns + expert, mask=there, other=-float("inf"))
-    if BIAS:
-        score += tl.load(bias + expert, mask=there, other=0.0)
-    score = tl.where(score > _LEAST, score, _LEAST)  # what is no number comes last
-    high = tl.max(score, axis=0)
-    sum = 0.0
-    if OVER_ALL:
-        sum = tl.sum(tl.where(there, tl.exp(score - high), 0.0), axis=0)
-    left = there
-    for i in range(chosen):
-        best = tl.max(tl.where(left, score, -float("inf")), axis=0)
-        id = tl.min(tl.where(left & (score == best), expert, COUNT), axis=0)
-        power = tl.exp(best - high)
-        if not OVER_ALL:
-            sum += power
-        tl.store(experts + row * chosen + i, id)
-        tl.store(weights + row * chosen + i, power)
-        left = left & (expert != id)
-    for i in range(chosen):
-        tl.store(weights + row * chosen + i, tl.load(weights + row * chosen + i) / sum)
-
-
-@triton.jit(do_not_specialize=["choices"])
-def _sort(experts, order, places, starts, choices, BLOCK: tl.constexpr):
-    """One program an expert, and one for the end: where its choices begin, which they are, and where each one lies."""
-    expert = tl.program_id(0)
-    before = 0
-    for start in range(0, choices, BLOCK):
-        choice = start + tl.arange(0, BLOCK)
-        id = tl.load(experts + choice, mask=choice < choices, other=2147483647)
-        before += tl.sum((id < expert).to(tl.int32), axis=0)
-    tl.store(starts + expert, before)
-    for start in range(0, choices, BLOCK):
-        choice = start + tl.arange(0, BLOCK)
-        mine = tl.load(experts + choice, mask=choice < choices, other=-1) == expert
-        place = before + tl.cumsum(mine.to(tl.int32), axis=0) - 1
-        tl.store(order + place, choice, mask=mine)
-        tl.store(places + choice, place, mask=mine)
-        before += tl.sum(mine.to(tl.int32), axis=0)
 
 
 @triton.jit
@@ -76,26 +28,10 @@ def _product(
     GATHER: tl.constexpr, SCALE: tl.constexpr, BIAS: tl.constexpr,
     OUT: tl.constexpr, IN: tl.constexpr, ROWS: tl.constexpr, COUNT: tl.constexpr,
 ):  # fmt: skip
-    """One program OUT outputs of ROWS rows of one expert, transposed: weights are widened where the first factor is.
-
-    The tiles of all experts are numbered one after the other. With GATHER the rows are taken from where they lay
-    before they were sorted, `each` choices a row.
-    """
-    number = tl.arange(0, COUNT)
-    begin = tl.load(starts + number, mask=number < count, other=0)
-    rows = tl.load(starts + number + 1, mask=number < count, other=0) - begin
-    tiles = (rows + ROWS - 1) // ROWS
-    ends = tl.cumsum(tiles, axis=0)
-    tile = tl.program_id(1)
-    expert = tl.sum((ends <= tile).to(tl.int32), axis=0)
+    """One program OUT outputs of ROWS rows of one expert, transposed: weights are widened where the first factor is."""
+    expert, row, mine, source = tile_of(starts, order, count, each, GATHER, ROWS, COUNT)
     if expert < count:
-        own = number == expert
-        tile -= tl.sum(tl.where(own, ends - tiles, 0), axis=0)
-        row = tl.sum(tl.where(own, begin, 0), axis=0) + tile * ROWS + tl.arange(0, ROWS)
-        wanted = (row < tl.sum(tl.where(own, begin + rows, 0), axis=0))[None, :]
-        source = row
-        if GATHER:
-            source = tl.load(order + row, mask=tl.reshape(wanted, [ROWS]), other=0) // each
+        wanted = mine[None, :]
         output = tl.program_id(0) * OUT + tl.arange(0, OUT)
         exists = (output < outputs)[:, None]
         from_weight = weight + (expert.to(tl.int64) * outputs + output)[:, None] * inputs
@@ -113,6 +49,36 @@ def _product(
             sums += tl.load(bias + expert * outputs + output[:, None], mask=exists, other=0.0).to(tl.float32)
         to = out + row.to(tl.int64)[None, :] * outputs + output[:, None]
         tl.store(to, sums.to(out.dtype.element_ty), mask=exists & wanted)
+
+
+@triton.jit(do_not_specialize=["blocks", "last"])
+def _grouped_product(
+    x, codes, scale, offset, book, groups, sorting, bias, order, starts, out,
+    outputs, inputs, blocks, size, missing, last, count, each,
+    BITS: tl.constexpr, RUN: tl.constexpr, OUT: tl.constexpr, ROWS: tl.constexpr, STAGES: tl.constexpr,
+    GATHER: tl.constexpr, COUNT: tl.constexpr,
+):  # fmt: skip
+    """The same of codes in groups of inputs, each expert's inputs sorted by `sorting`; see `codes.Packed`."""
+    expert, row, wanted, source = tile_of(starts, order, count, each, GATHER, ROWS, COUNT)
+    if expert < count:
+        output = tl.program_id(0) * OUT + tl.arange(0, OUT)
+        exists, first, scales = output < outputs, expert.to(tl.int64) * outputs, expert.to(tl.int64) * (last + 1)
+        own_offset, own_groups, own_sorting = offset, groups, sorting
+        if offset is not None:
+            own_offset = offset + scales * outputs
+        if groups is not None:
+            own_groups = groups + expert * inputs
+        if sorting is not None:
+            own_sorting = sorting + expert * inputs
+        sums = grouped_sums(
+            x + source.to(tl.int64) * inputs, wanted, codes + (first + output) * (blocks * RUN), output, exists,
+            scale + scales * outputs, own_offset, book, own_groups, own_sorting,
+            outputs, inputs, blocks, size, missing, last, BITS, RUN, OUT, ROWS, STAGES,
+        )  # fmt: skip
+        if bias is not None:
+            sums += tl.load(bias + first + output, mask=exists, other=0.0).to(tl.float32)[:, None]
+        to = out + row.to(tl.int64)[None, :] * outputs + output[:, None]
+        tl.store(to, sums.to(out.dtype.element_ty), mask=exists[:, None] & wanted[None, :])
 
 
 @triton.jit
@@ -136,43 +102,19 @@ def _add_up(
     tl.store(out + row * size + column, sum.to(out.dtype.element_ty), mask=inside)
 
 
-class Choices(NamedTuple):
-    """Which rows go to which expert: weights float32 `[rows, chosen]`, the number of each choice when sorted by
-    expert, where each choice lies then, and where each expert's begin (and the end), int32.
-    """
-
-    weights: Tensor
-    order: Tensor
-    places: Tensor
-    starts: Tensor
-
-
-def choose(scores: Tensor, mixture: Mixture, bias: Tensor | None) -> Choices:
-    """The experts of each row of float32 scores `[rows, count or more]`."""
-    (rows, columns), each = scores.shape, mixture.chosen
-    experts, order, places = (scores.new_empty(rows * each, dtype=torch.int32) for _ in range(3))
-    weights, starts = scores.new_empty(rows, each), scores.new_empty(mixture.count + 1, dtype=torch.int32)
-    _route[(rows,)](
-        scores, scores if bias is None else bias, experts, weights, mixture.count, columns, each,
-        BIAS=bias is not None, OVER_ALL=mixture.over_all, COUNT=triton.next_power_of_2(mixture.count),
-    )  # fmt: skip
-    _sort[(mixture.count + 1,)](experts, order, places, starts, rows * each, BLOCK=BLOCK)
-    return Choices(weights, order, places, starts)
-
-
-class GroupedLinear:
+class ExpertsLinear:
     """The same layer of all experts: `x @ weight.T * scale + bias` of rows that are sorted by expert."""
 
-    def __init__(self, count: int) -> None:
-        self._count = count
+    def __init__(self, count: int, dtype: torch.dtype) -> None:
+        self._count, self._dtype = count, dtype
         self._held: dict[str, Tensor] = {}
 
     def put(self, number: int, weight: Format, bias: Tensor | None) -> None:
         """Take the layer of one expert, which need not stay."""
-        assert isinstance(weight, Dense | Int8)
-        parts = {"weight": weight.steps if isinstance(weight, Int8) else weight.weight}
-        if isinstance(weight, Int8):
-            parts["scale"] = weight.scale
+        if type(weight) is Int8:
+            parts = {"weight": weight.steps, "scale": weight.scale}
+        else:
+            parts = {"weight": weight.widened(self._dtype)}
         if bias is not None:
             parts["bias"] = bias
         for name, part in parts.items():
@@ -190,8 +132,7 @@ class GroupedLinear:
         few = choices <= FEW * count
         wide, tall = (32, FEW) if few else (128, 64)
         deep = (512 if few else 128) // x.dtype.itemsize  # three stages of both factors fit in any GPU's shared memory
-        tiles = triton.cdiv(choices, tall) + min(count, choices)  # at most: the last of each expert is not full
-        _product[(triton.cdiv(outputs, wide), tiles)](
+        _product[(triton.cdiv(outputs, wide), most_tiles(choices, count, tall))](
             x, weight, weight if scale is None else scale, weight if bias is None else bias, chosen.order,
             chosen.starts, out, outputs, inputs, count, each or 1,
             GATHER=each is not None, SCALE=scale is not None, BIAS=bias is not None,
@@ -200,10 +141,48 @@ class GroupedLinear:
         return out
 
 
+class GroupedExpertsLinear:
+    """The same of codes in groups of inputs."""
+
+    def __init__(self, count: int, dtype: torch.dtype) -> None:
+        self._count, self._dtype = count, dtype
+        self._layers: list[tuple[Grouped, Tensor | None]] = []
+
+    def put(self, number: int, weight: Format, bias: Tensor | None) -> None:
+        """Take the layer of one expert. All of them are kept until the last one is there, as they share a layout."""
+        assert isinstance(weight, Grouped)
+        self._layers.append((weight, bias))
+        if number + 1 == self._count:
+            weights, biases = zip(*self._layers, strict=True)
+            self._outputs, self._inputs = len(weight.codes), weight.inputs
+            self._packed = rounded(stacked(weights), self._dtype)
+            self._bias = None if bias is None else torch.stack(biases)
+            self._layers.clear()
+
+    def __call__(self, x: Tensor, chosen: Choices, each: int | None = None) -> Tensor:
+        """See `ExpertsLinear`."""
+        choices = len(chosen.order)
+        out = x.new_empty(choices, self._outputs)
+        sizes = tile(self._packed, choices <= FEW * self._count, x.dtype)
+        tensors, numbers, constants = held(self._packed, self._outputs, self._inputs)
+        tiles = most_tiles(choices, self._count, sizes["ROWS"])
+        _grouped_product[(triton.cdiv(self._outputs, sizes["OUT"]), tiles)](
+            x, *tensors, self._bias, chosen.order, chosen.starts, out, *numbers, self._count, each or 1,
+            **constants, **sizes, GATHER=each is not None, COUNT=triton.next_power_of_2(self._count), num_warps=4,
+        )  # fmt: skip
+        return out
+
+
+def _layer(weight: Format, count: int, dtype: torch.dtype) -> ExpertsLinear | GroupedExpertsLinear:
+    return (GroupedExpertsLinear if type(weight) is Grouped else ExpertsLinear)(count, dtype)
+
+
 def experts(layers: Iterable[Expert], mixture: Mixture, bias: Tensor | None, dtype: torch.dtype) -> ExpertsOp:
-    """The operation `experts`; of dense weights in `dtype`, and 8-bit ones."""
-    inputs, down = GroupedLinear(mixture.count), GroupedLinear(mixture.count)
-    for number, expert in enumerate(layers):
+    """The operation `experts`; of dense weights in `dtype`, 8-bit ones, and codes in groups of inputs."""
+    layers = iter(layers)
+    first = next(layers)
+    inputs, down = (_layer(weight, mixture.count, dtype) for weight in (first.inputs, first.down))
+    for number, expert in enumerate(chain((first,), layers)):
         inputs.put(number, expert.inputs, expert.inputs_bias)
         down.put(number, expert.down, expert.down_bias)
 
@@ -213,10 +192,10 @@ def experts(layers: Iterable[Expert], mixture: Mixture, bias: Tensor | None, dty
         wide = inputs(x, chosen, mixture.chosen)
         results = down(gate(wide, mixture.activation, mixture.gated, mixture.clamp), chosen)
         out, has_shared = torch.empty_like(x), shared is not None
-        _add_up[(rows, triton.cdiv(size, BLOCK))](
+        _add_up[(rows, triton.cdiv(size, _BLOCK))](
             results, chosen.places, chosen.weights, shared if has_shared else x, scores, out,
             size, mixture.count, columns, mixture.chosen,
-            SHARED=has_shared, SHARE=has_shared and columns > mixture.count, BLOCK=BLOCK,
+            SHARED=has_shared, SHARE=has_shared and columns > mixture.count, BLOCK=_BLOCK,
         )  # fmt: skip
         return out
 

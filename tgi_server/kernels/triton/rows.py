@@ -6,7 +6,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from tgi_server.kernels.formats import Dense, Int8
+from tgi_server.kernels.formats import Dense, Grouped, GroupedByteInputs, Int8, Int8Outlier
 from tgi_server.kernels.row import Kernel, Needs
 
 WIDEST = 256
@@ -24,14 +24,14 @@ def attention_unsupported(needs: Needs) -> list[str]:
     return reasons
 
 
-def _only_int8(needs: Needs) -> list[str]:
-    """A subclass asks for more than this product."""
-    return [] if needs.format is Int8 else [f"it multiplies 8-bit weights, not {getattr(needs.format, '__name__', '')}"]
+def _one_of(*formats: type) -> Callable[[Needs], list[str]]:
+    """Exactly: a subclass has another product."""
 
+    def unsupported(needs: Needs) -> list[str]:
+        name, names = getattr(needs.format, "__name__", "others"), ", ".join(format.__name__ for format in formats)
+        return [] if needs.format in formats else [f"it multiplies {names}, not {name}"]
 
-def _dense_or_int8(needs: Needs) -> list[str]:
-    name = getattr(needs.format, "__name__", "")
-    return [] if needs.format in (Dense, Int8) else [f"it multiplies dense and 8-bit weights, not {name}"]
+    return unsupported
 
 
 def _loader(module: str, function: str) -> Callable[[], Callable[..., Any]]:
@@ -50,7 +50,13 @@ ROWS = [
     Kernel("attention", "triton", _loader("attention", "attention"), attention_unsupported, recorder="graphs"),
     Kernel("convolve", "triton", _loader("recurrent", "convolve"), recorder="graphs"),
     Kernel("scan", "triton", _loader("recurrent", "scan"), recorder="graphs"),
-    Kernel("linear", "triton", _loader("linear", "linear"), _only_int8, recorder="graphs"),
-    Kernel("experts", "triton", _loader("experts", "experts"), _dense_or_int8, recorder="graphs"),
+    Kernel(
+        "linear",
+        "triton",
+        _loader("linear", "linear"),
+        _one_of(Int8, Int8Outlier, Grouped, GroupedByteInputs),
+        recorder="graphs",
+    ),
+    Kernel("experts", "triton", _loader("experts", "experts"), _one_of(Dense, Int8, Grouped), recorder="graphs"),
     Kernel("choose", "triton", _loader("sampling", "choose"), recorder="graphs"),
 ]

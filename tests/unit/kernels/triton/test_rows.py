@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from inspect import signature
+from typing import get_args
 from unittest.mock import patch
 
 import pytest
 import torch
 
 from tgi_server.kernels import attention, operations, plain
-from tgi_server.kernels.formats import Dense, Int8, Int8Outlier
+from tgi_server.kernels.formats import Dense, Format, GroupedByteInputs, Int8Outlier
 from tgi_server.kernels.row import Kernel, Needs
 from tgi_server.kernels.triton.rows import ROWS
 
@@ -43,12 +44,19 @@ def test_widths_of_heads(key_width: int, value_width: int, reason: str | None) -
     assert row("attention").unsupported(needs) == ([reason] if reason else [])
 
 
-def test_only_plain_8_bit_weights() -> None:
-    served = [
-        not row("linear").unsupported(Needs(device=CPU, dtype=torch.float16, format=format))
-        for format in (Int8, Int8Outlier, Dense)
-    ]
-    assert served == [True, False, False]
+def test_formats() -> None:
+    def refused(operation: str) -> dict[type, list[str]]:
+        needs = {format: Needs(device=CPU, dtype=torch.float16, format=format) for format in get_args(Format)}
+        reasons = {format: row(operation).unsupported(need) for format, need in needs.items()}
+        return {format: texts for format, texts in reasons.items() if texts}
+
+    assert refused("linear") == {
+        Dense: ["it multiplies Int8, Int8Outlier, Grouped, GroupedByteInputs, not Dense"],
+    }
+    assert refused("experts") == {
+        Int8Outlier: ["it multiplies Dense, Int8, Grouped, not Int8Outlier"],
+        GroupedByteInputs: ["it multiplies Dense, Int8, Grouped, not GroupedByteInputs"],
+    }
 
 
 def test_they_are_known_without_triton() -> None:
