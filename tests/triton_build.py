@@ -20,7 +20,6 @@ from tgi_server.kernels.formats import Dense, Format, Grouped, Int8
 from tgi_server.kernels.operations import Activation, Angles, Norm, NormKind
 from tgi_server.kernels.triton import decode, experts, gating, linear, norm, prefill, recurrent, rotary, sampling
 
-
 BUILT = (Codes(offset=True), Codes(book=True), Codes(offset=True, order="a part"))
 """The last one takes most shared memory: it has a scale and an offset for each weight."""
 
