@@ -1,0 +1,157 @@
+"""The directory in which a checkpoint grows, and what of it is done, whenever the work was cut off."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tgi_server.compress.forward import States
+from tgi_server.errors import ModelError
+from tgi_server.launcher import safetensors_writer
+
+CODES = {torch.int32: "I32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64"}
+_JOB = "job.json"
+_NEW = ".new"
+"""The end of the name of what is not whole."""
+_PATIENCE = 3.0
+"""Seconds in which a process that was told to end may leave the directory."""
+
+
+def partial(out: Path) -> Path:
+    """Where the work for `out` is."""
+    return out.with_name(out.name + ".partial")
+
+
+class Work:
+    """`OUT.partial`: the job it is for, a file for every block that is done, and the states that the next one reads.
+
+    A block's file comes last, when all that goes on from it is on the disk.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.directory = partial(out)
+
+    @contextmanager
+    def held(self, job: Mapping[str, Any]) -> Iterator[None]:
+        """Keep others out, for the time of the work on this job.
+
+        Raises:
+            ModelError: another process is at it, or the directory is that of another job, or of no job.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with (self.directory / ".lock").open("w") as lock:
+            self._lock(lock.fileno())
+            self._claim(job)
+            yield
+
+    def _lock(self, file: int) -> None:
+        end = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise ModelError(f"{self.directory}: another process is at work in it") from None
+                time.sleep(0.05)
+
+    def _claim(self, job: Mapping[str, Any]) -> None:
+        path = self.directory / _JOB
+        others = {entry.name for entry in self.directory.iterdir()} - {".lock", _JOB + _NEW}
+        if not others:
+            _new(path).write_text(json.dumps(job, indent=1), encoding="utf-8")
+            _put(path)
+            return
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            differ = [f"{name}={value}" for name, value in found.items() if job.get(name) != value]
+            same = found == dict(job)
+        except (OSError, ValueError, AttributeError):
+            raise ModelError(f"{self.directory}: it is no work of this job; delete it, or choose another out") from None
+        if not same:
+            raise ModelError(
+                f"{self.directory}: it holds the work of another job ({', '.join(differ)}); go on with that, delete "
+                "it, or choose another out"
+            )
+
+    def done(self, blocks: int) -> int:
+        """How many blocks are done."""
+        return next((number for number in range(blocks) if not self.block(number).exists()), blocks)
+
+    def block(self, number: int) -> Path:
+        """The file with the tensors of a block."""
+        return self.directory / f"block-{number:05}.safetensors"
+
+    def states(self, number: int, shape: tuple[int, ...]) -> States:
+        """What block `number` reads."""
+        return np.memmap(self._states(number), dtype=np.float32, mode="r", shape=shape)
+
+    @contextmanager
+    def new_states(self, number: int, shape: tuple[int, ...]) -> Iterator[States]:
+        """What block `number` will read, to be filled."""
+        path = self._states(number)
+        states = np.memmap(_new(path), dtype=np.float32, mode="w+", shape=shape)
+        yield states
+        states.flush()
+        _put(path)
+
+    def write_block(self, number: int, tensors: Mapping[str, Tensor]) -> None:
+        """Write the tensors of a block, which is not done before `finish_block`."""
+        header = {name: (CODES[tensor.dtype], tuple(tensor.shape)) for name, tensor in tensors.items()}
+        pieces = (tensor.contiguous().reshape(-1).view(torch.uint8).numpy() for tensor in tensors.values())
+        safetensors_writer.write(_new(self.block(number)), header, pieces)
+
+    def finish_block(self, number: int) -> None:
+        """The block is done: what it read is needed no more."""
+        _put(self.block(number))
+        self._states(number).unlink(missing_ok=True)
+
+    def _states(self, number: int) -> Path:
+        return self.directory / f"states-{number:05}"
+
+    def result(self) -> Path:
+        """An empty directory for the checkpoint."""
+        path = self.directory / "result"
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir()
+        return path
+
+    def finish(self, result: Path) -> None:
+        """Give the checkpoint its name, and clean up."""
+        for path in (*result.iterdir(), result):
+            _sync(path)
+        result.rename(self.out)
+        _sync(self.out.parent)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _new(path: Path) -> Path:
+    """Where a file is until it is whole."""
+    return path.with_name(path.name + _NEW)
+
+
+def _put(path: Path) -> None:
+    """Give a file that is written its name, for good: not even a power cut leaves the name without the content."""
+    _sync(_new(path))
+    _new(path).rename(path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
