@@ -112,7 +112,8 @@ def factors(site: Site, weights: Mapping[str, Tensor], seen: Seen, steps: Steps,
         error = 0.0
         for layer in site.layers:
             weight = weights[layer.name]
-            change = nearest(weight * tried, steps, size).widened().div_(tried).sub_(weight)
+            grouped = (weight * tried).view(len(weight), -1, size)
+            change = steps.seen(grouped, *steps.plain(grouped)).flatten(1).div_(tried).sub_(weight)
             error += float((change @ seen.hessian).mul_(change).sum())
         if error < least:
             least, best = error, tried
@@ -148,6 +149,9 @@ def rounded(
 
 
 def _harm(changes: Tensor, hessians: Tensor) -> Tensor:
-    """What changes `[out, groups, size]` do to outputs in squares `[out, groups, 1]`; `hessians [groups, size, size]`."""
+    """What changes `[out, groups, size]` do to outputs, as squares `[out, groups, 1]`.
+
+    `hessians [groups, size, size]` are those of each group's inputs.
+    """
     moved = changes.transpose(0, 1) @ hessians
     return (moved.transpose(0, 1) * changes).sum(-1, keepdim=True)

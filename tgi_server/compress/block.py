@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -12,15 +12,16 @@ from tgi_server.compress import awq, gptq, packing
 from tgi_server.compress.forward import Samples, States, Watch, needs
 from tgi_server.compress.observe import Changed, Seen, WatchedLoader
 from tgi_server.compress.options import WHOLE, Method, QuantizeOptions
-from tgi_server.compress.plan import Layer, sites
+from tgi_server.compress.plan import Layer, Site, sites
 from tgi_server.compress.rounding import Rounded, Steps
+from tgi_server.kernels.threads import each
 from tgi_server.launcher.job import Report
 from tgi_server.layers.parallel import Group
 from tgi_server.models.checkpoint import Checkpoint, Tensors
 from tgi_server.models.spec import ModelSpec
 from tgi_server.models.tensors import found
 from tgi_server.models.weights import WeightLoader
-from tgi_server.quantize.none import NoQuantize
+from tgi_server.quantize.base import Reader
 
 _OBSERVED, _ROUNDED = 0.4, 0.7
 """Which part of the work on a block is done then, about."""
@@ -34,6 +35,7 @@ class Source:
     Attributes:
         base: its files.
         merged: what they hold, an adapter merged into it.
+        reader: makes layers of float tensors.
         tensors: the same as it became while the work goes on.
     """
 
@@ -41,6 +43,7 @@ class Source:
     base: Checkpoint
     merged: Tensors
     options: QuantizeOptions
+    reader: Reader
     device: torch.device
     tensors: Changed = field(init=False)
 
@@ -54,7 +57,7 @@ class Source:
 
     def loader(self, seen: Mapping[str, Seen] | None = None) -> WeightLoader:
         """What builds layers of the tensors as they are by now."""
-        own = self.tensors, self.spec.prefixes, NoQuantize(), Group(), needs(self.device)
+        own = self.tensors, self.spec.prefixes, self.reader, Group(), needs(self.device)
         return WeightLoader(*own) if seen is None else WatchedLoader(seen, *own)
 
     def name(self, name: str) -> str:
@@ -126,16 +129,20 @@ class OneBlock:
         block = awq.Block(weights, source.loader().vector, source.stored)
         return awq.rounded(self._sites, block, seen, self._steps, self._size, watch), block.vectors
 
-    def _by_gptq(self, seen: Mapping[str, Seen], watch: Callable[[float], None]) -> dict[str, Rounded]:
+    def _by_gptq(self, seen: Mapping[str, Seen], watch: Watch) -> dict[str, Rounded]:
         options, made = self._source.options, dict[str, Rounded]()
-        for number, site in enumerate(self._sites):
-            watch(number / len(self._sites))
+
+        @torch.no_grad()
+        def work(site: Site) -> None:
             weight = torch.cat([self._source.matrix(layer) for layer in site.layers])
             whole = gptq.rounded(
                 weight, seen[site.name].hessian, self._steps, self._size(site.inputs), options.damped, options.ordered
             )
             parts = whole.split([layer.outputs for layer in site.layers])
-            made |= {layer.name: part for layer, part in zip(site.layers, parts, strict=True)}
+            made.update({layer.name: part for layer, part in zip(site.layers, parts, strict=True)})
+            watch(len(made) / len(self._layers))
+
+        each(work, self._sites)  # one input after the other is too little work for several threads
         return made
 
     @property

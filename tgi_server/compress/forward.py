@@ -73,8 +73,7 @@ class Samples:
     def run(self, block: Callable[[Tensor], None], states: States, watch: Watch, into: States | None = None) -> None:
         """Run `states` through a block, and keep what comes of it in `into`."""
         for part in self._parts(len(states)):
-            rows = torch.from_numpy(np.ascontiguousarray(states[part])).flatten(0, 1)
-            residual = rows.to(self._needs.device, copy=True)
+            residual = torch.from_numpy(np.array(states[part])).flatten(0, 1).to(self._needs.device)
             block(residual)
             if into is not None:
                 into[part] = residual.view(-1, self._length, residual.shape[1]).cpu().numpy()

@@ -23,6 +23,7 @@ from tgi_server.launcher.process import environment
 from tgi_server.launcher.progress import Progress
 from tgi_server.launcher.supervise import StopSignals
 from tgi_server.models import adapter, tensors
+from tgi_server.models.check import settings_of
 from tgi_server.models.families import read_spec, serves
 from tgi_server.models.files import TensorInfo, headers, json_object, weight_files
 from tgi_server.models.spec import ModelSpec
@@ -34,6 +35,9 @@ _DESCRIPTIONS = ("config.json", "tokenizer.json")
 """What decides the result beside the weights."""
 _NUMBER_BYTES = 4
 """Of a number in the states of samples."""
+
+_PATIENT = {"GOMP_SPINCOUNT": "2000"}
+"""Spins of a waiting thread: more makes the work on a busy machine several times slower."""
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +71,7 @@ def quantise(options: QuantizeOptions, config: ServerConfig, origins: Mapping[st
         model = weights.fetch(config, _dtype(config), report, look.spec, look.weigh)
         look.weigh(model.directory, headers(model.directory), model.adapter)
         _check_disk(options, look.spec(model.directory), out)
-        job.run("tgi_server.compress.worker", _task(options, model, out).text(), report=report)
+        job.run("tgi_server.compress.worker", task_of(options, model, out).text(), report=report, extra=_PATIENT)
     finally:
         progress.finish()
     size = sum(path.stat().st_size for path in weight_files(out)) / 1e6
@@ -107,18 +111,15 @@ class _Look:
 
     def spec(self, directory: Path) -> ModelSpec:
         """The model in a directory; raises ModelError or ConfigError where it cannot be quantised like this."""
-        config = json_object(directory / "config.json")
-        if isinstance(done := config.get("quantization_config"), dict):
-            raise ModelError(
-                f"{directory}: it is quantised already ({done.get('quant_method')}); a float model is needed"
-            )
         if not serves(directory):
-            kind = config.get("model_type")
+            kind = json_object(directory / "config.json").get("model_type")
             raise ModelError(
                 f"{directory}: model_type {kind!r} is of no family here and runs as transformers' own module, whose "
                 "layers are not known; quantize=bitsandbytes at start works with such models"
             )
         spec = read_spec(directory)
+        if (said := settings_of(directory, spec)) is not None:
+            raise ModelError(f"{said.place}: the model is quantised already ({said.method}); a float one is needed")
         if not isinstance(spec, ModelSpec) or plan.unfit(spec):
             raise ModelError(f"{directory}: {plan.unfit(spec)}")
         _raise(plan.problems(spec, self._options), self._origins)
@@ -153,7 +154,8 @@ def _check_disk(options: QuantizeOptions, spec: ModelSpec, out: Path) -> None:
         )
 
 
-def _task(options: QuantizeOptions, model: Model, out: Path) -> Task:
+def task_of(options: QuantizeOptions, model: Model, out: Path) -> Task:
+    """What the program that does the work is told."""
     given = as_json(options)
     kept = {"out": None, "calibration": None, "act_order": options.ordered, "symmetric": options.centred}
     text = b"" if options.calibration is None else Path(options.calibration).read_bytes()

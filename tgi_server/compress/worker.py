@@ -24,6 +24,7 @@ from tgi_server.compress.work import Work
 from tgi_server.errors import ModelError
 from tgi_server.launcher import job
 from tgi_server.models import adapter
+from tgi_server.models.check import reader_of
 from tgi_server.models.checkpoint import Checkpoint, Tensors
 from tgi_server.models.families import read_spec
 from tgi_server.models.merged import Merged
@@ -41,7 +42,7 @@ class Quantizer:
         if task.adapter is not None:
             tensors = Merged(base, adapter.read(Path(task.adapter), spec))
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._source = Source(spec, base, tensors, options, device)
+        self._source = Source(spec, base, tensors, options, reader_of(self._model, spec), device)
         self._report = report
         self._work = Work(Path(task.out))
 

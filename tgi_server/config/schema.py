@@ -417,7 +417,8 @@ class ServerConfig(
     router: Part = part("tgi_server.router.app.create_app", "What the router process serves.", ("router",), typed=False)
     job: Part = part(
         "tgi_server.launcher.main.Serve",
-        "What to do with the configured server: serve it, or measure it (or another) under load.",
+        "What to do with the configured server: serve it, measure it (or another) under load, or make a quantised "
+        "checkpoint of its model.",
         ("job",),
         offers=("run",),
     )
