@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from tests.models import Steps, needs
 from tests.unit.compress.random_models import write
 from tgi_server.compress import start
 from tgi_server.compress.main import Quantize
@@ -81,6 +82,8 @@ def test_gptq_killed_twice_gives_the_same_files(model: Path, tmp_path: Path) -> 
     assert "layer 1 of 2" not in again.stdout
     assert contents(resumed) == contents(whole)
     check_gptq(model, whole)
+    (tmp_path / "dense").mkdir()
+    check_served(whole, tmp_path / "dense", awq=False)
     third = quantize(model, whole)
     assert third.returncode == 1 and "it exists already" in third.stderr
 
@@ -102,6 +105,39 @@ def check_gptq(model: Path, out: Path) -> None:
     assert contents(out)["tokenizer.json"] == contents(model)["tokenizer.json"]
 
 
+def codes(words: torch.Tensor, bits: int) -> torch.Tensor:
+    """Codes that lie along the first axis of words, from the lowest bits on."""
+    spread = (words.long().unsqueeze(1) >> torch.arange(32).view(1, -1, 1)) & 1
+    return (spread.reshape(-1, bits, words.shape[1]) << torch.arange(bits).view(1, -1, 1)).sum(1)
+
+
+def widened(tensors: dict[str, torch.Tensor], layer: str, awq: bool) -> torch.Tensor:
+    """Float32 `[out, in]`, by the formats' public descriptions."""
+    words, zeros, scales = (tensors.pop(f"{layer}.{kind}") for kind in ("qweight", "qzeros", "scales"))
+    if awq:
+        places = [0, 4, 1, 5, 2, 6, 3, 7]  # of outputs 0, 1, ... in a word
+        numbers, middles = (codes(x.t(), 4).view(-1, 8, len(x))[:, places].flatten(0, 1).t() for x in (words, zeros))
+        groups = torch.arange(len(numbers)) // (len(numbers) // len(middles))
+    else:
+        numbers, middles = codes(words, 4), codes(zeros.t(), 4).t() + 1
+        groups = tensors.pop(f"{layer}.g_idx").long()
+    return ((numbers - middles[groups]) * scales.float()[groups]).t().contiguous()
+
+
+def check_served(out: Path, dense: Path, awq: bool) -> None:
+    """This server reads the checkpoint as if its weights were written out."""
+    config = json.loads((out / "config.json").read_text())
+    del config["quantization_config"]
+    (dense / "config.json").write_text(json.dumps(config))
+    tensors = load_file(out / "model.safetensors")
+    for layer in [name.removesuffix(".qweight") for name in tensors if name.endswith(".qweight")]:
+        tensors[f"{layer}.weight"] = widened(tensors, layer, awq)
+    save_file(tensors, dense / "model.safetensors")
+    prompt = [[3, 1, 4, 1, 5, 9, 2, 6]]
+    found, expected = (Steps(place, prompt, needs(plain=True)).logits([0], [8])[0] for place in (out, dense))
+    assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
 def test_awq(model: Path, tmp_path: Path) -> None:
     done = quantize(model, tmp_path / "out", "job.method=awq")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -113,6 +149,8 @@ def test_awq(model: Path, tmp_path: Path) -> None:
     tensors = load_file(tmp_path / "out" / "model.safetensors")
     assert tensors["model.layers.0.self_attn.k_proj.qweight"].shape == (64, 4)
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float16, torch.int32}
+    (tmp_path / "dense").mkdir()
+    check_served(tmp_path / "out", tmp_path / "dense", awq=True)
 
 
 @pytest.mark.parametrize(("arguments", "status", "words"), [
