@@ -1,0 +1,145 @@
+"""What each method of quantisation does to a model. See scripts/measure-quantisation."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts.quantisation import memory, page, perplexity, speed
+from scripts.quantisation.contenders import OURS, THEIRS, Contender, chosen
+from scripts.quantisation.models import DEMO, LARGE, MODELS, Model
+from scripts.quantisation.results import Results
+from scripts.quantisation.servers import llama, ours, running
+from scripts.quantisation.speed import Asked
+from tests.integration.server import Server
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+@dataclass
+class Measurement:
+    """The command line, and the numbers so far."""
+
+    given: argparse.Namespace
+    contenders: Sequence[Contender]
+    results: Results
+
+    def model(self, name: str) -> Model:
+        return Model(name, self.given.work)
+
+    def keep(self) -> None:
+        """After each number that took long: what is stopped goes on from there."""
+        self.results.write(self.given.json)
+
+    def checkpoints(self) -> None:
+        """Make what the other parts serve."""
+        for model in map(self.model, MODELS):
+            for each in self.contenders:
+                model.make(each)
+            if self.given.llama_server is not None:
+                for rival in THEIRS:
+                    model.make_file(rival.kind or "", self.given.llama_server.parent / "llama-quantize")
+
+    def weights(self) -> None:
+        """Bytes that a loaded model keeps."""
+        for model in map(self.model, MODELS):
+            for each in self.contenders:
+                size = memory.weight_bytes(model, each)
+                print(f"{model.name}, {each.name}: {size / 1e6:.1f} MB", file=sys.stderr)
+                self.results.put("weights", model.name, each.name, {"bytes": size})
+        self.keep()
+
+    def perplexity(self) -> None:
+        """On the text, of the demo model."""
+        for each in self.contenders:
+            value = perplexity.served(self.model(DEMO), each)
+            print(f"{each.name}: perplexity {value:.4f}", file=sys.stderr)
+            self.results.put("perplexity", DEMO, each.name, {"perplexity": round(value, 4)})
+            self.keep()
+
+    def bitsandbytes(self) -> None:
+        """The same of what the bitsandbytes package makes of the model."""
+        python = perplexity.python_with_bitsandbytes(self.given.bitsandbytes_python, self.given.work)
+        for kind, value in perplexity.by_bitsandbytes(self.model(DEMO), python).items():
+            print(f"the package's {kind}: perplexity {value:.4f}", file=sys.stderr)
+            self.results.put("package", DEMO, kind, {"perplexity": round(value, 4)})
+        self.keep()
+
+    def starts(self) -> None:
+        """Of the demo model; the large one is started for its speed anyway."""
+        for name, values in memory.starts(self.model(DEMO), self.contenders, self.given.rounds).items():
+            self.results.put("starts", DEMO, name, values)
+        self.keep()
+
+    def speed_demo(self) -> None:
+        self._speed(self.model(DEMO))
+
+    def speed_large(self) -> None:
+        self._speed(self.model(LARGE))
+
+    def _speed(self, model: Model) -> None:
+        given = self.given
+        with ExitStack() as stack:
+            asked = [Asked(each.name, self._start(stack, model, each).port) for each in self.contenders]
+            for rival in THEIRS if given.llama_server is not None else ():
+                port = stack.enter_context(llama(given.llama_server, model.file(rival.kind or "")))
+                asked.append(Asked(rival.name, port))
+            rates = speed.rates(asked, given.clients, given.rounds, given.new_tokens)
+        self.results.add_speeds(model.name, rates, {"rounds": given.rounds, "new_tokens": given.new_tokens})
+        self.keep()
+
+    def _start(self, stack: ExitStack, model: Model, each: Contender) -> Server:
+        """One by one: while a server starts those before it have nothing to do."""
+        server = ours(model, each)
+        seconds = stack.enter_context(running(server))
+        if model.name == LARGE:
+            self.results.put("starts", model.name, each.name, {"second": round(seconds, 2), **memory.memory(server)})
+        return server
+
+    def page(self) -> None:
+        """Write the document."""
+        self.given.page.write_text(page.written(self.results))
+
+
+PARTS: dict[str, Callable[[Measurement], None]] = {
+    "checkpoints": Measurement.checkpoints, "weights": Measurement.weights, "perplexity": Measurement.perplexity,
+    "bitsandbytes": Measurement.bitsandbytes, "starts": Measurement.starts, "speed-demo": Measurement.speed_demo,
+    "speed-large": Measurement.speed_large, "page": Measurement.page,
+}  # fmt: skip
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="measure-quantisation", description=__doc__)
+    made.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
+    made.add_argument("--contenders", nargs="+", metavar="NAME", help=f"of {', '.join(each.name for each in OURS)}")
+    made.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32], help="requests at a time [1 8 32]")
+    made.add_argument("--rounds", type=int, default=3, help="in turns; medians count [3]")
+    made.add_argument("--new-tokens", type=int, default=128, help="of a request [128]")
+    made.add_argument("--llama-server", type=Path, metavar="PATH", help="llama.cpp's, llama-quantize beside it")
+    made.add_argument("--bitsandbytes-python", type=Path, metavar="PATH", help="that has the package; made if need be")
+    made.add_argument("--work", type=Path, default=Path("build/quantisation"), help="for models that are made [%(default)s]")
+    made.add_argument("--json", type=Path, default=DOCS / "quantisation.json", help="the numbers [docs/%(default)s]")
+    made.add_argument("--page", type=Path, default=DOCS / "quantisation.md", help="the document [docs/%(default)s]")
+    return made
+
+
+def main() -> None:
+    given = parser().parse_args()
+    given.work = given.work.absolute()
+    given.work.mkdir(parents=True, exist_ok=True)
+    try:
+        contenders = chosen(given.contenders)
+    except ValueError as error:
+        sys.exit(f"Error: {error}")
+    measurement = Measurement(given, contenders, Results.read(given.json))
+    for name in PARTS:
+        if name in given.only:
+            PARTS[name](measurement)
+
+
+if __name__ == "__main__":
+    main()

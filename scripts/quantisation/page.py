@@ -1,0 +1,162 @@
+"""docs/quantisation.md out of the numbers: the text of page.md with tables in it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from scripts.quantisation.contenders import BASELINE, OURS, RIVALS, THEIRS
+from scripts.quantisation.goals import judged
+from scripts.quantisation.models import DEMO, LARGE, MODELS
+from scripts.quantisation.results import Results
+
+TEMPLATE = Path(__file__).parent / "page.md"
+TITLES = {DEMO: "SmolLM2-135M", LARGE: "random Llama, 1.2 B"}
+CLIENTS = (1, 8, 32)
+NOTHING = "-"
+
+
+def written(results: Results) -> str:
+    """The document. Raises KeyError where the text names a table that there is not."""
+    return re.sub(r"\{\{([a-z_]+)\}\}", lambda found: TABLES[found[1]](results), TEMPLATE.read_text())
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Markdown; the first column to the left, numbers to the right."""
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, rule, *rows])
+
+
+def times(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.2f}"
+
+
+def machine(results: Results) -> str:
+    """The processors that speeds were measured on, with the dates."""
+    runs = [run for model in MODELS for run in results.runs(model)]
+    told = {(run["machine"]["Processor"], run["machine"]["Cores"], run["machine"]["Instructions"],
+             run["machine"]["AMX"], run["machine"]["Memory"]) for run in runs}  # fmt: skip
+    dates = sorted(run["date"][:10] for run in runs)
+    lines = [
+        f"{name}, {cores} cores, {'with' if amx == 'true' else 'no'} AMX ({instructions}), {memory}"
+        for name, cores, instructions, amx, memory in sorted(told)
+    ]
+    return f"{'; '.join(lines)}; {' to '.join(dict.fromkeys([dates[0], dates[-1]]))}" if runs else "Not measured yet"
+
+
+def speed(results: Results, model: str) -> str:
+    """Against bfloat16 in the same run; behind its name what it reached there."""
+    rows = []
+    for each in [*OURS, *THEIRS]:
+        ratios = [results.ratio(model, each.name, BASELINE, clients) for clients in CLIENTS]
+        if any(ratio is not None for ratio in ratios) and each.name != BASELINE:
+            rows.append([each.name, str(each.bits), *map(times, ratios)])
+    return table(["", "bits", *(_clients(count) for count in CLIENTS)], rows)
+
+
+def rivals(results: Results, model: str) -> str:
+    """Against llama.cpp's file of as many bits."""
+    rows = []
+    for each in OURS:
+        ratios = [results.ratio(model, each.name, RIVALS[each.bits], clients) for clients in CLIENTS]
+        if any(ratio is not None for ratio in ratios):
+            rows.append([each.name, RIVALS[each.bits], *map(times, ratios)])
+    return table(["", "against", *(_clients(count) for count in CLIENTS)], rows)
+
+
+def baseline(results: Results) -> str:
+    """What bfloat16 reached in the latest run of each model, so that ratios can be read as speeds."""
+    parts = []
+    for model in MODELS:
+        for run in results.runs(model)[-1:]:
+            rates = run["rates"][BASELINE]
+            reached = ", ".join(f"{max(each):.0f} at {clients}" for clients, each in rates.items() if each)
+            parts.append(f"{TITLES[model]}: {reached}")
+    return "; ".join(parts) or "not measured yet"
+
+
+def weights(results: Results) -> str:
+    """Of both models, in bytes and as a part of what bfloat16 takes."""
+    rows = []
+    for each in OURS:
+        cells = [cell for model in MODELS for cell in _bytes(results, "weights", "bytes", model, each.name)]
+        if set(cells) != {NOTHING}:
+            rows.append([each.name, *cells])
+    return table(["", *(cell for model in MODELS for cell in (f"{TITLES[model]}, MB", "of bfloat16"))], rows)
+
+
+def perplexity(results: Results) -> str:
+    """Of the demo model, and what it rose by."""
+    plain = results.get("perplexity", DEMO, BASELINE)
+    rows = []
+    for each in OURS:
+        value = results.get("perplexity", DEMO, each.name)
+        if value and plain:
+            rise = value["perplexity"] / plain["perplexity"] - 1
+            rows.append([each.name, f"{value['perplexity']:.3f}", "" if each.name == BASELINE else f"{rise:+.2%}"])
+    return table(["", "perplexity", "rise"], rows)
+
+
+def package(results: Results) -> str:
+    """Ours beside what the bitsandbytes package makes of the same weights."""
+    rows = []
+    for kind, name in (("none", BASELINE), ("nf4", "bitsandbytes-nf4"), ("fp4", "bitsandbytes-fp4")):
+        theirs, own = results.get("package", DEMO, kind), results.get("perplexity", DEMO, name)
+        if theirs and own:
+            ratio = own["perplexity"] / theirs["perplexity"] - 1
+            rows.append([name, f"{own['perplexity']:.3f}", f"{theirs['perplexity']:.3f}", f"{ratio:+.2%}"])
+    return table(["", "here", "package and transformers", "difference"], rows)
+
+
+def starts(results: Results) -> str:
+    """Seconds and memory of the demo model's starts."""
+    rows = []
+    for each in OURS:
+        found = results.get("starts", DEMO, each.name)
+        if found:
+            own = [f"{found['first']:.1f} s", f"{found['second']:.1f} s"]
+            rows.append([each.name, *own, *_memory(results, DEMO, each.name)])
+    head = ["", "first start", "later ones", "shard at the peak, MB", "of bfloat16", "once ready, MB"]
+    return table(head, rows)
+
+
+def starts_large(results: Results) -> str:
+    """The same of the large model, whose starts are all alike."""
+    rows = []
+    for each in OURS:
+        found = results.get("starts", LARGE, each.name)
+        if found:
+            rows.append([each.name, f"{found['second']:.1f} s", *_memory(results, LARGE, each.name)])
+    return table(["", "start", "shard at the peak, MB", "of bfloat16", "once ready, MB"], rows)
+
+
+def goals(results: Results) -> str:
+    """Each goal, who reaches it and who does not."""
+    rows = [[goal.words, ", ".join(goal.met) or NOTHING, ", ".join(goal.missed) or NOTHING] for goal in judged(results)]
+    return "\n".join(["| goal | met by | **not** met by |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def _clients(count: int) -> str:
+    return f"{count} client{'s' if count > 1 else ''}"
+
+
+def _bytes(results: Results, part: str, field: str, model: str, name: str) -> list[str]:
+    """Megabytes, and the part of what bfloat16 takes."""
+    own, plain = results.get(part, model, name), results.get(part, model, BASELINE)
+    if not own:
+        return [NOTHING, NOTHING]
+    return [f"{own[field] / 1e6:.0f}", times(own[field] / plain[field] if plain else None)]
+
+
+def _memory(results: Results, model: str, name: str) -> list[str]:
+    return [*_bytes(results, "starts", "peak", model, name), *_bytes(results, "starts", "ready", model, name)[:1]]
+
+
+TABLES: dict[str, Callable[[Results], str]] = {
+    "machine": machine, "baseline": baseline, "weights": weights, "perplexity": perplexity, "package": package,
+    "starts": starts, "starts_large": starts_large, "goals": goals,
+    "speed_demo": lambda results: speed(results, DEMO), "speed_large": lambda results: speed(results, LARGE),
+    "rivals_demo": lambda results: rivals(results, DEMO), "rivals_large": lambda results: rivals(results, LARGE),
+}  # fmt: skip
+"""What the text may name, in double braces."""
