@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.quantisation import memory, page, perplexity, speed
-from scripts.quantisation.contenders import OURS, THEIRS, Contender, chosen
+from scripts.quantisation.contenders import BASELINE, OURS, THEIRS, Contender, chosen
 from scripts.quantisation.models import DEMO, LARGE, MODELS, Model
 from scripts.quantisation.results import Results
 from scripts.quantisation.servers import llama, ours, running
@@ -29,6 +29,7 @@ class Measurement:
     results: Results
 
     def model(self, name: str) -> Model:
+        """One of the two."""
         return Model(name, self.given.work)
 
     def keep(self) -> None:
@@ -71,14 +72,18 @@ class Measurement:
 
     def starts(self) -> None:
         """Of the demo model; the large one is started for its speed anyway."""
+        seconds = memory.without_caches(self.model(DEMO), self.contenders[0])
+        self.results.put("without caches", DEMO, BASELINE, {"seconds": seconds})
         for name, values in memory.starts(self.model(DEMO), self.contenders, self.given.rounds).items():
             self.results.put("starts", DEMO, name, values)
         self.keep()
 
     def speed_demo(self) -> None:
+        """Tokens a second of the demo model."""
         self._speed(self.model(DEMO))
 
     def speed_large(self) -> None:
+        """The same of the large one, and its starts."""
         self._speed(self.model(LARGE))
 
     def _speed(self, model: Model) -> None:
@@ -121,9 +126,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--new-tokens", type=int, default=128, help="of a request [128]")
     made.add_argument("--llama-server", type=Path, metavar="PATH", help="llama.cpp's, llama-quantize beside it")
     made.add_argument("--bitsandbytes-python", type=Path, metavar="PATH", help="that has the package; made if need be")
-    made.add_argument("--work", type=Path, default=Path("build/quantisation"), help="for models that are made [%(default)s]")
-    made.add_argument("--json", type=Path, default=DOCS / "quantisation.json", help="the numbers [docs/%(default)s]")
-    made.add_argument("--page", type=Path, default=DOCS / "quantisation.md", help="the document [docs/%(default)s]")
+    made.add_argument("--work", type=Path, default=Path("build/quantisation"), help="for what is made [%(default)s]")
+    made.add_argument(
+        "--json", type=Path, default=DOCS / "quantisation.json", help="the numbers [docs/quantisation.json]"
+    )
+    made.add_argument("--page", type=Path, default=DOCS / "quantisation.md", help="the document [docs/quantisation.md]")
     return made
 
 

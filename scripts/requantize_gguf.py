@@ -40,7 +40,8 @@ def demo_tensors(reader: gguf.GGUFReader) -> Tensors:
 
 
 def llama_tensors(directory: Path, config: Mapping[str, Any]) -> Tensors:
-    """Those of a Llama's safetensors under GGUF's names; GGUF has the halves of a head that turn together interleaved."""
+    """Those of a Llama under GGUF's names. What turns together in a head lies side by side in GGUF, not half a head
+    apart."""
     heads = {"self_attn.q_proj": config["num_attention_heads"], "self_attn.k_proj": config["num_key_value_heads"]}
     with safe_open(directory / "model.safetensors", framework="pt") as file:
         for name in file.keys():  # noqa: SIM118

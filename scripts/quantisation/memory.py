@@ -1,4 +1,4 @@
-"""What a start costs: seconds until the first answer can be given, and the shard's memory; and what the weights take."""
+"""What a start costs, in seconds and memory of the shard; and what the weights take."""
 
 from __future__ import annotations
 
@@ -51,6 +51,12 @@ def starts(model: Model, contenders: Sequence[Contender], rounds: int) -> dict[s
                 told[each.name].append(started(ours(model, each, f"conversion_cache={place}/{each.name}")))
                 print(f"{each.name}: {told[each.name][-1]}", file=sys.stderr)
     return {name: summary(runs) for name, runs in told.items()}
+
+
+def without_caches(model: Model, contender: Contender) -> float:
+    """Seconds of the very first start on a machine, which compiles the kernels too."""
+    with tempfile.TemporaryDirectory(prefix="caches", dir=model.work) as place:
+        return started(ours(model, contender, env={"XDG_CACHE_HOME": place}))["seconds"]
 
 
 def summary(runs: Sequence[dict[str, float]]) -> dict[str, object]:

@@ -65,7 +65,7 @@ class Model:
         )  # fmt: skip
 
     def make_file(self, kind: str, quantiser: Path) -> None:
-        """The same weights for llama.cpp: bfloat16 by the gguf package, fewer bits by llama.cpp's own `llama-quantize`."""
+        """The same weights for llama.cpp: bfloat16 by the gguf package, fewer bits by its own `llama-quantize`."""
         plain = self.file("BF16")
         if not plain.exists():
             _run("scripts/requantize_gguf.py", "bf16", str(plain), *([] if self.name == DEMO else [self.model_id]))

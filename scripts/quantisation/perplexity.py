@@ -82,6 +82,8 @@ def python_with_bitsandbytes(given: Path | None, work: Path) -> Path:
         venv.create(place, with_pip=True)
         (site,) = place.glob("lib/python*/site-packages")
         (site / "tgi_server.pth").write_text("\n".join(path for path in sys.path if path.endswith("-packages")))
-        subprocess.run([python, "-m", "pip", "install", "-qq", "--no-deps", BITSANDBYTES], check=True, stdout=sys.stderr)
+        subprocess.run(
+            [python, "-m", "pip", "install", "-qq", "--no-deps", BITSANDBYTES], check=True, stdout=sys.stderr
+        )
         (place / "made").touch()
     return Path(os.path.abspath(python))  # noqa: PTH100  (a resolved link would leave the environment)

@@ -46,6 +46,7 @@ class Results:
         return cls(json.loads(path.read_text()) if path.exists() else {})
 
     def write(self, path: Path) -> None:
+        """All of them, in one order, so that a difference is one of numbers."""
         path.write_text(json.dumps(self.data, indent=1, sort_keys=True) + "\n")
 
     def put(self, part: str, model: str, contender: str, values: Mapping[str, Any]) -> None:
@@ -54,6 +55,7 @@ class Results:
         of_model[contender] = {**values, "date": now(), "machine": machine()}
 
     def get(self, part: str, model: str, contender: str) -> dict[str, Any] | None:
+        """What `put` was given; None where that was not measured."""
         found: dict[str, Any] | None = self.data.get(part, {}).get(model, {}).get(contender)
         return found
 

@@ -23,9 +23,9 @@ LIMIT = 180.0
 """Seconds that a start may take."""
 
 
-def ours(model: Model, contender: Contender, *options: str) -> Server:
+def ours(model: Model, contender: Contender, *options: str, env: dict[str, str] | None = None) -> Server:
     """A server of ours that is being started."""
-    return Server(*model.options(contender), f"max_batch_total_tokens={MOST_CLIENTS * ROOM}", *options)
+    return Server(*model.options(contender), f"max_batch_total_tokens={MOST_CLIENTS * ROOM}", *options, env=env)
 
 
 @contextmanager
