@@ -33,6 +33,11 @@ class Contender:
     kind: str | None = None
 
     @property
+    def is_there(self) -> bool:
+        """Whether this version has it; llama.cpp's are somewhere else."""
+        return self.method is None or (METHODS / f"{self.method}.yaml").exists()
+
+    @property
     def options(self) -> list[str]:
         """Of the server's command line; the model comes besides."""
         return [f"quantize={self.method}", *([] if self.exact else ["quantize.activations=int8"])]
@@ -60,12 +65,18 @@ RIVALS = {each.bits: each.name for each in THEIRS}
 
 
 def chosen(names: Sequence[str] | None) -> list[Contender]:
-    """Those of ours with these names, or all, as far as this version has them; the baseline is always among them.
+    """Those with these names, or all, as far as this version has them; the baseline is always among them.
 
     Raises ValueError for a name that is none.
     """
-    known = {each.name for each in OURS}
-    if strange := set(names or ()) - known:
-        raise ValueError(f"{', '.join(sorted(strange))}: expected some of {', '.join(sorted(known))}")
+    known = {each.name: each for each in [*OURS, *THEIRS]}
+    if strange := set(names or ()) - set(known):
+        raise ValueError(f"{', '.join(sorted(strange))}: expected some of {', '.join(known)}")
     wanted = {BASELINE, *(names or known)}
-    return [each for each in OURS if each.name in wanted and (METHODS / f"{each.method}.yaml").exists()]
+    return [each for each in known.values() if each.name in wanted and each.is_there]
+
+
+def groups(contenders: Sequence[Contender]) -> list[list[Contender]]:
+    """Those of 8 bits and those of 4, each with the baseline: for a model that not all can hold at the same time."""
+    sets = [[each for each in contenders if each.name == BASELINE or each.bits in bits] for bits in ((16, 8), (4,))]
+    return [each for each in sets if len(each) > 1]

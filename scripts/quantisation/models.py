@@ -58,10 +58,12 @@ class Model:
             self._quantise(contender.method or "")
 
     def _quantise(self, method: str) -> None:
-        few = ["job.samples=8"] if self.name == LARGE else []  # its weights are random: only speed is measured
+        few = (
+            ["job.samples=4", "job.sample_tokens=256"] if self.name == LARGE else []
+        )  # of random weights: for speed only
         _run(
             "-m", "tgi_server", "job=quantize", f"model_id={self.model_id}", f"job.method={method}",
-            f"job.group_size={GROUP}", f"job.output={self.made(method)}", *few,
+            f"job.group_size={GROUP}", f"job.out={self.made(method)}", *few,
         )  # fmt: skip
 
     def make_file(self, kind: str, quantiser: Path) -> None:

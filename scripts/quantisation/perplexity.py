@@ -64,7 +64,9 @@ def by_bitsandbytes(model: Model, python: Path) -> dict[str, float]:
         json.dump(windows(model), file)
         file.flush()
         command = [python, ROOT / "scripts/quantisation/bitsandbytes_reference.py", model.directory, file.name]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        # as the launcher has it for shards: idle threads must not hold a core
+        environ = {"GOMP_SPINCOUNT": "2000", **os.environ}
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environ)
     scores: dict[str, list[float]] = json.loads(done.stdout)
     return {kind: perplexity(each) for kind, each in scores.items()}
 

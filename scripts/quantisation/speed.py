@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from scripts.quantisation.results import Rates
@@ -17,8 +17,6 @@ from tgi_server.bench.workload import Workload
 PROMPT = "80"
 WARM = 8
 """Tokens of each answer that warms up: enough to record a step."""
-FEW = {1: 2}
-"""Requests of a measurement where it is not one a client."""
 
 
 @dataclass(frozen=True)
@@ -29,25 +27,29 @@ class Asked:
     port: int
 
 
-def rates(servers: Sequence[Asked], clients: Sequence[int], rounds: int, new_tokens: int) -> Rates:
+def rates(servers: Sequence[Asked], rounds: Mapping[int, int], new_tokens: int) -> Rates:
     """Measure each server with each number of clients in each round.
+
+    Args:
+        rounds: of each number of clients.
 
     Raises BenchError when a request fails or a server ends an answer early.
     """
-    return asyncio.run(_rates(servers, clients, rounds, new_tokens))
+    return asyncio.run(_rates(servers, rounds, new_tokens))
 
 
-async def _rates(servers: Sequence[Asked], clients: Sequence[int], rounds: int, new_tokens: int) -> Rates:
+async def _rates(servers: Sequence[Asked], rounds: Mapping[int, int], new_tokens: int) -> Rates:
     models = {each.name: await find_model(_target(each)) for each in servers}
     for server in servers:
-        for count in clients:
+        for count in rounds:
             await _one(server, models[server.name], count, -1 - count, WARM)
-    measured: Rates = {each.name: {str(count): [] for count in clients} for each in servers}
-    for turn in range(rounds):
-        for count in clients:
+    measured: Rates = {each.name: {str(count): [] for count in rounds} for each in servers}
+    for turn in range(max(rounds.values())):
+        for place, count in enumerate(rounds):
+            if turn >= rounds[count]:
+                continue
             for server in servers if turn % 2 == 0 else reversed(servers):  # what drifts meets all of them
-                number = turn * len(clients) + list(clients).index(count)
-                rate = await _one(server, models[server.name], count, number, new_tokens)
+                rate = await _one(server, models[server.name], count, turn * len(rounds) + place, new_tokens)
                 measured[server.name][str(count)].append(round(rate, 2))
                 print(f"round {turn + 1}, {count} clients, {server.name}: {rate:.1f} tokens/s", file=sys.stderr)
     return measured
@@ -59,12 +61,10 @@ async def _one(server: Asked, model: str | None, clients: int, number: int, new_
     Args:
         number: of the measurement: prompts differ from one to another, and are the same for all servers.
     """
-    requests = max(clients, FEW.get(clients, 0))
-    work = Workload.of(
-        BenchOptions(
-            clients=str(clients), requests=requests, prompt_tokens=PROMPT, new_tokens=new_tokens, warmup=0
-        )
+    options = BenchOptions(
+        clients=str(clients), requests=clients, prompt_tokens=PROMPT, new_tokens=new_tokens, warmup=0
     )  # fmt: skip
+    work = Workload.of(options)
     run = await measure(_target(server), model, work, clients, number, lambda *_: None)
     summary = summarise(clients, run.records, work.duration)
     if summary.first_error:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.measure_quantisation import PARTS, parser
+from scripts.measure_quantisation import PARTS, parser, rounds
 from scripts.quantisation import contenders, goals, page, perplexity
 from scripts.quantisation.models import DEMO, LARGE, MODELS
 from scripts.quantisation.results import Rates, Results
@@ -90,7 +90,7 @@ def test_the_page_has_every_table() -> None:
     for row in (
         "| eetq | 8 | 1.31 | 1.31 | 1.31 |", "| bitsandbytes-nf4 | llama.cpp Q4_0 | 0.50 | 0.50 | 0.50 |",
         "| eetq | 20.050 | +0.25% |", "| bitsandbytes-nf4 | 22.000 | 21.500 | +2.33% |",
-        "| eetq | 200 | 1.00 | 200 | 1.00 |", "| eetq | 3.0 s | 2.0 s | 401 | 1.00 | 1 |",
+        "| eetq | 200 | 1.00 | 200 | 1.00 |", "| eetq | 3.0 s | 2.0 s | 1.00 | 401 | 1.00 | 1 | 1.00 |",
     ):  # fmt: skip
         assert row in text, row
 
@@ -107,10 +107,26 @@ def test_the_page_that_ships_is_of_the_numbers_that_ship() -> None:
 
 def test_contenders_are_chosen_by_name_and_the_baseline_always_runs() -> None:
     assert [each.name for each in contenders.chosen(["eetq"])] == ["none", "eetq"]
+    assert [each.name for each in contenders.chosen(["llama.cpp Q4_0"])] == ["none", "llama.cpp Q4_0"]
     with pytest.raises(ValueError, match=r"eetk: expected some of .*eetq"):
         contenders.chosen(["eetk"])
     modes = {each.name: each.options for each in contenders.OURS}
     assert modes["awq"] == ["quantize=awq"] and modes["awq+int8"][0] == "quantize=awq" and len(modes["awq+int8"]) == 2
+
+
+def test_the_large_model_is_measured_in_two_runs_with_the_baseline_in_both() -> None:
+    two = contenders.groups([*contenders.OURS, *contenders.THEIRS])
+    assert [{each.bits for each in run} for run in two] == [{16, 8}, {16, 4}]
+    assert all(run[0].name == "none" for run in two)
+    assert {each.name for run in two for each in run} == {each.name for each in [*contenders.OURS, *contenders.THEIRS]}
+    assert contenders.groups(contenders.OURS[:1]) == []
+
+
+def test_rounds_are_for_all_or_for_each_number_of_clients() -> None:
+    assert rounds(parser().parse_args(["--rounds", "2"])) == {1: 2, 8: 2, 32: 2}
+    assert rounds(parser().parse_args(["--rounds", "3", "2", "1"])) == {1: 3, 8: 2, 32: 1}
+    with pytest.raises(ValueError, match="--rounds"):
+        rounds(parser().parse_args(["--rounds", "3", "2"]))
 
 
 def test_parts_are_chosen_on_the_command_line() -> None:
