@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -96,6 +97,7 @@ class Measurement:
 
     def _start(self, stack: ExitStack, model: Model, each: Contender) -> int:
         """Its port. One by one: while a server starts those before it have nothing to do."""
+        print(f"{model.name} model: {each.name} starts", file=sys.stderr)
         if each.kind is not None:
             return stack.enter_context(llama(self.given.llama_server, model.file(each.kind)))
         server = ours(model, each)
@@ -148,6 +150,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     given = parser().parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Error: stopped"))  # and what was started with it
     given.work = given.work.absolute()
     given.work.mkdir(parents=True, exist_ok=True)
     try:

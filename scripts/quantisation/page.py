@@ -35,16 +35,12 @@ def times(value: float | None) -> str:
 
 
 def machine(results: Results) -> str:
-    """The processors that speeds were measured on, with the dates."""
+    """What speeds were measured on, and when."""
     runs = [run for model in MODELS for run in results.runs(model)]
-    told = {(run["machine"]["Processor"], run["machine"]["Cores"], run["machine"]["Instructions"],
-             run["machine"]["AMX"], run["machine"]["Memory"]) for run in runs}  # fmt: skip
-    dates = sorted(run["date"][:10] for run in runs)
-    lines = [
-        f"{name}, {cores} cores, {'with' if amx == 'true' else 'no'} AMX ({instructions}), {memory}"
-        for name, cores, instructions, amx, memory in sorted(told)
-    ]
-    return f"{'; '.join(lines)}; {' to '.join(dict.fromkeys([dates[0], dates[-1]]))}" if runs else "Not measured yet"
+    if not runs:
+        return "not measured yet"
+    days = sorted({run["date"][:10] for run in runs})
+    return f"{'; '.join(sorted({run['machine'] for run in runs}))}; {' to '.join(dict.fromkeys((days[0], days[-1])))}"
 
 
 def speed(results: Results, model: str) -> str:

@@ -19,12 +19,14 @@ Rates = dict[str, dict[str, list[float]]]
 """Tokens a second: of a contender, by the number of clients, one for each round."""
 
 
-def machine() -> dict[str, str]:
-    """What the numbers were measured on."""
+def machine() -> str:
+    """What the numbers were measured on, in a line."""
     lines = [line for line in cpu_info() if line.startswith("flags")]
     flags = set(lines[0].split()) if lines else set()
-    has = [name for name in INSTRUCTIONS if name in flags]
-    return {**facts(), "Instructions": ", ".join(has) or "none beyond AVX2", "AMX": str("amx_bf16" in flags).lower()}
+    has = ", ".join(name for name in INSTRUCTIONS if name in flags) or "nothing beyond AVX2"
+    told = facts()
+    amx = "with" if "amx_bf16" in flags else "no"
+    return f"{told['Processor']}, {told['Cores']} cores, {told['Memory']}, {amx} AMX ({has})"
 
 
 def now() -> str:

@@ -96,7 +96,7 @@ def test_the_page_has_every_table() -> None:
 
 
 def test_the_page_can_be_written_before_anything_is_measured() -> None:
-    assert "Not measured yet" in page.written(Results())
+    assert "Machine: not measured yet" in page.written(Results())
 
 
 def test_the_page_that_ships_is_of_the_numbers_that_ship() -> None:
