@@ -43,6 +43,8 @@ struct Coded {
 
 static const long DECODE_ONCE = 2 * TILE;  // rows from which a panel is decoded once before its products
 
+static const long FEW = 8;  // rows for which nothing is done that only many are worth
+
 struct Outlier {
     int32_t place;  // of the input, in the weight's order
     float value;
@@ -164,10 +166,10 @@ static void make_row(const T* x, const CodedWeight& w, const Made<int8_t>& made,
         ivec most{};  // bits of magnitudes, of which those of what is not a finite number are the largest
         for (; i < end; i += LANES) most = larger_of(most, (ivec)magnitude(load(in + i, end - i)));
         const float largest = as_float(joined(most, larger_of));
-        const float step = largest == 0 ? std::numeric_limits<float>::min() : largest / 127, inverse = 1 / step;
+        const float step = largest == 0 ? std::numeric_limits<float>::min() : largest / 127;
         ivec sum{};
         for (i = begin; i < end; i += LANES) {
-            const vec v = load(in + i, end - i) * inverse;
+            const vec v = load(in + i, end - i) / step;
             const ivec q = __builtin_convertvector(v + 12582912.0f - 12582912.0f, ivec);  // rounds to nearest
             sum += q;
             store_steps(q, to + i, end - i, bits == 4);
@@ -315,7 +317,6 @@ static void panel_rows(const Coded<T, X>& a, const Task<X>& t, long rows, T* out
 
 #ifdef TILES
 extern "C" int64_t tiles();           // linear.cpp
-static const long FEW = TILE;         // rows up to which vectors multiply: decoding for them is not worth its time
 
 // The weight of input i of a quad and 16 outputs as a number; the book for inputs in steps is in steps, too.
 template <long BITS, typename X>
@@ -428,6 +429,7 @@ static void coded_tiles(const Coded<bf16, X>& a) {
 }
 #endif
 
+static const long COLLIDING = 2048;  // bytes from row to row of which two are kept in the same few places of a cache
 static const long ALONE = 4096;  // inputs up to which every thread makes them for itself, sooner than it would wait
 
 static char* own_scratch(long bytes) {
@@ -446,7 +448,8 @@ static void coded(const Coded<T, X>& a) {
 #endif
     const long panels = (a.outer + PANEL - 1) / PANEL, experts = a.experts();
     const bool steps = std::is_same_v<X, int8_t>;
-    auto needed = [&](const CodedWeight& w) { return steps || w.order || w.offset; };
+    const bool copied = a.rows > FEW && a.inner * sizeof(T) % COLLIDING == 0;
+    auto needed = [&](const CodedWeight& w) { return steps || copied || w.order || w.offset; };
     const bool alone = a.rows * a.inner <= ALONE;
     char* scratch = alone ? own_scratch(a.rows * a.room) : a.scratch;
     auto made_of = [&](const CodedWeight& w) { return Made<X>{scratch, a.room, w.quads, w.groups}; };

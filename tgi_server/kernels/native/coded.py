@@ -17,6 +17,8 @@ from tgi_server.kernels.streamed import Streamed
 
 QUAD = 4
 """Inputs that lie together; a group is filled up to whole ones."""
+COLLIDING = 2048
+"""Bytes from row to row of which two are kept in the same few places of a cache: many such rows are copied."""
 LONGEST = 1 << 17
 """Inputs of a group whose products, in steps, can be summed as int32."""
 _PLAIN_BOOK = torch.arange(-8.0, 8.0)
@@ -66,7 +68,8 @@ class Coded:
 
     def room(self, dtype: torch.dtype) -> int:
         """Bytes of scratch memory for a row of inputs: see Made in coded.cpp. 0 where they are read as they are."""
-        if not self.steps and self.order is None and self.offset is None:
+        colliding = self.inputs * dtype.itemsize % COLLIDING == 0
+        if not (self.steps or colliding or self.order is not None or self.offset is not None):
             return 0
         positions = QUAD * self.panels.shape[1]
         outliers = 8 + (8 * positions if self.threshold < math.inf else 0)

@@ -52,7 +52,13 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
 def test_products(dtype: torch.dtype, kind: type[Grouped], bits: int, offset: bool, book: bool) -> None:
     torch.manual_seed(0)
     uneven = torch.tensor([0] * 12 + [1] * 30 + [2] * 18 + [4] * 4)  # of a rank that does not see group 3
-    ways = [(64, side_by_side(96, 32)), (70, torch.randperm(126) % 4), (33, side_by_side(130, -1)), (5, uneven)]
+    ways = [
+        (64, side_by_side(96, 32)),
+        (70, torch.randperm(126) % 4),
+        (33, side_by_side(130, -1)),
+        (5, uneven),
+        (3, side_by_side(1024, 128)),  # rows that are copied where there are many
+    ]
     for outputs, groups in ways:
         weight, bias = grouped(kind, outputs, groups, bits, offset, book), torch.randn(outputs).to(dtype)
         layer = linear(weight, bias, dtype)
