@@ -80,7 +80,7 @@ def test_logits(tmp_path: Path, case: str) -> None:
     expected = generate(directory / "plain", PROMPTS, needs(), new_tokens=TOKENS)
     for world in (1, 3):
         of = needs(plain=world == 3)
-        got = generate(directory / "packed", PROMPTS, of, world, recorded=False, new_tokens=TOKENS, quantize=method)
+        got = generate(directory / "packed", PROMPTS, of, world, new_tokens=TOKENS, quantize=method)
         close(got, expected)
 
 

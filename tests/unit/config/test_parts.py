@@ -70,7 +70,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         "deployment/six": head + "defaults: [override /quantize: three]\nquantize:\n  bits: 6\n  scale: ${port}",
         "deployment/bench": head + "defaults: [override /job: bench]\njob: {clients: 1, new_tokens: 3}",
         "deployment/old": head + "clients: 8",
-        "deployment/foreign": head + "quantize: {bits: 4}",
+        "deployment/foreign": head + "quantize: {scale: 4}",
         "deployment/none": head + "quantize: 4",
     }.items():
         path = tmp_path / f"{name}.yaml"
@@ -154,9 +154,9 @@ def test_the_stronger_wins_and_is_named(site: Path) -> None:
     (["quantize=open"],
      "quantize.bits=???: stands for a value that is still to be given (group file SITE/quantize/open.yaml)"),
     (["deployment=six", "quantize=none"],
-     "unknown option quantize.bits (deployment file SITE/deployment/six.yaml); "
+     "quantize.bits=6: only quantize=awq or quantize=gptq uses this (deployment file SITE/deployment/six.yaml); "
      "unknown option quantize.scale (deployment file SITE/deployment/six.yaml)"),
-    (["deployment=foreign"], "unknown option quantize.bits (deployment file SITE/deployment/foreign.yaml)"),
+    (["deployment=foreign"], "unknown option quantize.scale (deployment file SITE/deployment/foreign.yaml)"),
     (["quantize._target_=tgi_server.nothing.X"],
      "quantize._target_=tgi_server.nothing.X: No module named 'tgi_server.nothing' (command line)"),
     (["quantize._target_=os.system"],

@@ -19,7 +19,7 @@ from tgi_server.kernels.formats import Grouped, GroupedByteInputs
 from tgi_server.models.checkpoint import Checkpoint
 from tgi_server.models.spec import Source
 from tgi_server.models.weights import WeightLoader
-from tgi_server.quantize.base import Activations
+from tgi_server.quantize.base import Activations, Cut
 from tgi_server.quantize.packed.layouts import AwqLayout, CompressedLayout, GptqLayout, Packed
 
 EXACT = Activations.exact
@@ -180,6 +180,15 @@ def test_ranks_take_parts_of_the_inputs(tmp_path: Path, case: str, world: int) -
         assert isinstance(weight, Grouped)
         assert torch.equal(weight.widened(torch.float32), dense[:, 32 * part[0] : 32 * part[1]])
         assert weight.scale.shape[1] == len(set(weight.groups.tolist()))  # a rank has no other groups in memory
+
+
+@SPELLINGS
+def test_a_rank_without_outputs(spelled: Any) -> None:
+    reader, tensors = spelled(Layer(32, INPUTS, 4, 32))
+    none = {"qweight": (slice(None), slice(0)), "scales": (slice(None), slice(0)), "weight_packed": slice(0)}
+    none["weight_scale"] = slice(0)
+    cut = {name: tensor[none.get(name, slice(None))] for name, tensor in tensors.items()}
+    assert reader.read(cut, Cut(outputs=((0, 0),))).widened(torch.float32).shape == (0, INPUTS)
 
 
 def test_what_shares_a_word_cannot_be_cut(tmp_path: Path) -> None:

@@ -137,11 +137,9 @@ def _awq(settings: Settings) -> Told:
 
 def _compressed(settings: Settings) -> Told:
     weights = _compressed_weights(settings)
-    for entry, served in (("type", ("int", None)), ("dynamic", (False, None)), ("strategy", ("group", "channel"))):
-        if weights.get(entry) not in served:
-            raise _refusal(
-                settings, f"weights of the {entry} {weights.get(entry)!r}", ", ".join(map(str, filter(None, served)))
-            )
+    for entry, served in (("type", ("int",)), ("strategy", ("group", "channel"))):
+        if weights.get(entry, "int") not in served:
+            raise _refusal(settings, f"weights of the {entry} {weights.get(entry)!r}", ", ".join(served))
     place = Settings(f"{settings.place}: weights", weights)
     return Told(
         "compressed-tensors", place.number("num_bits"),
@@ -177,18 +175,15 @@ def _alike(settings: Settings) -> None:
         rules = entries.get(entry)
         for name, own in rules.items() if isinstance(rules, dict) else ():
             if not name.startswith("-:") and isinstance(own, dict) and _differs(own, settings):
-                raise _refusal(
-                    settings, f"{entry} with settings of {name} alone", "checkpoints with the same bits everywhere"
-                )
+                raise _refusal(settings, f"{entry} with settings of {name} alone", _SAME)
 
 
 def _differs(own: Mapping[str, Any], settings: Settings) -> bool:
     bits = own.get("bits")
     if isinstance(bits, int) and bits >= 16:
         return False  # it is not quantised
-    return any(
-        own.get(name, settings.entries.get(name)) != settings.entries.get(name) for name in ("bits", "group_size")
-    )
+    usual = settings.entries
+    return any(own.get(name, usual.get(name)) != usual.get(name) for name in ("bits", "group_size"))
 
 
 def _refusal(settings: Settings, what: str, served: str) -> ConfigError:

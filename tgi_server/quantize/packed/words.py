@@ -19,11 +19,10 @@ def numbers(words: Tensor, bits: int) -> Tensor:
 
     Of 3 bits a number may lie in two words; as bytes, 8 numbers always fill as many as they have bits.
     """
-    rows = len(words)
     if bits == 8:
         return _bytes(words)
-    eights = _bytes(words).view(rows, words.shape[1] * 4 // bits, bits)
-    found = eights.new_empty(rows, eights.shape[1], 8)
+    eights = _bytes(words).view(len(words), words.shape[1] * 4 // bits, bits)
+    found = eights.new_empty(*eights.shape[:2], 8)
     for number in range(8):
         byte, shift = divmod(number * bits, 8)
         own = eights[..., byte] >> shift
@@ -114,4 +113,4 @@ def grouped(
 
 def _bytes(words: Tensor) -> Tensor:
     flat = words.contiguous().view(-1)  # as rows of one word may have any stride
-    return flat.view(torch.uint8).view(len(words), -1)
+    return flat.view(torch.uint8).view(len(words), 4 * words.shape[1])
