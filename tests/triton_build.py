@@ -66,7 +66,9 @@ def launch_linear(dtype: torch.dtype, size: int = 256) -> None:
     """Every format, few rows and many; which numbers are divisible by 16 is all that sizes matter for."""
     int8, bias = Int8(torch.empty(size, size, dtype=torch.int8), torch.empty(size)), torch.zeros(size, dtype=dtype)
     byte_inputs = Codes(bits=8, order="permuted", byte_inputs=True).weight(size, size)
-    for weight in (int8, int8_outlier(size, size), byte_inputs, *(codes.weight(size, size) for codes in BUILT)):
+    codes = [codes.weight(size, size) for codes in BUILT]
+    weights: list[Format] = [int8, int8_outlier(size, size), byte_inputs, *codes]
+    for weight in weights:
         layer = linear.linear(weight, bias, dtype)
         for rows in (1, 30, 100) if isinstance(weight, Grouped) else (1, 2, 100):
             layer(torch.zeros(rows, size, dtype=dtype))

@@ -10,16 +10,19 @@ import torch
 from tests.attention import features_of
 from tests.triton_checks import (
     check_add_norm,
+    check_capture,
     check_choice,
     check_decode,
     check_experts,
     check_gate,
     check_int8_linear,
+    check_linear,
     check_norms_of_all_heads,
     check_rotate_store,
     check_steps,
     norms,
 )
+from tests.weights import KINDS, Codes, int8_outlier
 from tgi_server.kernels.attention import Features
 from tgi_server.kernels.experts import Mixture
 from tgi_server.kernels.operations import Activation, Clamp, Norm, NormKind
@@ -119,6 +122,36 @@ def test_steps_with_features(dtype: torch.dtype, name: str, causal: bool) -> Non
 @pytest.mark.parametrize(("inputs", "outputs"), [(4096, 6144), (14336, 4096), (4095, 33)])
 def test_int8_linear(dtype: torch.dtype, rows: int, inputs: int, outputs: int) -> None:
     check_int8_linear(dtype, rows, inputs, outputs)
+
+
+@DTYPES
+@pytest.mark.parametrize("rows", [1, 7, 40, 300])
+@pytest.mark.parametrize(("inputs", "outputs"), [(4096, 6144), (11008, 4096), (4088, 33)])
+def test_quantised_linear(dtype: torch.dtype, rows: int, inputs: int, outputs: int) -> None:
+    for codes in KINDS:
+        check_linear(dtype, rows, codes.weight(outputs, inputs))
+    check_linear(dtype, rows, int8_outlier(outputs, inputs))
+
+
+@DTYPES
+@pytest.mark.parametrize("rows", [1, 7, 300])
+@pytest.mark.parametrize("codes", KINDS, ids=str)
+def test_inputs_of_8_bits(dtype: torch.dtype, rows: int, codes: Codes) -> None:
+    check_linear(dtype, rows, replace(codes, byte_inputs=True).weight(1000, 2048))
+
+
+@DTYPES
+@pytest.mark.parametrize("rows", [1, 7, 300])
+@pytest.mark.parametrize("codes", [KINDS[0], KINDS[4], KINDS[6], KINDS[8]], ids=str)
+def test_experts_of_codes(dtype: torch.dtype, rows: int, codes: Codes) -> None:
+    check_experts(dtype, rows, Mixture(8, 2, Activation.SILU), 1024, 736, codes=codes)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 40, 300])
+def test_captured_linear(rows: int) -> None:
+    for codes in (KINDS[0], KINDS[4], KINDS[8], replace(KINDS[7], byte_inputs=True)):
+        check_capture(torch.bfloat16, rows, codes.weight(512, 1024))
+    check_capture(torch.bfloat16, rows, int8_outlier(512, 1024))
 
 
 @pytest.mark.parametrize("rows", [1, 128])
