@@ -229,7 +229,7 @@ def check_capture(dtype: torch.dtype, rows: int, weight: Format) -> None:
     for size in (1, 10):
         x.copy_(torch.randn(rows, weight.inputs) * size)
         graph.replay()
-        assert torch.equal(recorded, layer(x))
+        assert close(recorded / size, layer(x) / size, dtype)
 
 
 def check_experts(
