@@ -26,6 +26,9 @@ def written(results: Results) -> str:
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Markdown; the first column to the left, numbers to the right."""
+    rows = list(rows)
+    if not rows:
+        return "Not measured yet."
     rule = ["---", *["---:"] * (len(head) - 1)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, rule, *rows])
 
@@ -135,10 +138,12 @@ def starts_large(results: Results) -> str:
 
 def goals(results: Results) -> str:
     """Each goal, who reaches it and who does not."""
-    rows = [[goal.words, ", ".join(goal.met) or NOTHING, ", ".join(goal.missed) or NOTHING] for goal in judged(results)]
-    return "\n".join(
-        ["| goal | met by | **not** met by |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
-    )
+    rows = []
+    for goal in judged(results):
+        met = ", ".join(goal.met) or (NOTHING if goal.missed else "not measured yet")
+        rows.append([goal.words, met, ", ".join(f"**{each}**" for each in goal.missed) or NOTHING])
+    lines = [["goal", "met by", "not met by"], ["---"] * 3, *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def _clients(count: int) -> str:
