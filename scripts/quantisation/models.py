@@ -38,7 +38,7 @@ class Model:
         return fetch(options, DType.bfloat16, lambda stage, fraction: None).directory
 
     def made(self, method: str) -> Path:
-        """The directory of the checkpoint that `job=quantize` makes."""
+        """The directory of the checkpoint of 4 bits."""
         return self.work / f"{self.name}-{method}"
 
     def file(self, kind: str) -> Path:
@@ -58,12 +58,13 @@ class Model:
             self._quantise(contender.method or "")
 
     def _quantise(self, method: str) -> None:
-        few = (
-            ["job.samples=4", "job.sample_tokens=256"] if self.name == LARGE else []
-        )  # of random weights: for speed only
+        """By `job=quantize`; the large model, whose weights are random, gets random codes at once."""
+        if self.name == LARGE:
+            _run("scripts/quantisation/random_codes.py", self.model_id, str(self.made(method)), method)
+            return
         _run(
             "-m", "tgi_server", "job=quantize", f"model_id={self.model_id}", f"job.method={method}",
-            f"job.group_size={GROUP}", f"job.out={self.made(method)}", *few,
+            f"job.group_size={GROUP}", f"job.out={self.made(method)}",
         )  # fmt: skip
 
     def make_file(self, kind: str, quantiser: Path) -> None:
