@@ -7,7 +7,7 @@ Nothing here knows the code under test. Layouts: GPTQ's by AutoGPTQ's README and
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,11 +90,11 @@ def gptq_v2(layer: Codes) -> dict[str, Tensor]:
     return gptq(layer, version=2)
 
 
-def awq(layer: Codes) -> dict[str, Tensor]:
+def awq(layer: Codes, order: Sequence[int] = AWQ_ORDER) -> dict[str, Tensor]:
     """Words along the outputs in AWQ's order, both of codes and of zero points."""
 
     def ordered(numbers: np.ndarray) -> np.ndarray:
-        return numbers.reshape(len(numbers), -1, 8)[:, :, AWQ_ORDER].reshape(numbers.shape)
+        return numbers.reshape(len(numbers), -1, 8)[:, :, order].reshape(numbers.shape)
 
     return _tensors(
         qweight=words(ordered(layer.codes.T), 4), qzeros=words(ordered(layer.zeros.T), 4), scales=layer.scales.T
@@ -116,14 +116,14 @@ def _tensors(**arrays: np.ndarray) -> dict[str, Tensor]:
 
 
 CONFIG = {
-    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 64, "hidden_size": 128,
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 64, "hidden_size": 384,
     "intermediate_size": 384, "num_hidden_layers": 1, "num_attention_heads": 6, "num_key_value_heads": 3,
     "head_dim": 64, "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "tie_word_embeddings": True,
     "bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 0, "torch_dtype": "float16",
 }  # fmt: skip
 LAYERS = {
-    "self_attn.q_proj": (384, 128), "self_attn.k_proj": (192, 128), "self_attn.v_proj": (192, 128),
-    "self_attn.o_proj": (128, 384), "mlp.gate_proj": (384, 128), "mlp.up_proj": (384, 128), "mlp.down_proj": (128, 384),
+    "self_attn.q_proj": (384, 384), "self_attn.k_proj": (192, 384), "self_attn.v_proj": (192, 384),
+    "self_attn.o_proj": (384, 384), "mlp.gate_proj": (384, 384), "mlp.up_proj": (384, 384), "mlp.down_proj": (384, 384),
 }  # fmt: skip
 """The linear layers and their sizes: three key heads, so that three ranks part evenly."""
 
@@ -138,9 +138,9 @@ def write(
         All weights, float32, under the names of a checkpoint that is not quantised.
     """
     rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
-    plain = {"model.embed_tokens.weight": 0.3 * torch.randn(64, 128, generator=generator)}
+    plain = {"model.embed_tokens.weight": 0.3 * torch.randn(64, 384, generator=generator)}
     for name in ("layers.0.input_layernorm", "layers.0.post_attention_layernorm", "norm"):
-        plain[f"model.{name}.weight"] = 1 + 0.2 * torch.randn(128, generator=generator)
+        plain[f"model.{name}.weight"] = 1 + 0.2 * torch.randn(384, generator=generator)
     plain = {name: tensor.half() for name, tensor in plain.items()}
     stored, dense = dict(plain), {name: tensor.float() for name, tensor in plain.items()}
     for name, size in LAYERS.items():
