@@ -54,6 +54,10 @@ def gptq_settings(bits: int, group: int, symmetric: bool, ordered: bool, **more:
     return {"quant_method": "gptq", **own, **more}
 
 
+def awq_settings(group: int) -> dict[str, Any]:
+    return {"quant_method": "awq", "bits": 4, "group_size": group, "zero_point": True, "version": "gemm"}
+
+
 def compressed_settings(bits: int, group: int, symmetric: bool, ordered: bool) -> dict[str, Any]:
     weights = {
         "num_bits": bits, "type": "int", "symmetric": symmetric, "actorder": "group" if ordered else None,
@@ -69,19 +73,20 @@ Case = tuple[int, int, bool, bool, Spelling, dict[str, Any]]
 
 
 def assembled() -> Iterator[tuple[str, Case]]:
-    for bits, group, symmetric, ordered in product((2, 3, 4, 8), (32, 64, 128, -1), (True, False), (True, False)):
-        name = f"{bits}bit-g{group}{'' if symmetric else '-asym'}{'-act' if ordered else ''}"
-        own = (bits, group, symmetric, ordered)
-        if bits == 4 or symmetric != ordered:  # of other bits each group and each order once
+    """All of 4 bits, with other bits each size of groups and each pair of symmetry and order once or twice."""
+    for (at, group), symmetric, ordered in product(enumerate((32, 64, 128, -1)), (True, False), (True, False)):
+        pair = 2 * symmetric + ordered
+        for bits in (4, *((2, 3, 8) if at == pair else ())):
+            own = (bits, group, symmetric, ordered)
+            name = f"{bits}bit-g{group}{'' if symmetric else '-asym'}{'-act' if ordered else ''}"
             yield f"gptq-{name}", (*own, gptq, gptq_settings(*own))
-        if bits == 4 and not symmetric:
-            yield f"gptq_v2-{name}", (*own, gptq_v2, gptq_settings(*own, checkpoint_format="gptq_v2"))
-        if bits in (4, 8) and not (group == -1 and ordered):
-            spelling = partial(compressed, symmetric=symmetric, ordered=ordered)
-            yield f"compressed-{name}", (*own, spelling, compressed_settings(*own))
-        if bits == 4 and not symmetric and not ordered:
-            settings = {"quant_method": "awq", "bits": 4, "group_size": group, "zero_point": True, "version": "gemm"}
-            yield f"awq-{name}", (*own, awq, settings)
+            if not symmetric and bits in (3, 4):
+                yield f"gptq_v2-{name}", (*own, gptq_v2, gptq_settings(*own, checkpoint_format="gptq_v2"))
+            if bits in (4, 8) and not (group == -1 and ordered):
+                spelling = partial(compressed, symmetric=symmetric, ordered=ordered)
+                yield f"compressed-{name}", (*own, spelling, compressed_settings(*own))
+            if bits == 4 and not symmetric and not ordered:
+                yield f"awq-{name}", (*own, awq, awq_settings(group))
 
 
 ASSEMBLED = dict(assembled())
@@ -114,7 +119,7 @@ def _one_less(layer: Codes) -> Codes:
     [
         ("gptq-4bit-g32-asym", gptq_v2),  # zero points of the other version
         ("gptq_v2-4bit-g32-asym", gptq),
-        ("gptq-3bit-g32-act", gptq_v2),
+        ("gptq-3bit-g64-asym-act", gptq_v2),
         ("awq-4bit-g32-asym", partial(awq, order=range(8))),
         ("gptq-4bit-g32-asym-act", lambda layer: gptq(layer) | {"g_idx": gptq(layer)["g_idx"].sort().values}),
         ("compressed-4bit-g32-asym", lambda layer: compressed(_one_less(layer), False, False)),

@@ -108,9 +108,11 @@ class GptqLayout(Packed):
 
     Attributes:
         less: what stored zeros are less than the zeros: 1, or 0 in the format `gptq_v2`.
+        borrowed: whether the 1 was taken from whole words, so that a zero of 0 took what it lacks from its neighbour.
     """
 
     less: int
+    borrowed: bool
     index = "g_idx"
 
     def stored(self) -> Mapping[str, Stored]:
@@ -134,8 +136,10 @@ class GptqLayout(Packed):
 
     def zero(self, tensors: Mapping[str, Tensor]) -> Tensor | None:
         """See `Packed`. A zero of 0, of which -1 is stored, is 0 again."""
-        from tgi_server.quantize.packed.words import numbers
+        from tgi_server.quantize.packed.words import given_back, numbers
 
+        if self.borrowed:
+            return numbers(given_back(tensors["qzeros"], self.bits), self.bits).t()
         return (numbers(tensors["qzeros"], self.bits) + self.less & (1 << self.bits) - 1).t()
 
 

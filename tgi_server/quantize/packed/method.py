@@ -65,7 +65,7 @@ class PackedMethod:
         if told.spelling == "awq":
             return AwqLayout(bits, size, told.asymmetric, self.activations)
         if told.spelling == "gptq":
-            return GptqLayout(bits, size, told.asymmetric, self.activations, told.less)
+            return GptqLayout(bits, size, told.asymmetric, self.activations, told.less, told.borrowed)
         return CompressedLayout(bits, size, told.asymmetric, self.activations, told.ordered)
 
     def _agreed(self, name: str, told: int | None, place: str) -> int | None:
@@ -84,6 +84,7 @@ class Told(NamedTuple):
     group_size: int | None = None
     asymmetric: bool = False
     less: int = 1
+    borrowed: bool = False
     ordered: bool = False
 
 
@@ -119,8 +120,15 @@ def _gptq(settings: Settings) -> Told:
     _alike(settings)
     return Told(
         "gptq", settings.number("bits"), settings.number("group_size"), entries.get("sym") is False,
-        less=1 if named == "gptq" else 0,
+        less=1 if named == "gptq" else 0, borrowed=named == "gptq" and _by_gptqmodel(entries),
     )  # fmt: skip
+
+
+def _by_gptqmodel(entries: Mapping[str, Any]) -> bool:
+    """Whether GPTQModel wrote a checkpoint, by the list of tools (of one, in old ones its name alone) that it keeps."""
+    meta = entries.get("meta")
+    tools = meta.get("quantizer") if isinstance(meta, dict) else None
+    return any(str(tool).startswith("gptqmodel") for tool in (tools if isinstance(tools, list) else [tools]))
 
 
 def _awq(settings: Settings) -> Told:

@@ -32,6 +32,17 @@ def numbers(words: Tensor, bits: int) -> Tensor:
     return found.flatten(1)
 
 
+def given_back(words: Tensor, bits: int) -> Tensor:
+    """Zeros of GPTQModel, int32 `[groups, words]`, as they were before it took 1 of each to store them.
+
+    It takes from words what AutoGPTQ takes from numbers: one of 0 borrows from its neighbour; and of 3 bits it takes 4,
+    1 or 2 instead, by which of three words a number is in, which it gives back when it reads its own checkpoints.
+    """
+    ones = {2: (0x55555555,), 3: (0x24924924, 0x92492492, 0x49249249), 4: (0x11111111,), 8: (0x01010101,)}[bits]
+    taken = torch.tensor([one - (one >> 31 << 32) for one in ones], dtype=torch.int32, device=words.device)
+    return words + taken.repeat(words.shape[1] // len(ones))
+
+
 def codes(words: Tensor, bits: int) -> Tensor:
     """The same as codes of `Grouped`: those of 2 and 3 bits in the middle of 4."""
     if bits in (4, 8):
