@@ -112,7 +112,7 @@ class GptqLayout(Packed):
     """
 
     less: int
-    borrowed: bool
+    borrowed: bool = False
     index = "g_idx"
 
     def stored(self) -> Mapping[str, Stored]:
