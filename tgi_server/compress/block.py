@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from tgi_server.compress import awq, gptq, packing
-from tgi_server.compress.forward import Samples, States, Watch, needs
+from tgi_server.compress.forward import Samples, States, Watch
 from tgi_server.compress.observe import Changed, Seen, WatchedLoader
 from tgi_server.compress.options import WHOLE, Method, QuantizeOptions
 from tgi_server.compress.plan import Layer, Site, sites
 from tgi_server.compress.rounding import Rounded, Steps
+from tgi_server.kernels.row import Needs
 from tgi_server.kernels.threads import each
 from tgi_server.launcher.job import Report
 from tgi_server.layers.parallel import Group
@@ -36,6 +37,7 @@ class Source:
         base: its files.
         merged: what they hold, an adapter merged into it.
         reader: makes layers of float tensors.
+        needs: where samples run, and in which format.
         tensors: the same as it became while the work goes on.
     """
 
@@ -44,7 +46,7 @@ class Source:
     merged: Tensors
     options: QuantizeOptions
     reader: Reader
-    device: torch.device
+    needs: Needs
     tensors: Changed = field(init=False)
 
     def __post_init__(self) -> None:
@@ -57,7 +59,7 @@ class Source:
 
     def loader(self, seen: Mapping[str, Seen] | None = None) -> WeightLoader:
         """What builds layers of the tensors as they are by now."""
-        own = self.tensors, self.spec.prefixes, self.reader, Group(), needs(self.device)
+        own = self.tensors, self.spec.prefixes, self.reader, Group(), self.needs
         return WeightLoader(*own) if seen is None else WatchedLoader(seen, *own)
 
     def name(self, name: str) -> str:
@@ -88,7 +90,7 @@ class OneBlock:
 
     def made(self, states: States) -> dict[str, Tensor]:
         """The tensors to be written by name; from now on the model's own are what they mean."""
-        seen = {site.name: Seen(site.inputs, self._source.device) for site in self._sites}
+        seen = {site.name: Seen(site.inputs, self._source.needs.device) for site in self._sites}
         block = self._samples.block(self._own, self._source.loader(seen))
         self._samples.run(block, states, self._watch(0.0, _OBSERVED))
         rounded, vectors = self._rounded(seen)

@@ -13,6 +13,7 @@ from torch import Tensor
 from tgi_server.kernels.attention import AttentionBatch, LayerCache
 from tgi_server.kernels.operations import Angles
 from tgi_server.kernels.row import Needs
+from tgi_server.launcher.hardware import preferred_dtype
 from tgi_server.models.blocks import NOTHING, Block, LayerStep, Stream
 from tgi_server.models.decoder import Embedding
 from tgi_server.models.spec import AttentionSpec, BlockSpec, ModelSpec
@@ -114,6 +115,8 @@ def _widths(own: AttentionSpec) -> dict[str, int]:
     return {"key_width": own.key.width, "value_width": own.value.width}
 
 
-def needs(device: torch.device) -> Needs:
-    """Everything in float32 and by torch itself: what is observed depends on the text alone."""
-    return Needs(device=device, dtype=torch.float32, plain=True)
+def needs() -> Needs:
+    """Where samples run: on a GPU in bfloat16 by torch itself, on processors as models are served there."""
+    if torch.cuda.is_available():
+        return Needs(device=torch.device("cuda"), dtype=torch.bfloat16, plain=True)
+    return Needs(device=torch.device("cpu"), dtype=getattr(torch, preferred_dtype(gpu=False).value))

@@ -41,8 +41,7 @@ class Quantizer:
         tensors: Tensors = base
         if task.adapter is not None:
             tensors = Merged(base, adapter.read(Path(task.adapter), spec))
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._source = Source(spec, base, tensors, options, reader_of(self._model, spec), device)
+        self._source = Source(spec, base, tensors, options, reader_of(self._model, spec), needs())
         self._report = report
         self._work = Work(Path(task.out))
 
@@ -51,7 +50,7 @@ class Quantizer:
         source, work = self._source, self._work
         options, blocks = source.options, source.spec.blocks
         shape = options.samples, options.sample_tokens, source.spec.hidden_size
-        samples = Samples(source.spec, needs(source.device), options.sample_tokens)
+        samples = Samples(source.spec, source.needs, options.sample_tokens)
         done = work.done(len(blocks))
         if done == 0:
             self._begin(samples, shape)

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.models import CPU
+from tests.models import CPU, needs
 from tests.unit.compress.random_models import CONFIGS, write
 from tgi_server.compress import awq
 from tgi_server.compress.block import Source
-from tgi_server.compress.forward import Samples, needs
+from tgi_server.compress.forward import Samples
 from tgi_server.compress.observe import Seen
 from tgi_server.compress.options import Method, QuantizeOptions
 from tgi_server.compress.plan import Channels, Layer, Site, sites
@@ -27,13 +27,13 @@ TOKENS = 24
 def source(directory: Path, family: str, dtype: torch.dtype = torch.float32) -> Source:
     spec, files = write(directory, family, dtype), Checkpoint(directory)
     wide = replace(spec, float16=False)  # so that nothing is rounded
-    return Source(wide, files, files, QuantizeOptions(method=Method.awq), reader_of(directory, spec), CPU)
+    return Source(wide, files, files, QuantizeOptions(method=Method.awq), reader_of(directory, spec), needs(plain=True))
 
 
 def outputs(own: Source, number: int = 1) -> Tensor:
     """What a block makes of random rows, of the tensors as they are by now."""
     residual = torch.randn(2 * TOKENS, own.spec.hidden_size, generator=torch.Generator().manual_seed(2))
-    Samples(own.spec, needs(CPU), TOKENS).block(own.spec.blocks[number], own.loader())(residual)
+    Samples(own.spec, own.needs, TOKENS).block(own.spec.blocks[number], own.loader())(residual)
     return residual
 
 
