@@ -20,9 +20,11 @@ LAYERS = [f"model.layers.{number}.self_attn.q_proj" for number in range(2)]
 def made(directory: Path, model: Path, adapter: Path | None, text: Path) -> dict[str, torch.Tensor]:
     options = QuantizeOptions(out=str(directory), group_size=32, calibration=str(text), samples=2, sample_tokens=16)
     threads = torch.get_num_threads()
-    worker.work(Task(str(model), adapter and str(adapter), str(directory), as_json(options), {}), lambda s, f: None)
+    place = None if adapter is None else str(adapter)
+    worker.work(Task(str(model), place, str(directory), as_json(options), {}), lambda stage, fraction: None)
     torch.set_num_threads(threads)
-    return load_file(directory / "model.safetensors")
+    tensors: dict[str, torch.Tensor] = load_file(directory / "model.safetensors")
+    return tensors
 
 
 def test_merged(tmp_path: Path) -> None:
