@@ -17,7 +17,8 @@ import time
 from math import prod
 from pathlib import Path
 
-from tgi_server.config.schema import DType, ServerConfig
+from tgi_server.config import parts
+from tgi_server.config.schema import DType, Part, ServerConfig
 from tgi_server.models.check import ITEM_BYTES
 from tgi_server.models.description import Description
 from tgi_server.models.families import read_spec
@@ -51,12 +52,17 @@ def read_into_memory(directory: Path) -> float:
     return seconds
 
 
-def weight_bytes(spec: Description, dtype: DType, quantized: bool) -> float:
-    """What the weights take once they are loaded: one copy of each, in the dtype it is computed with."""
+METHODS = {name: path for name, path in parts.choices("quantize").items() if name in ("eetq", "bitsandbytes-nf4")}
+"""Those that quantise while they load, one of each size."""
+
+
+def weight_bytes(spec: Description, dtype: DType, quantized: float | None) -> float:
+    """What the weights take once they are loaded: one copy of each, in the dtype it is computed with, or in so many
+    bytes."""
     item = ITEM_BYTES[dtype]
     linear = spec.layers()[0] + "."
     return sum(
-        prod(shape) * (1 if quantized and len(shape) > 1 and name.startswith(linear) else item)
+        prod(shape) * (quantized if quantized and len(shape) > 1 and name.startswith(linear) else item)
         for name, shape in spec.tensors()
     )
 
@@ -74,22 +80,22 @@ def load_once(directory: Path, dtype: DType, quantize: str | None) -> dict[str, 
     from tgi_server.kernels.native.build import NativeError, library
     from tgi_server.kernels.row import Needs
     from tgi_server.models.load import load_model
-    from tgi_server.quantize.eetq import Eetq
 
     try:
         library()  # compiled once, which is no part of loading
     except NativeError as error:
         print(f"no compiled kernels: {error}", file=sys.stderr)
     spec = read_spec(directory, ServerConfig())
+    method = None if quantize is None else parts.instantiate(Part(METHODS[quantize]))
     needs = Needs(device=torch.device("cpu"), dtype=getattr(torch, dtype.value))
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again
     before = resident("VmRSS")
     begin = time.perf_counter()
-    model = load_model(directory, spec, needs, 128, Eetq() if quantize else None)
+    model = load_model(directory, spec, needs, 128, method)
     seconds = time.perf_counter() - begin
     peak, after = resident("VmHWM") - before, resident("VmRSS") - before
     del model
-    weights = weight_bytes(spec, dtype, quantize is not None)
+    weights = weight_bytes(spec, dtype, method and method.reader(None).weight_bytes)
     return {"seconds": seconds, "peak": peak, "after": after, "weights": weights}
 
 
@@ -99,7 +105,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="of each kind, in turns; medians are printed")
     parser.add_argument("--cold", action="store_true", help="from the disk each time, not from the system's cache")
     parser.add_argument("--dtype", type=DType, choices=list(DType), default=DType.bfloat16)
-    parser.add_argument("--quantize", choices=["eetq"])
+    parser.add_argument("--quantize", choices=list(METHODS))
     parser.add_argument("--once", action="store_true", help="load in this process and print what was measured as JSON")
     given = parser.parse_args()
     if given.once:

@@ -36,8 +36,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.mark.parametrize("options", [(), ("--quantize", "eetq")], ids=["bfloat16", "eetq"])
-def test_the_peak(checkpoint: Path, options: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("method", [None, "eetq", "bitsandbytes-nf4"])
+def test_the_peak(checkpoint: Path, method: str | None) -> None:
+    options = [] if method is None else ["--quantize", method]
     command = [sys.executable, "-m", "scripts.measure_loading", str(checkpoint), "--once", *options]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
     told = json.loads(done.stdout)

@@ -70,7 +70,7 @@ def codes(weight: Tensor, most: Tensor, block: int, book: Tensor, cut: Cut) -> T
         rows = slice(first, first + step) if chosen is None else chosen[first : first + step]
         values, sizes = weight[rows], most[rows]
         runs = [_run(values, sizes, block, start, stop, own) for start, stop in inputs]
-        found[first : first + step] = packed_with_odd(torch.cat(runs, dim=1))
+        found[first : first + step] = packed_with_odd(runs[0] if len(runs) == 1 else torch.cat(runs, dim=1))
 
     step = _step(weight.shape[1])
     threads.each(part, range(0, outputs, step))
@@ -109,9 +109,30 @@ def compressed(statistics: Tensor) -> Tensor:
     mean, flat = statistics.mean(), statistics.flatten()
     apart = pad(flat - mean, (0, -len(flat) % STATISTICS)).view(-1, STATISTICS)
     most = apart.abs().amax(dim=1, keepdim=True)
-    numbers = dynamic_numbers().to(flat.device)
-    nearest = torch.bucketize(apart * (1 / most.clamp(min=SMALLEST)), (numbers[:-1] + numbers[1:]) / 2)
-    return (numbers[nearest] * most + mean).flatten()[: len(flat)].view(statistics.shape)
+    nearest = _nearest_dynamic((apart * (1 / most.clamp(min=SMALLEST))).flatten()).view(apart.shape)
+    return (nearest * most + mean).flatten()[: len(flat)].view(statistics.shape)
+
+
+def _nearest_dynamic(x: Tensor) -> Tensor:
+    """The nearest of `dynamic_numbers` to numbers from -1 to 1, float32 `[n]`; the lower one in the middle.
+
+    The first 16 bits of a number tell it up to a choice of two.
+    """
+    numbers, bounds, first = (table.to(x.device) for table in _dynamic_tables())
+    number = first.index_select(0, (x.view(torch.int32) >> 16) + (1 << 15))
+    return numbers.index_select(0, number + (x > bounds.index_select(0, number)))
+
+
+@cache
+def _dynamic_tables() -> tuple[Tensor, Tensor, Tensor]:
+    """The numbers, the bound after each, and of all first 16 bits, in the order of their whole numbers, the first
+    number that they may mean (int32)."""
+    numbers = dynamic_numbers()
+    bounds = pad((numbers[:-1] + numbers[1:]) / 2, (0, 1), value=torch.inf)
+    bits = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32) << 16
+    least = torch.where(bits < 0, bits | 0xFFFF, bits).view(torch.float32)
+    first = torch.searchsorted(bounds[:-1], least.nan_to_num(0.0), out_int32=True)
+    return numbers, bounds, first
 
 
 @cache
@@ -131,7 +152,8 @@ def dynamic_numbers() -> Tensor:
 
 def _blocks(values: Tensor, block: int) -> Tensor:
     """`[rows, inputs]` as `[rows, blocks, block]`, filled up with zeros."""
-    return pad(values, (0, -values.shape[1] % block)).reshape(len(values), -1, block)
+    missing = -values.shape[1] % block
+    return (pad(values, (0, missing)) if missing else values).reshape(len(values), -1, block)
 
 
 def _step(inputs: int) -> int:
