@@ -18,8 +18,9 @@ SHAPE = {
     "hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 8,
     "num_hidden_layers": 8, "vocab_size": 40000,
 }  # fmt: skip
-MOST = 1.2
-"""Times the weights as they are kept."""
+MOST = {None: 1.2, "eetq": 1.2, "bitsandbytes-nf4": 1.7}
+"""Times the weights as they are kept. Of 4 bits it is what the allocator keeps of one layer at a time that shows; as
+floats they would be 2.2."""
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +37,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.mark.parametrize("method", [None, "eetq", "bitsandbytes-nf4"])
+@pytest.mark.parametrize("method", MOST)
 def test_the_peak(checkpoint: Path, method: str | None) -> None:
     options = [] if method is None else ["--quantize", method]
     command = [sys.executable, "-m", "scripts.measure_loading", str(checkpoint), "--once", *options]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
     told = json.loads(done.stdout)
-    assert 0.95 * told["weights"] < told["after"] <= told["peak"] < MOST * told["weights"]
+    assert 0.95 * told["weights"] < told["after"] <= told["peak"] < MOST[method] * told["weights"]

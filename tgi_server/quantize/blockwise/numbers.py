@@ -11,13 +11,14 @@ from torch.nn.functional import pad
 
 from tgi_server.kernels import threads
 from tgi_server.kernels.formats import packed
-from tgi_server.kernels.streamed import STEP_NUMBERS
 from tgi_server.quantize.base import Cut
 
 CELLS = 128
 """Into so many equal parts 0 to 1 is divided to find the nearest of 16 numbers; no part has two bounds between them."""
 SMALLEST = 1e-30
 """A block whose largest number is less is one of zeros."""
+ROUNDED = 1 << 16
+"""About so many weights are rounded together."""
 STATISTICS = 256
 """Statistics that are rounded together."""
 
@@ -157,5 +158,5 @@ def _blocks(values: Tensor, block: int) -> Tensor:
 
 
 def _step(inputs: int) -> int:
-    """Rows that are rounded together."""
-    return max(1, STEP_NUMBERS // inputs)
+    """Rows that are rounded together: what is made of them between stays near the processor, and is soon given back."""
+    return max(1, ROUNDED // inputs)
