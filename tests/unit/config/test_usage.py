@@ -29,7 +29,10 @@ OPTIONS = [
 """Frozen: an option that comes or goes is a change of the interface."""
 FIELDS = {
     "attention": ["library"],
+    "quantize": ["activations", "bits", "group_size", "threshold", "block", "compress_statistics"],
     "job": [
+        "out", "method", "bits", "group_size", "act_order", "symmetric", "damping", "calibration", "samples",
+        "sample_tokens",
         "target", "clients", "request_rate", "requests", "duration", "warmup", "time_limit", "prompts",
         "prompt_tokens", "new_tokens", "seed", "output",
     ],
