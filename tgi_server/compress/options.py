@@ -49,7 +49,9 @@ class QuantizeOptions(Options):
         "readers that gather inputs at every step. Unset: true.",
     )
     symmetric: Optional[bool] = option(
-        None, "gptq: zero in the middle of the codes, instead of where a group's weights have it. Unset: true."
+        None,
+        "gptq: zero in the middle of the codes, as some readers' fastest kernels want it, instead of where a group's "
+        "weights have it, which is better. Unset: false.",
     )
     damping: Optional[float] = option(
         None,
@@ -72,7 +74,7 @@ class QuantizeOptions(Options):
     @property
     def centred(self) -> bool:
         """`symmetric` as it is meant."""
-        return self.method is Method.gptq and self.symmetric is not False
+        return self.method is Method.gptq and bool(self.symmetric)
 
     @property
     def damped(self) -> float:
