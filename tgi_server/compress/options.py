@@ -13,7 +13,7 @@ WHOLE = -1
 """The size of a group that is all inputs of a layer."""
 GROUP_SIZES = (32, 64, 128, WHOLE)
 BITS = {"gptq": (2, 3, 4, 8), "awq": (4,)}
-DAMPING = 0.01
+DAMPING = 0.1
 
 
 class Method(Enum):
