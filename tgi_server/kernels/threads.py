@@ -16,7 +16,12 @@ T = TypeVar("T")
 
 def each(work: Callable[[T], None], items: Sequence[T]) -> None:
     """Do `work` for all items; raises what it raises."""
-    own = torch.get_num_threads()
+    own, inference = torch.get_num_threads(), torch.is_inference_mode_enabled()
+
+    def alike(item: T) -> None:
+        with torch.inference_mode(inference):  # a setting of the thread
+            work(item)
+
     count = min(max(2, own), MOST, len(items))  # one may wait for the disk
     if count < 2:
         for item in items:
@@ -25,7 +30,7 @@ def each(work: Callable[[T], None], items: Sequence[T]) -> None:
     try:
         # torch's setting is one for the threads to come and for the calling one
         with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for _ in pool.map(work, items):
+            for _ in pool.map(alike, items):
                 pass
     finally:
         torch.set_num_threads(own)
