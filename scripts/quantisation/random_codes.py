@@ -42,7 +42,8 @@ def layer(method: str, outputs: int, inputs: int) -> dict[str, Tensor]:
             "scales": scales,
         }  # fmt: skip
     zeros = torch.full((inputs // GROUP, outputs // PER_WORD), EIGHTS, dtype=torch.int32)
-    groups = (torch.randperm(inputs) // GROUP).to(torch.int32)
+    order = torch.Generator().manual_seed(inputs)  # layers with the same inputs have one order, as GPTQ's do
+    groups = (torch.randperm(inputs, generator=order) // GROUP).to(torch.int32)
     return {"qweight": words(inputs // PER_WORD, outputs), "qzeros": zeros, "scales": scales, "g_idx": groups}
 
 
