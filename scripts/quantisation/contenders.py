@@ -50,7 +50,7 @@ def _ours(name: str, bits: int, made: bool = False, modes: bool = True) -> list[
 
 OURS: Sequence[Contender] = [
     *_ours(BASELINE, 16, modes=False),
-    *_ours("eetq", 8, modes=False),
+    *_ours("eetq", 8),
     *_ours("bitsandbytes", 8, modes=False),
     *_ours("bitsandbytes-nf4", 4),
     *_ours("bitsandbytes-fp4", 4),
