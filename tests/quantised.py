@@ -54,7 +54,7 @@ class Codes:
         size = inputs if group == -1 else group
         groups = np.arange(inputs) // size
         if ordered:
-            rng.shuffle(groups)
+            np.random.default_rng(1).shuffle(groups)  # the same of layers with the same inputs, as tools have it
         count, most = inputs // size, 2**bits - 1
         middle = 2 ** (bits - 1)
         zeros = np.full((out, count), middle) if symmetric else rng.integers(1, most + 1, (out, count))

@@ -31,6 +31,8 @@ from tests.quantised import (
 MADE = Path(__file__).parents[1] / "data" / "quantised"
 TOLERANCE = 1e-3
 """Of the largest logit."""
+STEPS = 0.03
+"""The same where ranks round inputs to 8 bits: each by the largest number of its own part of a row."""
 Spelling = Callable[[Codes], Mapping[str, Tensor]]
 WAYS = {"plain": (1, True), "kernels": (1, False), "plain-shards": (3, True), "kernels-shards": (3, False)}
 
@@ -46,7 +48,9 @@ def furthest(directory: Path, texts: list[Text], world: int, plain: bool) -> flo
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", sorted(path.name for path in MADE.iterdir()))
 def test_of_other_tools(name: str, way: str) -> None:
-    assert furthest(MADE / name, stored(MADE / name / REFERENCE), *WAYS[way]) <= TOLERANCE
+    world, plain = WAYS[way]
+    allowed = STEPS if world > 1 and name.endswith("int8") else TOLERANCE
+    assert furthest(MADE / name, stored(MADE / name / REFERENCE), world, plain) <= allowed
 
 
 def gptq_settings(bits: int, group: int, symmetric: bool, ordered: bool, **more: Any) -> dict[str, Any]:
@@ -73,16 +77,16 @@ Case = tuple[int, int, bool, bool, Spelling, dict[str, Any]]
 
 
 def assembled() -> Iterator[tuple[str, Case]]:
-    """All of 4 bits, with other bits each size of groups and each pair of symmetry and order once or twice."""
+    """GPTQ of 4 bits in all ways; of others each size of groups, and each pair of symmetry and order, at least once."""
     for (at, group), symmetric, ordered in product(enumerate((32, 64, 128, -1)), (True, False), (True, False)):
         pair = 2 * symmetric + ordered
         for bits in (4, *((2, 3, 8) if at == pair else ())):
             own = (bits, group, symmetric, ordered)
             name = f"{bits}bit-g{group}{'' if symmetric else '-asym'}{'-act' if ordered else ''}"
             yield f"gptq-{name}", (*own, gptq, gptq_settings(*own))
-            if not symmetric and bits in (3, 4):
+            if not symmetric and bits in (3, 4) and group in (32, -1):
                 yield f"gptq_v2-{name}", (*own, gptq_v2, gptq_settings(*own, checkpoint_format="gptq_v2"))
-            if bits in (4, 8) and not (group == -1 and ordered):
+            if bits in (4, 8) and (at == pair or group == 32) and not (group == -1 and ordered):
                 spelling = partial(compressed, symmetric=symmetric, ordered=ordered)
                 yield f"compressed-{name}", (*own, spelling, compressed_settings(*own))
             if bits == 4 and not symmetric and not ordered:
