@@ -125,8 +125,8 @@ class Description(ABC):
         """The numbers of ranks over which it can be spread."""
 
     def whole(self, world: int, outputs: int, inputs: int) -> bool:
-        """Whether no part of so many ranks begins or ends within `outputs` outputs or `inputs` inputs of a layer, which
-        a quantised checkpoint keeps together."""
+        """Whether every one of so many ranks has a part, and none begins or ends within `outputs` outputs or `inputs`
+        inputs of a layer, which a quantised checkpoint keeps together."""
         return True
 
     @abstractmethod

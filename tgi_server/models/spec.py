@@ -280,6 +280,8 @@ class ModelSpec(Description):
             columns, rows = [(own.query, heads), (own.key, kv), (own.value, kv)], [(own.output, heads)]
             for mlp in block.mlps:
                 inner = spread.features(mlp.up.units, rank, world, lcm(outputs, inputs))
+                if inner[0] == inner[1]:
+                    return False  # fewer pieces than ranks: one would have none
                 columns += [(mlp.gate or mlp.up, inner), (mlp.up, inner)]
                 rows.append((mlp.down, inner))
             for number, parts in ((outputs, columns), (inputs, rows)):

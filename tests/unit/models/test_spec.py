@@ -177,6 +177,13 @@ def test_what_is_stored_together_is_not_cut(tmp_path: Path) -> None:
     check_cuts(spec, 7, NoQuantize().stored())
 
 
+def test_every_rank_has_a_part_of_what_is_stored_together(tmp_path: Path) -> None:
+    heads = {"hidden_size": 48, "num_attention_heads": 6, "num_key_value_heads": 6}
+    spec = read_spec(write(tmp_path, **heads, intermediate_size=16))
+    with pytest.raises(ConfigError, match=r"num_shard=3: .* numbers work: 1 to 2$"):  # two pieces of 8 features
+        check_cuts(spec, 3, {"codes": Stored((Axis("in", 8), OUT), ("I32",))})
+
+
 def test_all_that_is_wrong_is_one_message(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"num_shard=12: .*; max_total_tokens=2048 is more"):
         check(read_spec(write(tmp_path)), ServerConfig(), 12, F32)
