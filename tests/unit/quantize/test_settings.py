@@ -155,6 +155,7 @@ REFUSED: list[tuple[Settings, str]] = [
     (compressed({"strategy": "tensor"}), r"weights of the strategy 'tensor'.*served: group, channel"),
     (compressed({"type": "float"}), r"weights of the type 'float'"),
     (compressed(None, {"input_activations": {"num_bits": 8}}), r"input_activations"),
+    (compressed(transform_config={"config_groups": {"R4": {"type": "hadamard"}}}), r"transform_config .* not rotated"),
     (compressed(config_groups={"a": GROUP, "b": GROUP | {"weights": WEIGHTS | {"num_bits": 8}}}), r"weights differ"),
     (compressed(config_groups={"W4A16": ["Linear"]}), r"config_groups without weights"),
     (compressed({"group_size": None}), r"the checkpoint does not tell group_size"),

@@ -168,6 +168,8 @@ def _compressed_weights(settings: Settings) -> Mapping[str, Any]:
         raise _refusal(settings, f"the format {', '.join(map(repr, sorted(map(str, formats))))}", "pack-quantized")
     if any(group.get("input_activations") for group in found):
         raise _refusal(settings, "input_activations", "checkpoints of which only the weights are quantised")
+    if settings.entries.get("transform_config"):
+        raise _refusal(settings, "transform_config", "checkpoints whose inputs are not rotated")
     weights: Mapping[str, Any] = found[0]["weights"]
     if any(group["weights"] != weights for group in found):
         raise _refusal(settings, "groups of layers whose weights differ", _SAME)
