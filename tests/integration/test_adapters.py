@@ -173,6 +173,15 @@ def test_what_does_not_fit_is_told_before_the_base_is_downloaded(hub: Hub, place
     assert hub.asked_for("GET", "/model.safetensors") == 0
 
 
+def test_a_quantised_base_is_refused_before_it_is_downloaded(hub: Hub, tmp_path: Path) -> None:
+    files = hub.repositories["org/base"].commits[COMMIT]
+    settings = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+    files["config.json"] = json.dumps(json.loads(files["config.json"]) | {"quantization_config": settings}).encode()
+    with pytest.raises(ModelError, match="the adapter org/adapter: it is quantised already by bitsandbytes"):
+        fetch("org/adapter", tmp_path)
+    assert hub.asked_for("GET", "/model.safetensors") == 0
+
+
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "another kind": ({"peft_type": "IA3"}, r"peft_type=IA3 is not served; LORA is$"),
     "another task": ({"task_type": "SEQ_CLS"}, r"task_type=SEQ_CLS is not served; CAUSAL_LM and SEQ_2_SEQ_LM are$"),

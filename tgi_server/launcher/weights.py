@@ -19,6 +19,7 @@ from tgi_server.launcher.origin import Model
 from tgi_server.launcher.process import environment
 from tgi_server.models import adapter
 from tgi_server.models.adapter_config import is_adapter, read_config
+from tgi_server.models.check import settings_of
 from tgi_server.models.description import Description
 from tgi_server.models.families import read_spec
 from tgi_server.models.files import ITEM_BITS, TensorInfo
@@ -110,6 +111,11 @@ def _adapted(options: ModelOptions, place: Path, dtype: DType, report: Report, l
 
     def look_closer(directory: Path) -> Description:
         spec = look(directory)
+        if (said := settings_of(directory, spec)) is not None:
+            raise ModelError(
+                f"it is quantised already by {said.method} ({said.place}), and an adapter is merged into float "
+                "weights; name a base model that is not quantised in base_model_name_or_path of adapter_config.json"
+            )
         known = next(spec.tensors(), None) is not None  # else they are once the files are there, and `weigh` sees them
         return adapter.read(changes, spec).spec if known else spec
 
