@@ -148,7 +148,6 @@ static inline void store_steps(ivec q, int8_t* to, long left, bool swapped) {
 template <typename T>
 static void make_row(const T* x, const CodedWeight& w, const Made<int8_t>& made, long row, long inner, float threshold,
                      long bits) {
-    static thread_local std::vector<float> kept;
     const long positions = w.quads * QUAD;
     float* in = const_cast<float*>(ordered(x, w.order, inner, positions));
     int8_t* to = made.x(row);
