@@ -4,11 +4,14 @@ import json
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.families.harness import FamilyTests, generate
+from tests.families.harness import FamilyTests, generate, quantise
 from tests.models import needs
+from tgi_server.errors import ModelError
+from tgi_server.models.families import read_spec
 
 
 class TestMixtral(FamilyTests):
@@ -47,3 +50,11 @@ class TestMixtral(FamilyTests):
         for world in (1, 2):
             self.compare(generate(directory, prompts, needs(), world, new_tokens=3, adapter=adapter), expected)
         assert expected[0] != generate(directory, prompts, needs(), new_tokens=3)[0]
+
+    def test_an_expert_that_is_kept_in_another_way_is_named(self, directory: Path, tmp_path: Path) -> None:
+        quantise(directory, read_spec(directory), tmp_path)
+        path, module = tmp_path / "codes" / "model.safetensors", "model.layers.1.block_sparse_moe.experts.3.w2"
+        tensors = {name: own for name, own in load_file(path).items() if not name.startswith(f"{module}.")}
+        save_file(tensors | {f"{module}.weight": torch.randn(64, 48)}, path)
+        with pytest.raises(ModelError, match=rf"^layer {module}: its weights are Dense, those of the first .* Grouped"):
+            generate(tmp_path / "codes", [[1]], needs(), new_tokens=1)

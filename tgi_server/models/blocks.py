@@ -10,6 +10,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
+from tgi_server.errors import ModelError
 from tgi_server.kernels.attention import Attend, Features, LayerCache
 from tgi_server.kernels.experts import Expert, ExpertsOp, Mixture
 from tgi_server.kernels.operations import Activation, Angles, Clamp, Norm
@@ -143,7 +144,8 @@ class ExpertsBlock:
         choice = load.best("experts", format=type(first.inputs), inputs=inputs)
         bias = load.vector(spec.router.tensor("bias")) if spec.router.bias else None
         mixture = Mixture(len(spec.experts), spec.chosen, *_gating(spec.experts[0]), over_all=spec.over_all)
-        self._experts: ExpertsOp = choice.run(chain((first,), layers), mixture, bias, load.needs.dtype)
+        alike = (_like(first, own, each) for own, each in zip(layers, spec.experts[1:], strict=True))
+        self._experts: ExpertsOp = choice.run(chain((first,), alike), mixture, bias, load.needs.dtype)
         self._shared = None if spec.shared is None else MlpBlock(spec.shared, load)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -156,6 +158,17 @@ def _expert(spec: MlpSpec, load: WeightLoader) -> Expert:
     inputs, inputs_bias = load.column_weight(sources, [inner] * len(sources))
     down, down_bias = load.row_weight(spec.down, inner)
     return Expert(inputs, down, inputs_bias, down_bias)
+
+
+def _like(first: Expert, own: Expert, spec: MlpSpec) -> Expert:
+    """An expert whose weights are kept like those of the first one; raises ModelError for another."""
+    for usual, weight, source in ((first.inputs, own.inputs, spec.up), (first.down, own.down, spec.down)):
+        if type(usual) is not type(weight):
+            raise ModelError(
+                f"layer {source.name}: its weights are {type(weight).__name__}, those of the first expert "
+                f"{type(usual).__name__}; experts are served that are all quantised in one way, or not at all"
+            )
+    return own
 
 
 def _inputs(spec: MlpSpec) -> list[Source]:
