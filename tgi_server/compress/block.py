@@ -14,6 +14,7 @@ from tgi_server.compress.observe import Changed, Seen, WatchedLoader
 from tgi_server.compress.options import WHOLE, Method, QuantizeOptions
 from tgi_server.compress.plan import Layer, Site, sites
 from tgi_server.compress.rounding import Rounded, Steps
+from tgi_server.compress.work import FLOATS
 from tgi_server.kernels.row import Needs
 from tgi_server.kernels.threads import each
 from tgi_server.launcher.job import Report
@@ -26,7 +27,6 @@ from tgi_server.quantize.base import Reader
 
 _OBSERVED, _ROUNDED = 0.4, 0.7
 """Which part of the work on a block is done then, about."""
-_FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
 
 
 @dataclass
@@ -73,7 +73,7 @@ class Source:
 
     def stored(self, name: str) -> torch.dtype:
         """The format of a float tensor in the result."""
-        return torch.float16 if self.half else _FLOATS[self.base.infos[self.name(name)].dtype]
+        return torch.float16 if self.half else FLOATS[self.base.infos[self.name(name)].dtype]
 
 
 class OneBlock:

@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 
 from tgi_server.compress.options import Method, QuantizeOptions
+from tgi_server.compress.work import FLOATS
 from tgi_server.launcher import checkpoint, safetensors_writer
 from tgi_server.models.checkpoint import Checkpoint, Tensors
 from tgi_server.models.files import ITEM_BITS, SAFETENSORS, json_object
 from tgi_server.models.files import tensors as headers_of
 
-_FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
 _SHARD = 5 * 10**9
 """Bytes of a file at most, one tensor that is larger aside."""
 _PIECE = 1 << 24
@@ -86,8 +86,8 @@ def _pieces(name: str, entry: Entry) -> Iterator[NDArray[Any]]:
     for first in range(0, rows, step):
         part = (first, min(first + step, rows)) if entry.shape else None
         tensor = entry.source.read(name, rows=part)
-        if entry.code in _FLOATS:  # an adapter's sums are float32
-            tensor = tensor.to(_FLOATS[entry.code])
+        if entry.code in FLOATS:  # an adapter's sums are float32
+            tensor = tensor.to(FLOATS[entry.code])
         yield tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
 
 

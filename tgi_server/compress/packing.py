@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from tgi_server.compress.rounding import Rounded
+from tgi_server.quantize.packed.words import AWQ_ORDER
 
 WORD = 32
-AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
-"""Which of eight outputs each four bits of a word hold, from the lowest ones on."""
 
 
 def words(codes: Tensor, bits: int) -> Tensor:

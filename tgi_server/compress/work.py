@@ -21,6 +21,7 @@ from tgi_server.errors import ModelError
 from tgi_server.launcher import safetensors_writer
 
 CODES = {torch.int32: "I32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64"}
+FLOATS = {code: dtype for dtype, code in CODES.items() if dtype.is_floating_point}
 _JOB = "job.json"
 _NEW = ".new"
 """The end of the name of what is not whole."""
