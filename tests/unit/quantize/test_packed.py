@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from tgi_server.models.checkpoint import Checkpoint
 from tgi_server.models.spec import Source
 from tgi_server.models.weights import WeightLoader
 from tgi_server.quantize.base import Activations, Cut
+from tgi_server.quantize.gptq import Gptq
 from tgi_server.quantize.packed.layouts import AwqLayout, CompressedLayout, GptqLayout, Packed
+from tgi_server.quantize.settings import Settings
 
 EXACT = Activations.exact
 BITS = pytest.mark.parametrize("bits", [2, 3, 4, 8])
@@ -209,6 +212,24 @@ def test_bad_numbers_are_named(tmp_path: Path, change: dict[str, Tensor], words:
     load = parts(tmp_path, (reader, tensors | changed), 1)[0]
     with pytest.raises(ModelError, match=words):
         load.row_weight(Source("w", 6, 32), (3, 6))
+
+
+@pytest.mark.parametrize("shape", [[64], [], [64, -1], [64, 0], [64, 96], [64, 193]])
+def test_a_shape_that_cannot_be_meant(shape: list[int]) -> None:
+    reader, tensors = compressed(Layer(64, 192, 4, 64))
+    with pytest.raises(ValueError, match=rf"weight_shape is {re.escape(str(shape))}; its weight_packed holds 192 inp"):
+        reader.read(tensors | {"weight_shape": torch.tensor(shape, dtype=torch.int64)})
+
+
+@pytest.mark.parametrize(("settings", "needed"), [
+    ({"desc_act": True}, True), ({"desc_act": False}, False), ({}, False),
+    ({"desc_act": True, "static_groups": True}, False), ({"desc_act": True, "group_size": -1}, False),
+])  # fmt: skip
+def test_an_order_that_was_lost_is_missed(settings: dict[str, Any], needed: bool) -> None:
+    """Without it every weight would get the scale of another."""
+    said = Settings("config.json", {"quant_method": "gptq", "bits": 4, "group_size": 32, **settings})
+    order = Gptq().reader(said).stored()["g_idx"]
+    assert order.optional != needed and order.fits((0,), 64, 64) != needed
 
 
 def test_an_odd_number_of_inputs_is_refused(tmp_path: Path) -> None:

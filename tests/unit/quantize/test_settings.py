@@ -152,6 +152,7 @@ REFUSED: list[tuple[Settings, str]] = [
     (of(BASE | {"quant_method": "awq", "backend": "llm-awq"}), r"version 'llm-awq'"),
     (of(ROUND | {"extra_config": {"model.x": {"bits": 8}}}), r"extra_config with settings of model.x alone"),
     (compressed(format="float-quantized"), r"the format 'float-quantized' .* served: pack-quantized"),
+    (compressed(format=["pack-quantized"]), r"the format \"\['pack-quantized'\]\" .* served: pack-quantized"),
     (compressed({"strategy": "tensor"}), r"weights of the strategy 'tensor'.*served: group, channel"),
     (compressed({"type": "float"}), r"weights of the type 'float'"),
     (compressed(None, {"input_activations": {"num_bits": 8}}), r"input_activations"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import gcd
 from typing import TYPE_CHECKING, ClassVar
 
@@ -109,10 +109,12 @@ class GptqLayout(Packed):
     Attributes:
         less: what stored zeros are less than the zeros: 1, or 0 in the format `gptq_v2`.
         borrowed: whether the 1 was taken from whole words, so that a zero of 0 took what it lacks from its neighbour.
+        ordered: whether groups are not side by side for sure, so that every layer needs the tensor that names them.
     """
 
     less: int
     borrowed: bool = False
+    ordered: bool = False
     index = "g_idx"
 
     def stored(self) -> Mapping[str, Stored]:
@@ -121,7 +123,7 @@ class GptqLayout(Packed):
             "qweight": Stored((self._packed("in"), OUT), ("I32",)),
             "qzeros": Stored((self._groups, self._packed("out", cut=False)), ("I32",)),
             "scales": Stored((self._groups, OUT), exact=True),
-            "g_idx": _ORDER,
+            "g_idx": replace(_ORDER, optional=not self.ordered, empty=not self.ordered),
         }
 
     def codes(self, tensors: Mapping[str, Tensor]) -> Tensor:
@@ -214,4 +216,9 @@ class CompressedLayout(Packed):
     def inputs(self, tensors: Mapping[str, Tensor], most: int) -> int:
         """See `Packed`."""
         shape = tensors.get("weight_shape")
-        return super().inputs(tensors, most if shape is None else min(most, int(shape[1])))
+        if shape is None:
+            return super().inputs(tensors, most)
+        said, numbers = shape.tolist(), 32 // gcd(self.bits, 32)
+        if len(said) != 2 or not most - numbers < said[1] <= most:
+            raise ValueError(f"its weight_shape is {said}; its weight_packed holds {most} inputs")
+        return super().inputs(tensors, said[1])

@@ -65,7 +65,8 @@ class PackedMethod:
         if told.spelling == "awq":
             return AwqLayout(bits, size, told.asymmetric, self.activations)
         if told.spelling == "gptq":
-            return GptqLayout(bits, size, told.asymmetric, self.activations, told.less, told.borrowed)
+            ordered = told.ordered and size > 0
+            return GptqLayout(bits, size, told.asymmetric, self.activations, told.less, told.borrowed, ordered)
         return CompressedLayout(bits, size, told.asymmetric, self.activations, told.ordered)
 
     def _agreed(self, name: str, told: int | None, place: str) -> int | None:
@@ -121,6 +122,7 @@ def _gptq(settings: Settings) -> Told:
     return Told(
         "gptq", settings.number("bits"), settings.number("group_size"), entries.get("sym") is False,
         less=1 if named == "gptq" else 0, borrowed=named == "gptq" and _by_gptqmodel(entries),
+        ordered=entries.get("desc_act") is True and not entries.get("static_groups"),
     )  # fmt: skip
 
 
@@ -163,9 +165,9 @@ def _compressed_weights(settings: Settings) -> Mapping[str, Any]:
     found = list(groups.values()) if isinstance(groups, dict) else []
     if not found or not all(isinstance(group, dict) and isinstance(group.get("weights"), dict) for group in found):
         raise _refusal(settings, "config_groups without weights", "groups that describe them")
-    formats = {group.get("format") or settings.entries.get("format") for group in found}
+    formats = {str(group.get("format") or settings.entries.get("format")) for group in found}
     if formats != {"pack-quantized"}:
-        raise _refusal(settings, f"the format {', '.join(map(repr, sorted(map(str, formats))))}", "pack-quantized")
+        raise _refusal(settings, f"the format {', '.join(map(repr, sorted(formats)))}", "pack-quantized")
     if any(group.get("input_activations") for group in found):
         raise _refusal(settings, "input_activations", "checkpoints of which only the weights are quantised")
     if settings.entries.get("transform_config"):
