@@ -7,6 +7,7 @@ that was saved by it.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Optional
@@ -120,7 +121,7 @@ class Rounded:
 
 def _threshold(settings: Settings) -> float:
     said = settings.entries.get("llm_int8_threshold", USUAL_THRESHOLD)
-    if isinstance(said, bool) or not isinstance(said, int | float) or not said >= 0:
+    if isinstance(said, bool) or not isinstance(said, int | float) or not 0 <= said <= sys.float_info.max:
         raise ConfigError(f"{settings.place}: llm_int8_threshold is {said!r}, not a number from 0 on")
     return float(said)
 

@@ -97,6 +97,9 @@ def test_eetq_with_inputs_of_8_bits() -> None:
     ({"load_in_4bit": False, "load_in_8bit": False}, "none is true"),
     ({"load_in_8bit": True, "llm_int8_has_fp16_weight": True}, "llm_int8_has_fp16_weight"),
     ({"load_in_8bit": True, "llm_int8_threshold": "x"}, "llm_int8_threshold is 'x', not a number"),
+    ({"load_in_8bit": True, "llm_int8_threshold": 10**400}, "llm_int8_threshold is 10*, not a number"),
+    ({"load_in_4bit": True, "bnb_4bit_quant_storage": ["uint8"]}, r"bnb_4bit_quant_storage is \[.uint8.\]; served: ui"),
+    ({"load_in_4bit": True, "bnb_4bit_quant_storage": "int4"}, 'bnb_4bit_quant_storage is "int4"; served: uint8, '),
 ])  # fmt: skip
 def test_checkpoints_that_are_not_served(entries: dict[str, Any], words: str) -> None:
     with pytest.raises((ModelError, ConfigError), match=f"config.json: .*{words}"):

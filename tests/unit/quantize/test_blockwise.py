@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -186,6 +187,13 @@ def cut_short(name: str, size: int) -> Callable[[dict[str, Tensor]], None]:
     return change
 
 
+def filled(name: str, number: float) -> Callable[[dict[str, Tensor]], None]:
+    def change(tensors: dict[str, Tensor]) -> None:
+        tensors[name] = torch.full_like(tensors[name], number)
+
+    return change
+
+
 def state_with(**entries: Any) -> Callable[[dict[str, Tensor]], None]:
     def change(tensors: dict[str, Tensor]) -> None:
         name = "weight.quant_state.bitsandbytes__nf4"
@@ -205,6 +213,10 @@ def state_with(**entries: Any) -> Callable[[dict[str, Tensor]], None]:
     (state_with(shape=[16]), ".* cannot be read: shape"),
     (state_with(blocksize=0), ".* cannot be read: shape"),
     (state_with(blocksize="x"), ".* cannot be read: shape"),
+    (state_with(nested_offset=10**400), ".* cannot be read: int too large"),
+    (state_with(nested_offset=math.nan), "its statistics .* are not all finite numbers"),
+    (filled("weight.nested_absmax", math.inf), "its statistics .* are not all finite numbers"),
+    (filled("weight.quant_map", math.nan), "its statistics .* are not all finite numbers"),
     (state_with(shape=[8, 128]), "its weight.absmax has 32 entries, 16 were expected"),
     (state_with(shape=[8, 256]), r"its matrix is \[8, 256\], and more was expected"),
 ])  # fmt: skip

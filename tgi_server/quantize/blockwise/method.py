@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import MISSING, dataclass, fields
 from typing import ClassVar
 
@@ -9,7 +10,7 @@ from tgi_server.config.schema import option
 from tgi_server.errors import ConfigError
 from tgi_server.quantize.base import ACTIVATIONS, Activations, Reader
 from tgi_server.quantize.blockwise.checkpoints import check_method
-from tgi_server.quantize.blockwise.rounded import Rounded
+from tgi_server.quantize.blockwise.rounded import STORAGE, Rounded
 from tgi_server.quantize.blockwise.rounding import Rounding
 from tgi_server.quantize.settings import Settings
 
@@ -49,7 +50,12 @@ class Blockwise:
             return Rounding(self.book, self.block, self.compress_statistics, byte_inputs)
         check_method(f"bitsandbytes-{self.kind}", settings)
         self._check_unset(settings)
-        return Rounded(self.kind, settings.entries.get("bnb_4bit_quant_storage"), byte_inputs)
+        storage = settings.entries.get("bnb_4bit_quant_storage")
+        if storage is not None and storage not in list(STORAGE):  # of anything JSON may hold
+            raise ConfigError(
+                f"{settings.place}: bnb_4bit_quant_storage is {json.dumps(storage)}; served: {', '.join(STORAGE)}"
+            )
+        return Rounded(self.kind, storage, byte_inputs)
 
     def _check_unset(self, settings: Settings) -> None:
         usual = {field.name: field.default for field in fields(self) if field.default is not MISSING}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tgi_server.kernels.formats import Format
 
 _ANY = Axis(None)
-_STORAGE = {"uint8": ("U8", 1), "float16": ("F16", 2), "bfloat16": ("BF16", 2), "float32": ("F32", 4)}
+STORAGE = {"uint8": ("U8", 1), "float16": ("F16", 2), "bfloat16": ("BF16", 2), "float32": ("F32", 4)}
 """As what bytes of two codes each are stored (for tools that shard floats only): its name in files, and its bytes."""
 
 
@@ -46,7 +46,7 @@ class Rounded:
 
     def stored(self) -> Mapping[str, Stored]:
         """See `Reader`."""
-        type, bytes = _STORAGE.get(self.storage or "uint8", _STORAGE["uint8"])
+        type, bytes = STORAGE[self.storage or "uint8"]
         table, nested = Stored((_ANY,), ("F32",), exact=True), Stored((_ANY,), ("F32",), exact=True, optional=True)
         return {
             "weight": Stored((Axis("all", 2 * bytes), _ANY), (type,), exact=True),
@@ -86,5 +86,5 @@ def _parsed(text: bytes, name: str) -> State:
         if len(shape) != 2 or not all(isinstance(size, int) and size > 0 for size in (*shape, *blocks)):
             raise ValueError(f"shape {list(shape)}, blocks of {blocks}")
         return State((shape[0], shape[1]), blocks[0], blocks[1], float(said.get("nested_offset", 0.0)))
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"its {name} cannot be read: {error}") from None

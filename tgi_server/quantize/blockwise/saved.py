@@ -35,7 +35,10 @@ def check(parts: Mapping[str, Tensor], state: State) -> None:
 
 
 def scales(parts: Mapping[str, Tensor], state: State, step: int) -> Tensor:
-    """The scale of every `step` inputs, which divides both a row and a block: float32 `[out, in / step]`."""
+    """The scale of every `step` inputs, which divides both a row and a block: float32 `[out, in / step]`.
+
+    Raises ValueError where statistics are no numbers.
+    """
     (outputs, inputs), absmax = state.shape, parts["absmax"]
     if absmax.dtype == torch.uint8:
         most = parts["nested_absmax"].repeat_interleave(state.nested_blocksize)[: len(absmax)]
@@ -43,7 +46,10 @@ def scales(parts: Mapping[str, Tensor], state: State, step: int) -> Tensor:
     if inputs % state.blocksize:
         first = torch.arange(0, outputs * inputs, step, device=absmax.device)
         absmax = absmax[first // state.blocksize]
-    return absmax.float().view(outputs, inputs // step)
+    scales = absmax.float().view(outputs, inputs // step)
+    if not bool(scales.isfinite().all() and parts["quant_map"].isfinite().all()):
+        raise ValueError("its statistics (absmax, quant_map, nested ones) are not all finite numbers")
+    return scales
 
 
 def codes(bytes: Tensor, outputs: int, inputs: int, cut: Cut) -> Tensor:
