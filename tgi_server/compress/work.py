@@ -46,7 +46,7 @@ class Work:
 
     @contextmanager
     def held(self, job: Mapping[str, Any]) -> Iterator[None]:
-        """Keep others out, for the time of the work on this job.
+        """Keep others out, for the time of the work on this job. Of work that ends before anything is done nothing stays.
 
         Raises:
             ModelError: another process is at it, or the directory is that of another job, or of no job.
@@ -55,7 +55,17 @@ class Work:
         with (self.directory / ".lock").open("w") as lock:
             self._lock(lock.fileno())
             self._claim(job)
-            yield
+            try:
+                yield
+            except BaseException:
+                self._forget()
+                raise
+
+    def _forget(self) -> None:
+        """Options that did not work must not stand in the way of those that do."""
+        whole = {path.name for path in self.directory.glob("*") if not path.name.endswith(_NEW)}
+        if not whole - {".lock", _JOB}:
+            shutil.rmtree(self.directory, ignore_errors=True)
 
     def _lock(self, file: int) -> None:
         end = time.monotonic() + _PATIENCE

@@ -50,6 +50,14 @@ def test_states_that_were_not_finished_do_not_count(tmp_path: Path) -> None:
     assert not (own.directory / "states-00000").exists()
 
 
+def test_of_work_that_failed_at_once_nothing_stays(tmp_path: Path) -> None:
+    own = Work(tmp_path / "out")
+    with pytest.raises(ModelError, match="too few"), own.held(JOB):
+        with own.new_states(0, (1, 1, 1)):
+            raise ModelError("too few tokens")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_other_work_is_left_alone(tmp_path: Path) -> None:
     own = Work(tmp_path / "out")
     with own.held(JOB):
