@@ -160,6 +160,8 @@ def test_awq(model: Path, tmp_path: Path) -> None:
     (["job.samples=60"], 1, ["job.samples=60", "job.samples=12 works"]),
     (["job.calibration=/none"], 1, ["calibration=/none", "no such file"]),
     (["port=8000"], 2, ["port=8000", "no effect on job=quantize"]),
+    ([f"job.out=/tmp/{'x' * 300}"], 1, ["out=/tmp/xxx", "File name too long"]),
+    ([f"job.out={__file__}/out"], 1, ["test_quantize_job.py is no directory that can be written to"]),
     (["job.method=rtn"], 2, ["method=rtn", "gptq, awq"]),
     (["model_id=/none"], 1, ["/none", "does not exist"]),
 ])  # fmt: skip

@@ -15,6 +15,9 @@ GROUP_SIZES = (32, 64, 128, WHOLE)
 BITS = {"gptq": (2, 3, 4, 8), "awq": (4,)}
 DAMPING = 0.1
 
+LEAST_TOKENS = 16
+"""Of a piece of the calibration text."""
+
 
 class Method(Enum):
     """How weights are rounded."""
@@ -64,7 +67,7 @@ class QuantizeOptions(Options):
         "Unset: English prose that comes along.",
     )  # fmt: skip
     samples: int = option(64, "Pieces of that text that are run through the model.", minimum=1, maximum=100_000)
-    sample_tokens: int = option(512, "Tokens in such a piece.", minimum=16, maximum=131_072)
+    sample_tokens: int = option(512, "Tokens in such a piece.", minimum=LEAST_TOKENS, maximum=131_072)
 
     @property
     def ordered(self) -> bool:

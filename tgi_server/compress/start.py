@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
@@ -98,8 +99,15 @@ def _raise(problems: Iterable[tuple[str, Any, str]], origins: Mapping[str, str])
 
 
 def _check_out(options: QuantizeOptions, out: Path) -> None:
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    try:
+        taken = out.exists() and not (out.is_dir() and not any(out.iterdir()))
+        place = next((path for path in out.parents if path.exists()), out)
+    except OSError as error:  # a name that is too long, say
+        raise ConfigError(f"out={options.out}: {error.strerror}") from None
+    if taken:
         raise ConfigError(f"out={options.out}: it exists already; choose another directory, or delete it")
+    if not (place.is_dir() and os.access(place, os.W_OK)):
+        raise ConfigError(f"out={options.out}: {place} is no directory that can be written to")
 
 
 class _Look:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from tgi_server.compress.options import LEAST_TOKENS
 from tgi_server.errors import ModelError
 
 SHIPPED = Path(__file__).with_name("calibration.txt")
@@ -43,6 +44,8 @@ def _texts(path: Path, lines: str) -> Iterator[str]:
         text = content.get("text") if isinstance(content, dict) else content
         if not isinstance(text, str):
             raise ModelError(f'job.calibration={path}: line {number} is neither a string nor has it a "text"')
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise ModelError(f"job.calibration={path}: line {number} has half a surrogate pair, which is no character")
         yield text
 
 
@@ -61,6 +64,8 @@ def samples(path: Path, text: str, tokenizer: Path, count: int, length: int) -> 
     most = len(ids) // own if own > 0 else 0
     if most < count:
         works = f"job.samples={most} works" if most else f"job.sample_tokens={len(ids)} works with job.samples=1"
+        if not most and len(ids) < LEAST_TOKENS:
+            works = f"a text of at least {LEAST_TOKENS} is needed"
         raise ModelError(
             f"job.samples={count}: {path.name} has {len(ids)} tokens, too few for so many pieces of {length}; {works}"
         )

@@ -46,7 +46,9 @@ class Work:
 
     @contextmanager
     def held(self, job: Mapping[str, Any]) -> Iterator[None]:
-        """Keep others out, for the time of the work on this job. Of work that ends before anything is done nothing stays.
+        """Keep others out, for the time of the work on this job.
+
+        Nothing stays of work that ends before anything is done.
 
         Raises:
             ModelError: another process is at it, or the directory is that of another job, or of no job.

@@ -32,6 +32,8 @@ def test_pieces(tokenizer: Path) -> None:
         text.samples(Path("x"), words, tokenizer, 6, 8)
     with pytest.raises(ModelError, match="too few"):
         text.samples(Path("x"), words, tokenizer, 1, 64)
+    with pytest.raises(ModelError, match=r"x has 3 tokens, .* of 16; a text of at least 16 is needed"):
+        text.samples(Path("x"), "w0 w1 w2", tokenizer, 1, 16)
 
 
 def test_what_comes_along() -> None:
@@ -42,7 +44,7 @@ def test_what_comes_along() -> None:
 @pytest.mark.parametrize(("name", "content", "words"), [
     ("a.txt", b"", "empty"), ("a.txt", b" \n\n ", "empty"), ("a.txt", b"ab\xff", "not UTF-8 .byte 2"),
     ("a.jsonl", b'"one"\n{"text": 3}\n', "line 2"), ("a.jsonl", b'{"text": "one"}\nno\n', "line 2 is no JSON"),
-    ("a.jsonl", b"\n", "empty"),
+    ("a.jsonl", b"\n", "empty"), ("a.jsonl", b'"one"\n"two \\ud800"\n', "line 2 has half a surrogate pair"),
 ])  # fmt: skip
 def test_no_texts(tmp_path: Path, name: str, content: bytes, words: str) -> None:
     (tmp_path / name).write_bytes(content)

@@ -52,9 +52,8 @@ def test_states_that_were_not_finished_do_not_count(tmp_path: Path) -> None:
 
 def test_of_work_that_failed_at_once_nothing_stays(tmp_path: Path) -> None:
     own = Work(tmp_path / "out")
-    with pytest.raises(ModelError, match="too few"), own.held(JOB):
-        with own.new_states(0, (1, 1, 1)):
-            raise ModelError("too few tokens")
+    with pytest.raises(ModelError, match="too few"), own.held(JOB), own.new_states(0, (1, 1, 1)):
+        raise ModelError("too few tokens")
     assert list(tmp_path.iterdir()) == []
 
 
