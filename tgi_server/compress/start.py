@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from tgi_server.launcher.progress import Progress
 from tgi_server.launcher.supervise import StopSignals
 from tgi_server.models import adapter, tensors
 from tgi_server.models.check import settings_of
+from tgi_server.models.description import LayerShape
 from tgi_server.models.families import read_spec, serves
 from tgi_server.models.files import TensorInfo, headers, json_object, weight_files
 from tgi_server.models.spec import ModelSpec
@@ -151,14 +153,16 @@ def _dtype(config: ServerConfig) -> Any:
 
 
 def _check_disk(options: QuantizeOptions, spec: ModelSpec, out: Path) -> None:
-    """Two copies of the samples' states have to fit on the disk, and so on."""
+    """Two copies of the samples' states have to fit on the disk, or at the end the checkpoint and its pieces."""
     states = 2 * _NUMBER_BYTES * options.samples * options.sample_tokens * spec.hidden_size
+    each = {True: options.bits / 8, False: 2}  # bytes
+    states += 2 * int(sum(prod(shape) * each[isinstance(shape, LayerShape)] for _, shape in spec.tensors()))
     place = next(path for path in out.parents if path.is_dir())
     free = shutil.disk_usage(place).free
     if states > free:
         raise ConfigError(
-            f"out={options.out}: the states of {options.samples} samples of {options.sample_tokens} tokens take "
-            f"{states / 2**30:.1f} GiB of disk while the work goes on, {free / 2**30:.1f} GiB are free"
+            f"out={options.out}: the states of {options.samples} samples of {options.sample_tokens} tokens and what is "
+            f"written take {states / 2**30:.1f} GiB of disk while the work goes on, {free / 2**30:.1f} GiB are free"
         )
 
 

@@ -136,7 +136,7 @@ class ExpertsBlock:
 
     def __init__(self, spec: ExpertsSpec, load: WeightLoader) -> None:
         scoring = [source for source in (spec.router, spec.shared_gate) if source is not None]
-        scores = torch.cat([load.matrix(source.tensor("weight")) for source in scoring])
+        scores = torch.cat([load.plain(source) for source in scoring])
         self._router = load.best("head", inputs=scores.shape[1]).run(scores)  # in float32, as close scores decide
         layers = (_expert(expert, load) for expert in spec.experts)
         first = next(layers)

@@ -241,7 +241,7 @@ def _experts(spec: ExpertsSpec, hidden: int) -> Iterator[tuple[str, Shape]]:
     """Experts that share tensors want the same ones."""
     for source in (spec.router, spec.shared_gate):
         if source is not None:
-            yield from ((name, tuple(shape)) for name, shape in linear(source, (source.size, hidden)))
+            yield from linear(source, (source.size, hidden))
     if spec.shared is not None:
         yield from branch(spec.shared, hidden)
     count = len(spec.experts)

@@ -78,6 +78,12 @@ class WeightLoader:
         """The same in the serving dtype, and only one piece of it."""
         return self.vector(name, None if part is None else [part], self.needs.dtype)
 
+    def plain(self, source: Source) -> Tensor:
+        """The whole weight of a layer that is served as a matrix `[out, in]`, however the checkpoint has it."""
+        if not self._is_quantised(source):
+            return self.matrix(source.tensor("weight"))
+        return self._read(self._reader, source, [(0, source.size)], "out").widened(self.needs.dtype)
+
     def table(self, name: str, part: Span) -> Callable[[Tensor], Tensor]:
         """Gives rows of a matrix by their numbers; it has only a part of them, counted from its first."""
         return partial(embedding, weight=self.matrix(name, part))

@@ -82,7 +82,7 @@ class Rounding:
         from tgi_server.kernels.formats import Int8Outlier
 
         half = torch.finfo(torch.float16)
-        weight = tensors["weight"].float().clamp_(half.min, half.max).half().float()
+        weight = tensors["weight"].float().clamp(half.min, half.max).half().float()
         most = torch.maximum(weight.amax(dim=1), -weight.amin(dim=1)).clamp_min_(half.smallest_normal * half.eps)
         if not bool(most.isfinite().all()):
             raise ValueError("some of its weights are no numbers")

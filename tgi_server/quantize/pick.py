@@ -39,4 +39,6 @@ def asked_for(settings: Settings) -> type[QuantizeMethod]:
     for kind in methods():
         if kind.reads(settings):
             return kind
-    raise ModelError(f"{settings.place}: checkpoints quantised by {settings.method!r} are not served")
+    raise ModelError(
+        f"{settings.place}: checkpoints quantised by {settings.method!r} are not served (docs/quantisation.md)"
+    )

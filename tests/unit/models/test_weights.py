@@ -221,3 +221,10 @@ def test_a_bias_that_only_the_quantised_layer_has(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "model.safetensors")
     got = loader(tmp_path, quantize=ActOrder()).column([Source("a", 2)], [(0, 2)])(torch.ones(1, 16))
     assert got.tolist() == [[codes[0].sum() + 1.0, codes[1].sum() + 2.0]]
+
+
+def test_a_matrix_that_is_quantised_where_none_should_be(quantised: tuple[Path, dict[str, Tensor]]) -> None:
+    directory, dense = quantised
+    assert torch.allclose(loader(directory, quantize=Packed4()).plain(Source("w", 6)), dense["Packed4"])
+    save_file({"w.weight": dense["Packed4"]}, directory / "model.safetensors")
+    assert torch.equal(loader(directory, quantize=Packed4()).plain(Source("w", 6)), dense["Packed4"])

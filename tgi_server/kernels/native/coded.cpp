@@ -447,7 +447,7 @@ static void coded(const Coded<T, X>& a) {
 #endif
     const long panels = (a.outer + PANEL - 1) / PANEL, experts = a.experts();
     const bool steps = std::is_same_v<X, int8_t>;
-    const bool copied = a.rows > FEW && a.inner * sizeof(T) % COLLIDING == 0;
+    const bool copied = a.rows > FEW && a.room && a.inner * sizeof(T) % COLLIDING == 0;
     auto needed = [&](const CodedWeight& w) { return steps || copied || w.order || w.offset; };
     const bool alone = a.rows * a.inner <= ALONE;
     char* scratch = alone ? own_scratch(a.rows * a.room) : a.scratch;
