@@ -14,12 +14,14 @@ from tests.adapters import logits, make_adapter, make_base, merged
 from tests.families.harness import ROUNDING, TOLERANCE, VOCABULARY, Generated, Reference, generate
 from tests.models import Steps, needs
 from tgi_server.errors import ModelError
+from tgi_server.models.check import reader_of
 from tgi_server.models.fallback.model import FallbackModel
 from tgi_server.models.fallback.probe import describe
 from tgi_server.models.fallback.spec import FallbackSpec, parsed
 from tgi_server.models.families import families
 from tgi_server.models.load import load_model
 from tgi_server.quantize.eetq import Eetq
+from tgi_server.quantize.gptq import Gptq
 
 USUAL = {
     "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -265,6 +267,15 @@ def test_tensors_that_are_missing_or_misshaped_are_named(tmp_path: Path) -> None
         "the checkpoint is not as its config.json says: tensor model.layers.1.mlp.up_proj.weight is missing; "
         "tensor model.norm.weight has the shape [3], [64] was expected"
     )
+
+
+def test_methods_that_need_a_quantised_checkpoint_are_refused(tmp_path: Path) -> None:
+    class Made(Reference):
+        config, numbers = "StableLmConfig", USUAL
+
+    Made.make().save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="of models of this type only weights that are not quantised are served"):
+        reader_of(tmp_path, read(tmp_path), Gptq(bits=4, group_size=32))
 
 
 def test_layers_that_mix_tokens_elsewhere_are_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

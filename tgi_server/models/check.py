@@ -15,7 +15,7 @@ from tgi_server.models.families import read_spec, serves
 from tgi_server.models.files import TensorInfo, numbers
 from tgi_server.models.tensors import found, read_by
 from tgi_server.quantize import settings
-from tgi_server.quantize.base import FLOATS, QuantizeMethod, Reader, Stored, together
+from tgi_server.quantize.base import FLOATS, QuantizeMethod, Reader, Stored, marks, together
 from tgi_server.quantize.none import NoQuantize
 from tgi_server.quantize.settings import Settings
 from tgi_server.rope.kinds import overruled
@@ -57,9 +57,11 @@ def reader_of(directory: Path, spec: Description, quantize: QuantizeMethod | Non
     Raises ModelError or ConfigError where the method cannot.
     """
     said = settings_of(directory, spec)
-    if said is not None and next(spec.tensors(), None) is None:
-        raise ModelError(f"{said.place}: of models of this type only weights that are not quantised are served")
-    return (quantize or NoQuantize()).reader(said)
+    reader = (quantize or NoQuantize()).reader(said)
+    if marks(reader.stored()) and not any(isinstance(shape, LayerShape) for _, shape in spec.tensors()):
+        place = directory if said is None else said.place
+        raise ModelError(f"{place}: of models of this type only weights that are not quantised are served")
+    return reader
 
 
 def settings_of(directory: Path, spec: Description) -> Settings | None:
