@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ class Work:
         Nothing stays of work that ends before anything is done.
 
         Raises:
-            ModelError: another process is at it, or the directory is that of another job, or of no job.
+            ModelError: another process is at it, the directory is that of another job, or of no job, or it is full.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         with (self.directory / ".lock").open("w") as lock:
@@ -59,8 +60,10 @@ class Work:
             self._claim(job)
             try:
                 yield
-            except BaseException:
+            except BaseException as error:
                 self._forget()
+                if isinstance(error, OSError) and error.filename is None:  # what was written, and no more can be
+                    raise ModelError(f"{self.directory}: {error.strerror}") from None
                 raise
 
     def _forget(self) -> None:
@@ -115,7 +118,9 @@ class Work:
     def new_states(self, number: int, shape: tuple[int, ...]) -> Iterator[States]:
         """What block `number` will read, to be filled."""
         path = self._states(number)
-        states = np.memmap(_new(path), dtype=np.float32, mode="w+", shape=shape)
+        with _new(path).open("wb") as file:  # a full disk is an error here, but a signal once the file is memory
+            os.posix_fallocate(file.fileno(), 0, np.dtype(np.float32).itemsize * prod(shape))
+        states = np.memmap(_new(path), dtype=np.float32, mode="r+", shape=shape)
         yield states
         states.flush()
         _put(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,20 @@ def test_of_work_that_failed_at_once_nothing_stays(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="too few"), own.held(JOB), own.new_states(0, (1, 1, 1)):
         raise ModelError("too few tokens")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_an_error_before_the_states_are_memory(tmp_path: Path) -> None:
+    own, (soft, hard) = Work(tmp_path / "out"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(ModelError, match=r"out\.partial: File too large"), own.held(JOB):
+            with own.new_states(0, (2, 3, 4)) as states:
+                states[:] = 1
+            with own.new_states(1, (10, 1000, 1)):
+                pytest.fail("there is no room for them")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (own.directory / "states-00000").exists()
 
 
 def test_other_work_is_left_alone(tmp_path: Path) -> None:
