@@ -76,6 +76,13 @@ def quantised_badly(model: Path) -> str:
     return f"model_id={model} {FITTING}"
 
 
+def quantised_in_silence(model: Path) -> str:
+    """Nothing says that it is quantised, but its tensors."""
+    quantise(model, read_spec(model), model)
+    shutil.copy(model / "codes" / "model.safetensors", model)
+    return f"model_id={model} {FITTING}"
+
+
 CASES: dict[str, tuple[Callable[[Path], str] | str, int, list[str]]] = {
     "unknown key": ("max_batch_sise=4", 2, ["max_batch_sise", "max_batch_size"]),
     "wrong type": ("max_batch_size=four", 2, ["max_batch_size", "four"]),
@@ -100,6 +107,7 @@ CASES: dict[str, tuple[Callable[[Path], str] | str, int, list[str]]] = {
         quantised_badly, 1,
         ["model.layers.1.mlp.down_proj.scales is missing", "model.layers.0.mlp.up_proj.qweight has the shape"],
     ),
+    "quantised and nothing says so": (quantised_in_silence, 1, ["qweight", "quantize", "bits", "group_size"]),
     "cache that does not fit": (
         lambda d: f"model_id={d} {FITTING} max_batch_total_tokens=999999999999", 1,
         ["max_batch_total_tokens=999999999999", "largest value"],

@@ -26,6 +26,8 @@ from tgi_server.models.spec import (
 from tgi_server.quantize.base import FLOATS, PLAIN, Stored, marks
 
 BYTES = ("U8",)
+_PACKED = (".qweight", ".weight_packed")
+"""The ends of names of tensors that are never plain weights."""
 _HARMLESS = re.compile(
     r"(.*\.)?(inv_freq|masked_bias|rotary_emb\.[a-z_]+|(attn|attention)\.bias|position_ids|num_batches_tracked"
     r"|lm_head\.weight|(encoder|decoder)\.embed_tokens\.weight|final_logits_bias|gptq_(bits|groupsize|checkpoint_format)"
@@ -44,6 +46,11 @@ def check(spec: Description, tensors: Mapping[str, TensorInfo], stored: Mapping[
     """
     if (looked_for := not_quantised(spec, tensors, stored)) is not None:
         raise ModelError(f"the checkpoint has no quantised layer; it would have tensors such as {looked_for}")
+    if (packed := next((name for name in tensors if name.endswith(_PACKED)), None)) and not marks(stored):
+        raise ModelError(
+            f"the checkpoint is quantised, as the tensor {packed} shows, but no file of it says how; name the method "
+            "(quantize) and its bits and group_size"
+        )
     problems = [*_wrong(spec, tensors, stored), *_more_layers(spec, tensors), *_siblings(spec, tensors, stored)]
     if problems:
         raise ModelError(f"the checkpoint is not as its config.json says: {listed(problems)}")

@@ -223,9 +223,12 @@ class WeightLoader:
         }
         cut = Cut(outputs=tuple(pieces)) if along == "out" else Cut(inputs=tuple(pieces))
         try:
-            return self._served(reader.read(tensors, WHOLE if source.mxfp4 else cut))
+            found = self._served(reader.read(tensors, WHOLE if source.mxfp4 else cut))
+            if rows is None:  # a reader takes its word for sizes that only the numbers themselves tell
+                _check_size(found, along, _length(pieces))
         except ValueError as error:
             raise ModelError(f"layer {self._found(source.tensor(next(iter(tensors))))}: {error}") from None
+        return found
 
     def _served(self, weight: Format) -> Format:
         """A weight, a plain matrix in the serving dtype."""
@@ -306,6 +309,12 @@ class WeightLoader:
     def _placed(self, x: Tensor, dtype: torch.dtype | None) -> Tensor:
         """On the device; floats in `dtype`, if one is given."""
         return x.to(self.needs.device, dtype if dtype is not None and x.is_floating_point() else x.dtype)
+
+
+def _check_size(weight: Format, along: Along, wanted: int) -> None:
+    size = weight.inputs if along == "in" else Streamed.of(weight).outputs
+    if size != wanted:
+        raise ValueError(f"it has {size} {along}puts, {wanted} were expected")
 
 
 def _length(pieces: Sequence[Span]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -228,3 +229,16 @@ def test_a_matrix_that_is_quantised_where_none_should_be(quantised: tuple[Path, 
     assert torch.allclose(loader(directory, quantize=Packed4()).plain(Source("w", 6)), dense["Packed4"])
     save_file({"w.weight": dense["Packed4"]}, directory / "model.safetensors")
     assert torch.equal(loader(directory, quantize=Packed4()).plain(Source("w", 6)), dense["Packed4"])
+
+
+def test_a_reader_that_makes_something_else_is_told(quantised: tuple[Path, dict[str, Tensor]]) -> None:
+    class Half(Packed4):
+        def read(self, tensors: Mapping[str, Tensor], cut: Cut = WHOLE) -> Format:
+            return super().read({name: tensor[:3] for name, tensor in tensors.items()}, cut)
+
+        def stored(self) -> Mapping[str, Stored]:
+            return {name: replace(one, optional=name != "codes") for name, one in super().stored().items()}
+
+    directory, _ = quantised
+    with pytest.raises(ModelError, match=r"layer w\.codes: it has 3 outputs, 6 were expected"):
+        loader(directory, quantize=Half()).column([Source("w", 6)], [(0, 6)])
