@@ -1,16 +1,20 @@
-"""AWQ (arXiv:2306.00978): inputs that matter get larger weights, and so finer steps; what comes before them shrinks."""
+"""AWQ (arXiv:2306.00978): inputs that matter get larger weights, and so finer steps; what comes before them shrinks.
+
+The weights that this gives are not rounded to the nearest, as its authors do, but as GPTQ does it, in the order in
+which groups lie: the format is only a container, and outputs change less.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
 
+from tgi_server.compress import gptq
 from tgi_server.compress.observe import Seen
 from tgi_server.compress.plan import Channels, Site
-from tgi_server.compress.rounding import Rounded, Steps, nearest
+from tgi_server.compress.rounding import Rounded, Steps
 from tgi_server.models.spec import NormSpec, Source
 
 _GRID = 20
@@ -122,36 +126,25 @@ def factors(site: Site, weights: Mapping[str, Tensor], seen: Seen, steps: Steps,
 
 def rounded(
     sites: Sequence[Site], block: Block, seen: Mapping[str, Seen], steps: Steps, size: Callable[[int], int],
-    watch: Callable[[float], None] = lambda part: None,
+    damping: float, watch: Callable[[float], None] = lambda part: None,
 ) -> dict[str, Rounded]:  # fmt: skip
     """All layers of a block in steps, by name; `seen` by the name of a site, `size` of a group by inputs.
 
-    `watch` hears which part is done, 0 to 1.
+    `damping` as `gptq.rounded` has it. `watch` hears which part is done, 0 to 1.
     """
     hessians = {}
     for number, site in enumerate(sites):
-        watch(number / len(sites))
+        watch(number / len(sites) / 2)
         own = seen[site.name]
         hessians[site.name] = own.hessian
         if site.before is not None:
             scaled = block.scale(site, factors(site, block.weights, own, steps, size(site.inputs)))
             hessians[site.name] = own.hessian / scaled / scaled.unsqueeze(1)
     found = {}
-    for site in sites:
-        groups = site.inputs // size(site.inputs)
-        parts = hessians[site.name].view(groups, -1, groups, size(site.inputs))
-        within = parts.diagonal(dim1=0, dim2=2).permute(2, 0, 1).contiguous()
-        for layer in site.layers:
-            found[layer.name] = nearest(
-                block.weights[layer.name], steps, size(site.inputs), partial(_harm, hessians=within)
-            )
+    for number, site in enumerate(sites):
+        watch(0.5 + number / len(sites) / 2)
+        weight = torch.cat([block.weights[layer.name] for layer in site.layers])
+        whole = gptq.rounded(weight, hessians[site.name], steps, size(site.inputs), damping, act_order=False)
+        parts = whole.split([layer.outputs for layer in site.layers])
+        found.update({layer.name: part for layer, part in zip(site.layers, parts, strict=True)})
     return found
-
-
-def _harm(changes: Tensor, hessians: Tensor) -> Tensor:
-    """What changes `[out, groups, size]` do to outputs, as squares `[out, groups, 1]`.
-
-    `hessians [groups, size, size]` are those of each group's inputs.
-    """
-    moved = changes.transpose(0, 1) @ hessians
-    return (moved.transpose(0, 1) * changes).sum(-1, keepdim=True)

@@ -129,7 +129,7 @@ class OneBlock:
             return self._by_gptq(seen, watch), {}
         weights = {layer.name: source.matrix(layer) for layer in self._layers}
         block = awq.Block(weights, source.loader().vector, source.stored)
-        return awq.rounded(self._sites, block, seen, self._steps, self._size, watch), block.vectors
+        return awq.rounded(self._sites, block, seen, self._steps, self._size, options.damping, watch), block.vectors
 
     def _by_gptq(self, seen: Mapping[str, Seen], watch: Watch) -> dict[str, Rounded]:
         options, made = self._source.options, dict[str, Rounded]()
@@ -138,7 +138,7 @@ class OneBlock:
         def work(site: Site) -> None:
             weight = torch.cat([self._source.matrix(layer) for layer in site.layers])
             whole = gptq.rounded(
-                weight, seen[site.name].hessian, self._steps, self._size(site.inputs), options.damped, options.ordered
+                weight, seen[site.name].hessian, self._steps, self._size(site.inputs), options.damping, options.ordered
             )
             parts = whole.split([layer.outputs for layer in site.layers])
             made.update({layer.name: part for layer, part in zip(site.layers, parts, strict=True)})

@@ -116,7 +116,7 @@ def quantization(options: QuantizeOptions) -> dict[str, Any]:
     if options.method is Method.awq:
         return {**common, "zero_point": True, "version": "gemm", "modules_to_not_convert": None}
     return {
-        **common, "desc_act": options.ordered, "sym": options.centred, "damp_percent": options.damped,
+        **common, "desc_act": options.ordered, "sym": options.centred, "damp_percent": options.damping,
         "static_groups": False, "true_sequential": False, "lm_head": False, "checkpoint_format": "gptq",
     }  # fmt: skip
 

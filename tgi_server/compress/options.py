@@ -13,7 +13,6 @@ WHOLE = -1
 """The size of a group that is all inputs of a layer."""
 GROUP_SIZES = (32, 64, 128, WHOLE)
 BITS = {"gptq": (2, 3, 4, 8), "awq": (4,)}
-DAMPING = 0.1
 
 LEAST_TOKENS = 16
 """Of a piece of the calibration text."""
@@ -40,7 +39,7 @@ class QuantizeOptions(Options):
     method: Method = option(
         Method.gptq,
         "gptq: column by column, what rounding changes is made up for by the columns still to come (arXiv:2210.17323). "
-        "awq: channels that matter are scaled up before all are rounded (arXiv:2306.00978).",
+        "awq: channels that matter are scaled up first (arXiv:2306.00978), in the format that is called so.",
     )
     bits: int = option(4, "Bits of a weight: 4, and with gptq 2, 3 or 8 too.", minimum=2, maximum=8)
     group_size: int = option(
@@ -56,11 +55,9 @@ class QuantizeOptions(Options):
         "gptq: zero in the middle of the codes, as some readers' fastest kernels want it, instead of where a group's "
         "weights have it, which is better. Unset: false.",
     )
-    damping: Optional[float] = option(
-        None,
-        f"gptq: added to the diagonal of each layer's Hessian, as a part of its mean. Unset: {DAMPING}.",
-        minimum=1e-6, maximum=1,
-    )  # fmt: skip
+    damping: float = option(
+        0.1, "Added to the diagonal of each layer's Hessian, as a part of its mean.", minimum=1e-6, maximum=1
+    )
     calibration: Optional[str] = option(
         None,
         "Text (UTF-8) on which layers are observed: plain, or .jsonl with a text a line, the string or its \"text\". "
@@ -79,11 +76,6 @@ class QuantizeOptions(Options):
         """`symmetric` as it is meant."""
         return self.method is Method.gptq and bool(self.symmetric)
 
-    @property
-    def damped(self) -> float:
-        """`damping` as it is meant."""
-        return DAMPING if self.damping is None else self.damping
-
 
 def problems(options: QuantizeOptions) -> Iterator[tuple[str, Any, str]]:
     """Of each option that cannot be had its name, its value, and why, with what works."""
@@ -95,7 +87,7 @@ def problems(options: QuantizeOptions) -> Iterator[tuple[str, Any, str]]:
     if options.group_size not in GROUP_SIZES:
         yield "group_size", options.group_size, f"{_listed(GROUP_SIZES)} work"
     if options.method is not Method.gptq:
-        for name in ("act_order", "symmetric", "damping"):
+        for name in ("act_order", "symmetric"):
             if (value := getattr(options, name)) is not None:
                 yield name, value, f"only method=gptq uses this, not {method}; leave it out"
 

@@ -32,7 +32,7 @@ from tgi_server.models.files import TensorInfo, headers, json_object, weight_fil
 from tgi_server.models.spec import ModelSpec
 from tgi_server.telemetry import logging as log
 
-_VERSION = 1
+_VERSION = 2
 """Raised whenever the work is done otherwise: what was begun before cannot be gone on with."""
 _DESCRIPTIONS = ("config.json", "tokenizer.json")
 """What decides the result beside the weights."""
@@ -175,7 +175,7 @@ def task_of(options: QuantizeOptions, model: Model, out: Path) -> Task:
     if model.adapter is not None:
         files += sorted(path for path in model.adapter.iterdir() if path.is_file())
     told = {
-        "version": _VERSION, **given, **kept, "damping": options.damped, "calibration": _digest(text),
+        "version": _VERSION, **given, **kept, "calibration": _digest(text),
         "model": _digest("\n".join(map(_fingerprint, files)).encode()),
     }  # fmt: skip
     return Task(str(model.directory), None if model.adapter is None else str(model.adapter), str(out), given, told)

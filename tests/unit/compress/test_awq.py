@@ -105,7 +105,7 @@ def test_the_block_is_rounded_better_than_weight_by_weight(tmp_path: Path) -> No
     steps = Steps(4, False)
     plain = {name: nearest(weight, steps, 32).widened() - weight for name, weight in weights.items()}
     block = awq.Block(weights, own.loader().vector, own.stored)
-    made = awq.rounded(places, block, seen, steps, lambda inputs: 32)
+    made = awq.rounded(places, block, seen, steps, lambda inputs: 32, 0.1)
     site = places[1]  # what reads the attended heads; its weights have been scaled
     name = site.name
     hessian = seen[name].hessian

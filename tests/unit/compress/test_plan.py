@@ -46,7 +46,7 @@ def test_where_factors_can_go(tmp_path: Path) -> None:
     ({"method": Method.awq, "bits": 3}, ["bits", "awq works with 4 bits"]),
     ({"group_size": 48}, ["group_size", "32, 64, 128 or -1"]),
     ({"method": Method.awq, "act_order": False}, ["act_order", "only method=gptq"]),
-    ({"method": Method.awq, "damping": 0.1}, ["damping", "only method=gptq"]),
+    ({"method": Method.awq, "symmetric": False}, ["symmetric", "only method=gptq"]),
 ])  # fmt: skip
 def test_options_alone(given: dict[str, object], words: list[str]) -> None:
     told = [f"{name} {reason}" for name, _, reason in own.problems(QuantizeOptions(**given))]  # type: ignore[arg-type]
