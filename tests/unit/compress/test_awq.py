@@ -17,7 +17,7 @@ from tgi_server.compress.forward import Samples
 from tgi_server.compress.observe import Seen
 from tgi_server.compress.options import Method, QuantizeOptions
 from tgi_server.compress.plan import Channels, Layer, Site, sites
-from tgi_server.compress.rounding import Steps, nearest
+from tgi_server.compress.rounding import Rounded, Steps, nearest
 from tgi_server.models.check import reader_of
 from tgi_server.models.checkpoint import Checkpoint
 
@@ -94,6 +94,20 @@ def test_factors_make_outputs_change_less() -> None:
 
     assert factors[::16].min() > 1.5 * factors[1::16].max()
     assert error(factors) < 0.6 * error(torch.ones(64))
+
+
+def test_inputs_make_up_for_what_rounding_others_changes() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(512, 16) @ torch.randn(16, 64) + 0.1 * torch.randn(512, 64)
+    site, weight, steps = Site((Layer("a", 32, 64, False),), 64, None), torch.randn(32, 64), Steps(4, False)
+    block = awq.Block({"a": weight}, lambda name: torch.ones(64), lambda name: torch.float32)
+    made = awq.rounded([site], block, {"a": observed(x)}, steps, lambda inputs: 32, 0.01)["a"]
+
+    def error(rounded: Rounded) -> float:
+        return float((x @ (rounded.widened() - weight).t()).square().sum())
+
+    assert error(made) < 0.3 * error(nearest(weight, steps, 32))
+    assert made.groups.tolist() == [number // 32 for number in range(64)]
 
 
 def test_the_block_is_rounded_better_than_weight_by_weight(tmp_path: Path) -> None:
