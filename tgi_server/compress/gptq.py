@@ -33,8 +33,8 @@ def rounded(
     diagonal = hessian.diagonal()
     diagonal[diagonal == 0] = diagonal.mean().clamp(min=1e-30)  # inputs that were never seen
     order = diagonal.argsort(descending=True, stable=True) if act_order else torch.arange(count, device=weight.device)
+    importance = diagonal[order].contiguous()
     factor = _factor(hessian[order][:, order], damping)
-    importance = factor.diagonal().reciprocal().square()  # of what is left when those to come have made up for it
     codes, scale, zero = _rounded(weight.t()[order].contiguous(), factor, importance, steps, size)
     groups = torch.empty(count, dtype=torch.int64, device=weight.device)
     groups[order] = torch.arange(count, device=weight.device) // size
