@@ -2,18 +2,21 @@
 
     PYTHON bitsandbytes_reference.py DIRECTORY WINDOWS.json
 
-What the package makes of each weight is widened by the package again, to bfloat16, and multiplied by torch: so the
-numbers are those of its 4-bit weights, whatever its kernels do. Prints JSON: a list for each of nf4, fp4 and none.
+What the package makes of each weight of 4 bits is widened by the package again, to bfloat16, and multiplied by torch:
+so the numbers are those of its weights, whatever its kernels do. LLM.int8, which rounds inputs too, runs as the package
+runs it. Prints JSON: a list for each of int8, nf4, fp4 and none.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
 
 import torch
 from bitsandbytes import functional
+from bitsandbytes.nn import Linear8bitLt
 from torch import nn
 from transformers import AutoModelForCausalLM
 
@@ -30,6 +33,18 @@ def quantise(model: nn.Module, kind: str) -> None:
             module.weight.data = functional.dequantize_4bit(quantised, state).to(module.weight.dtype)
 
 
+def quantise_int8(model: nn.Module) -> None:
+    """Replace the layers by the package's own, with the threshold of the paper."""
+    for parent in list(model.model.layers.modules()):
+        for name, module in list(parent.named_children()):
+            if isinstance(module, nn.Linear):
+                layer = Linear8bitLt(
+                    module.in_features, module.out_features, bias=False, has_fp16_weights=False, threshold=6.0
+                )
+                layer.load_state_dict(module.state_dict())
+                setattr(parent, name, layer.to("cpu"))
+
+
 @torch.inference_mode()
 def scores(model: nn.Module, windows: list[list[int]]) -> list[float]:
     """Log-probabilities of each window's tokens after the first."""
@@ -44,9 +59,12 @@ def scores(model: nn.Module, windows: list[list[int]]) -> list[float]:
 def main() -> None:
     directory, windows = sys.argv[1], json.loads(Path(sys.argv[2]).read_text())
     told = {}
-    for kind in ("nf4", "fp4", "none"):
+    warnings.filterwarnings("ignore", message="MatMul8bitLt")
+    for kind in ("int8", "nf4", "fp4", "none"):
         model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16).eval()
-        if kind != "none":
+        if kind == "int8":
+            quantise_int8(model)
+        elif kind != "none":
             quantise(model, kind)
         told[kind] = scores(model, windows)
     print(json.dumps(told))

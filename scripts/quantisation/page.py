@@ -102,7 +102,8 @@ def perplexity(results: Results) -> str:
 def package(results: Results) -> str:
     """Ours beside what the bitsandbytes package makes of the same weights."""
     rows = []
-    for kind, name in (("none", BASELINE), ("nf4", "bitsandbytes-nf4"), ("fp4", "bitsandbytes-fp4")):
+    own_names = {"none": BASELINE, "int8": "bitsandbytes", "nf4": "bitsandbytes-nf4", "fp4": "bitsandbytes-fp4"}
+    for kind, name in own_names.items():
         theirs, own = results.get("package", DEMO, kind), results.get("perplexity", DEMO, name)
         if theirs and own:
             ratio = own["perplexity"] / theirs["perplexity"] - 1

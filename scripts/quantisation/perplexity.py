@@ -59,7 +59,7 @@ def _scores(client: httpx.Client, window: Sequence[int]) -> list[float]:
 
 
 def by_bitsandbytes(model: Model, python: Path) -> dict[str, float]:
-    """The same by transformers with weights that the bitsandbytes package quantised: of nf4, fp4, and none."""
+    """The same by transformers with weights that the bitsandbytes package quantised: of int8, nf4, fp4, and none."""
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(windows(model), file)
         file.flush()
