@@ -65,7 +65,7 @@ def test_gptq_killed_twice_gives_the_same_files(model: Path, tmp_path: Path) -> 
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     done = quantize(model, whole)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Quantising layer" in done.stdout and not partial(whole).exists()
+    assert not partial(whole).exists()
     options = Quantize(
         out=str(resumed), group_size=32, samples=6, sample_tokens=32, calibration=str(model / "text.txt")
     )
