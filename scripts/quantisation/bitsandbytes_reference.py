@@ -42,7 +42,7 @@ def quantise_int8(model: nn.Module) -> None:
                     module.in_features, module.out_features, bias=False, has_fp16_weights=False, threshold=6.0
                 )
                 layer.load_state_dict(module.state_dict())
-                setattr(parent, name, layer.to("cpu"))
+                setattr(parent, name, layer.to("cpu").eval())  # in training it would not round inputs
 
 
 @torch.inference_mode()
