@@ -20,6 +20,7 @@ from torch import Tensor
 from tgi_server.compress.forward import States
 from tgi_server.errors import ModelError
 from tgi_server.launcher import safetensors_writer
+from tgi_server.launcher.conversions import sync
 
 CODES = {torch.int32: "I32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64"}
 FLOATS = {code: dtype for dtype, code in CODES.items() if dtype.is_floating_point}
@@ -149,9 +150,9 @@ class Work:
     def finish(self, result: Path) -> None:
         """Give the checkpoint its name, and clean up."""
         for path in (*result.iterdir(), result):
-            _sync(path)
+            sync(path)
         result.rename(self.out)
-        _sync(self.out.parent)
+        sync(self.out.parent)
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
@@ -162,14 +163,6 @@ def _new(path: Path) -> Path:
 
 def _put(path: Path) -> None:
     """Give a file that is written its name, for good: not even a power cut leaves the name without the content."""
-    _sync(_new(path))
+    sync(_new(path))
     _new(path).rename(path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path.parent)

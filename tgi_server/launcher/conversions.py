@@ -87,15 +87,15 @@ def _build_alone(target: Path, write: Callable[[Path], None]) -> None:
         write(partial)
         for path in (*partial.iterdir(), partial):
             if not path.is_symlink():
-                _sync(path)
+                sync(path)
         partial.rename(target)
-        _sync(target.parent)
+        sync(target.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Wait until a file or directory is on the disk: the name must not survive a power cut without its content."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -26,15 +26,15 @@ FLOATS = ("F16", "BF16", "F32", "F64")
 
 
 class Activations(Enum):
-    """What the inputs of quantised layers are multiplied as: they are, or rounded to 8 bits in groups."""
+    """What the inputs of quantised layers are multiplied as: they are, or rounded to 8 bits."""
 
     exact = "exact"
     int8 = "int8"
 
 
 ACTIVATIONS = (
-    "What the inputs of quantised layers are multiplied as: exact, or int8, which rounds them to 8 bits in groups: "
-    "faster on CPUs, with an error of its own."
+    "What the inputs of quantised layers are multiplied as: exact, or int8, which rounds them to 8 bits, in the groups "
+    "of the weights or a row at once where these have none: faster on CPUs, with an error of its own."
 )
 """What the field says that methods have for it."""
 

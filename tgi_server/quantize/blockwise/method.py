@@ -10,8 +10,8 @@ from tgi_server.config.schema import option
 from tgi_server.errors import ConfigError
 from tgi_server.quantize.base import ACTIVATIONS, Activations, Reader
 from tgi_server.quantize.blockwise.checkpoints import check_method
-from tgi_server.quantize.blockwise.rounded import STORAGE, Rounded
-from tgi_server.quantize.blockwise.rounding import Rounding
+from tgi_server.quantize.blockwise.loading import Rounding
+from tgi_server.quantize.blockwise.reading import STORAGE, Rounded
 from tgi_server.quantize.settings import Settings
 
 _STORED = ("block", "compress_statistics")

@@ -10,7 +10,7 @@ from torch import Tensor
 from tgi_server.kernels.formats import unpacked
 from tgi_server.quantize.base import Cut
 from tgi_server.quantize.blockwise.numbers import packed_with_odd, positions
-from tgi_server.quantize.blockwise.rounded import State
+from tgi_server.quantize.blockwise.reading import State
 
 
 def check(parts: Mapping[str, Tensor], state: State) -> None:
