@@ -155,6 +155,7 @@ class Outcome:
     concatenation, `top_tokens[id]` has an entry for each token of `id`. The dictionaries are keyed by sequence id and
     hold only those who asked or failed; in `unguided` are those that failed because their own grammar turned out to be
     too much.
+    `guessed[id]` is how many tokens were guessed of `id`, if any.
     `prompt_logprobs[id][j]` is the raw log-probability of prompt token j + 1 given the ones before it,
     `prompt_top_tokens[id][j]` what else could have stood there.
     `forward_ns` is the time the device worked on the step, `wait_ns` the time it waited for this plan since the step
@@ -171,6 +172,7 @@ class Outcome:
     prompt_top_tokens: dict[int, list[TopTokens]] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
     unguided: dict[int, str] = field(default_factory=dict)
+    guessed: dict[int, int] = field(default_factory=dict)
     forward_ns: int = 0
     wait_ns: int = 0
 

@@ -74,9 +74,14 @@ def test_traces_are_delivered_at_the_end(plain: Server, collector: Collector) ->
 
 
 def test_all_problems_are_told_at_once() -> None:
-    command = [sys.executable, "-m", "tgi_server", "--sharded", "true", "ngrok=true", "--speculate", "2"]
+    command = [sys.executable, "-m", "tgi_server", "--sharded", "true", "ngrok=true", "--validation-workers", "0"]
     done = subprocess.run([*command, "model_id=none/such"], capture_output=True, text=True)
     (line,) = done.stderr.splitlines()
     assert done.returncode == 1 and line.startswith("Error: ")
-    for words in ("speculate=2: ", "--speculate", "ngrok=true: needs ngrok_authtoken", "(command line)"):
+    for words in (
+        "validation_workers=0: ",
+        "--validation-workers",
+        "ngrok=true: needs ngrok_authtoken",
+        "(command line)",
+    ):
         assert words in line

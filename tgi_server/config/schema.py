@@ -199,8 +199,10 @@ class ShardOptions(Options):
     )
     speculate: Optional[int] = option(
         None,
-        "Tokens to guess ahead in each step; 0 or unset: none. Guessing ahead is not served yet.",
+        "Most tokens to guess ahead of a text in each step, which the model then checks together; texts stay the same. "
+        "Fewer are guessed, or none, as far as guesses turn out wrong or the batch is large. 0 or unset: none.",
         minimum=0,
+        maximum=64,
         concerns=("shard", "router"),
     )
     enable_cuda_graphs: Optional[bool] = option(
@@ -412,6 +414,10 @@ class ServerConfig(
     attention: Part = part(
         "tgi_server.kernels.choice.AttentionChoice", "Which attention kernels the shards use.", ("shard",),
         offers=("wanted",),
+    )  # fmt: skip
+    speculation: Part = part(
+        "tgi_server.speculate.auto.Auto", "How tokens are guessed ahead where `speculate` asks for it.", ("shard",),
+        offers=("drafter",),
     )  # fmt: skip
     runner: Part = part("tgi_server.shard.runner.ModelRunner", "What a shard process runs.", ("shard",), typed=False)
     router: Part = part("tgi_server.router.app.create_app", "What the router process serves.", ("router",), typed=False)

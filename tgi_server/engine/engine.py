@@ -83,7 +83,7 @@ class Engine:
         self._scheduler = Scheduler(self._options, self.info)
         if self._scheduler.unshared is not None:
             log.warning("prefix_caching has no effect with this model: %s", self._scheduler.unshared)
-        self._observer = BatchObserver(self._metrics, self._scheduler.prefix_caching)
+        self._observer = BatchObserver(self._metrics, self._scheduler.prefix_caching, self.info.draft_width)
         self._tasks = [asyncio.create_task(self._guard(loop)) for loop in (self._send_plans, self._take_outcomes)]
 
     async def stop(self) -> None:

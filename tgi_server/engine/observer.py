@@ -23,11 +23,14 @@ class BatchObserver:
 
     Args:
         prefix_caching: whether prompts are looked up in the cache, which is then counted.
+        most_guessed: tokens that may be guessed of a sequence in a step; what became of them is counted.
     """
 
-    def __init__(self, metrics: Metrics, prefix_caching: bool) -> None:
+    def __init__(self, metrics: Metrics, prefix_caching: bool, most_guessed: int = 0) -> None:
         self._metrics = metrics
         self._prefix_caching = prefix_caching
+        self._most_guessed = most_guessed
+        metrics.bound("tgi_request_skipped_tokens", range(most_guessed + 1))
         self._in_flight: deque[_Sent] = deque()
         self._last_outcome = 0.0
         self._working = False
@@ -73,6 +76,18 @@ class BatchObserver:
         result = "failure" if outcome.failed else "success"
         self._metrics.counter(f"tgi_batch_inference_{result}", method=sent.method)
         self._last_outcome = now
+        if self._most_guessed:
+            self._guesses(outcome)
+
+    def _guesses(self, outcome: Outcome) -> None:
+        """How many tokens came beyond the certain one, and which guesses were made and right, by their position."""
+        for id, count in zip(outcome.ids, outcome.counts, strict=True):
+            if count:
+                self._metrics.observe("tgi_request_skipped_tokens", count - 1)
+                for position in range(1, outcome.guessed.get(id, 0) + 1):
+                    self._metrics.counter("tgi_speculate_guessed_tokens", position=str(position))
+                    if position < count:
+                        self._metrics.counter("tgi_speculate_accepted_tokens", position=str(position))
 
     def broke(self) -> None:
         """The shards are gone, and with them the steps in flight."""

@@ -85,8 +85,6 @@ def _model(config: ServerConfig) -> Iterator[Problem]:
     path = config.tokenizer_config_path
     if path is not None and not Path(path).is_file():  # nothing opens it before the model is loaded
         yield "tokenizer_config_path", "there is no such file; leave it out to use the model's own"
-    if config.speculate:
-        yield "speculate", "guessing ahead is not served yet; speculate=0 works"
 
 
 def _shards(config: ServerConfig, accelerators: int) -> Iterator[Problem]:

@@ -122,6 +122,8 @@ class FakeModel:
                 cache.prompt_done(known.new)
         if known.full:
             return 0
+        if guessed:
+            outcome.guessed[id] = guessed
         tokens = 1 + known.length % (guessed + 1) if id not in self._failed and stop == known.length else 0
         known.computed = stop + max(0, tokens - 1)
         if tokens:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -13,11 +13,9 @@ from torch import Tensor
 from tgi_server.cache.kinds import CacheGroup, blocks_of
 from tgi_server.kernels.attention import AttentionBatch
 from tgi_server.shard.rows import Rows, last_of, slots_of
-from tgi_server.speculate.base import IntArray
+from tgi_server.speculate.base import Drafts, IntArray
 from tgi_server.types import CacheKind, NewSequence, Plan, SamplingParams
 
-Drafts = Mapping[int, Sequence[int]]
-"""The guessed tokens of sequences, by id; none of them empty."""
 FULL = CacheGroup(CacheKind.FULL)
 
 
@@ -35,10 +33,13 @@ class StepInputs:
     """One step, flattened: `tokens` is the sum of the plan's counts and of the guessed tokens; where an encoder reads
     the prompts, each new sequence has one token in it, and its prompt in `sources`.
 
-    The rows of a sequence follow each other, its guessed tokens last.
+    The rows of a sequence follow each other, its guessed tokens last. To the model each guess is a sequence of its own
+    with one new position, whose blocks are those of the sequence that it may belong to: keys and values of a step are
+    in the cache before its queries look there. So a step with guesses is a decode step, only a larger one.
 
     Attributes:
         ids, positions: int64 `[tokens]`.
+        starts: int64 `[sequences]`, on the host: the first row of each of the plan's sequences.
         batches: where they stand in the cache, one for each group of layers. A group of states has its slot for a
             table, and in `slots`; one of encoder outputs has the prompts' lengths for contexts, and slots that mean
             nothing behind a prompt.
@@ -46,17 +47,20 @@ class StepInputs:
         limits: int64 `[tokens]`, on the host: most positions that the sequence will ever have.
         yielding: indices into the plan's ids of the sequences that get new tokens.
         scored: for each of these, how many rows decide: one, and one for each guessed token.
-        score_rows: int64 `[sum of scored]`, the rows whose hidden states decide.
+        deciding: for each of these, the first row that decides; the others follow it.
+        score_rows: int64 `[sum of scored]`, all rows whose hidden states decide.
         sources: None where no prompt is to be encoded.
     """
 
     ids: Tensor
     positions: Tensor
+    starts: IntArray
     batches: list[AttentionBatch]
     lengths: IntArray
     limits: IntArray
     yielding: list[int]
     scored: list[int]
+    deciding: list[int]
     score_rows: Tensor
     sources: Sources | None = None
 
@@ -145,15 +149,17 @@ class BatchState:
         """How many positions of sequence `id` are in the cache."""
         return int(self._computed[self._rows[id]])
 
-    def room(self, id: int) -> int:
-        """How many tokens may be guessed of sequence `id`; 0 unless its last generated token is all that is left.
+    def rooms(self, ids: Sequence[int]) -> list[int]:
+        """How many tokens may be guessed of each sequence; 0 unless its last generated token is all that is left.
 
         There is one certain token in every step, so the last one that it may have is never guessed.
         """
-        row = self._rows[id]
-        prompt, limit = self._lengths[row].tolist()
-        known, computed = int(self._known[row]), int(self._computed[row])
-        return max(0, limit - known - 1) if prompt <= computed == known - 1 else 0
+        rows = np.array([self._rows[id] for id in ids], np.int64)
+        prompts, limits = self._lengths[rows].T
+        known, computed = self._known[rows], self._computed[rows]
+        decodes = (prompts <= computed) & (computed == known - 1)
+        rooms: list[int] = np.where(decodes, np.maximum(0, limits - known - 1), 0).tolist()
+        return rooms
 
     def inputs(self, plan: Plan, drafts: Drafts | None = None) -> StepInputs:
         """The arrays of `plan`'s step. Raises KeyError for an id that was never announced."""
@@ -162,22 +168,26 @@ class BatchState:
         counts = self._counts(plan)
         # one that has all its tokens is computed again: the plan was made before that was known
         yielding = np.flatnonzero((computed + counts == known) & (known < lengths[:, 1]))
-        scored = None
+        guessed = self._write(plan, rows, drafts or {})
+        each = 1 + guessed  # as many sequences as the model sees in the place of one
+        seen = rows, computed, counts
         if drafts:
-            guessed = self._write(plan, rows, drafts)
-            counts += guessed
-            scored = 1 + guessed[yielding]
-        step = Rows.of(rows, computed, counts)
+            places = np.arange(each.sum()) - np.repeat(each.cumsum() - each, each)
+            seen = np.repeat(rows, each), np.repeat(computed, each) + places, np.repeat(counts, each)
+        step = Rows.of(*seen)
         of_rows = lengths if step.row_of is rows else self._lengths[step.row_of]
+        stops = step.starts[each.cumsum()]
         return StepInputs(
             ids=self._tensor(self._tokens[step.row_of, step.positions]),
             positions=self._tensor(step.positions),
+            starts=stops - counts - guessed,
             batches=self._batches(step),
             lengths=np.maximum(of_rows[:, 0], step.positions + 1),
             limits=of_rows[:, 1],
             yielding=yielding.tolist(),
-            scored=[1] * len(yielding) if scored is None else scored.tolist(),
-            score_rows=self._tensor(last_of(step.starts[1:][yielding], scored)),
+            scored=each[yielding].tolist(),
+            deciding=(stops - each)[yielding].tolist(),
+            score_rows=self._tensor(last_of(stops[yielding], each[yielding] if drafts else None)),
             sources=None if self._start is None else self._sources(plan, rows[computed == 0]),
         )
 

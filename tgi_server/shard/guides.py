@@ -20,8 +20,8 @@ import torch
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from torch import Tensor
 
-from tgi_server.shard.batch import Drafts
 from tgi_server.shard.ending import LONGEST, Bits, Ending, unpacked
+from tgi_server.speculate.base import Drafts
 from tgi_server.types import GUIDE_LIMITS, Guide, Plan
 
 
@@ -108,6 +108,18 @@ class GuidedSequence:
                 self._recover()
                 return
             yield mask
+
+    def reach(self, drafts: Sequence[int]) -> int:
+        """How many of the drafts the grammar allows one after the other; all where nothing counts any more."""
+        if self._over or self.failure is not None:
+            return len(drafts)
+        if not self._looks_ahead:
+            return 0
+        count: int = self._matcher.validate_tokens([*drafts])
+        if self._matcher.is_error():
+            self._recover()
+            return 0
+        return count
 
     def _recover(self) -> None:
         """Begin again and get to where the text is: an automaton that failed takes its copies and its origin with it.
@@ -223,6 +235,12 @@ class Guides:
                 guided[row] = self._sequences[id], guesses
             row += 1 + len(guesses)
         return self._thread.submit(_masks, guided, device) if guided else None
+
+    def cut(self, drafts: Drafts) -> Drafts:
+        """The drafts that the grammars allow."""
+        reach = {id: self._sequences[id].result().reach(drafts[id]) for id in drafts if id in self._sequences}
+        cut = {id: tokens[: reach.get(id, len(tokens))] for id, tokens in drafts.items()}
+        return {id: tokens for id, tokens in cut.items() if tokens}
 
     def follow(self, id: int, tokens: Sequence[int], drafts: Sequence[int]) -> list[int] | None:
         """Go on with the tokens that were picked, see `GuidedSequence.follow`; None for a sequence without a guide."""

@@ -48,7 +48,7 @@ class PromptScores:
             sampling = self._state.sampling(id)
             if not sampling.prompt_logprobs or self._state.computed(id) >= self._state.prompt_length(id):
                 continue
-            start = inputs.batches[0].query_starts[index]
+            start = inputs.starts[index]
             rows = hidden[start : start + plan.counts[index]]
             scores = self._collected.setdefault(id, Scores())
             self._score(rows, self._following(plan, index), sampling.prompt_top_tokens, scores)

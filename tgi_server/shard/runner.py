@@ -21,17 +21,22 @@ from tgi_server.models.description import Description
 from tgi_server.models.load import load_model
 from tgi_server.models.model import Model
 from tgi_server.shard.batch import BatchState
+from tgi_server.shard.drafting import Drafting
 from tgi_server.shard.graphs import best_forward
 from tgi_server.shard.guides import Guides
 from tgi_server.shard.sampler import Watermark
 from tgi_server.shard.step import Stepper
-from tgi_server.speculate.base import Drafter
-from tgi_server.types import PROGRESS, GroupInfo, NewSequence, Outcome, Plan, SamplingParams, ShardInfo
+from tgi_server.shard.timing import STEPS, StepTimer
+from tgi_server.speculate.base import Surroundings
+from tgi_server.speculate.costs import Allotment, Costs
+from tgi_server.types import PROGRESS, CacheKind, GroupInfo, NewSequence, Outcome, Plan, SamplingParams, ShardInfo
 
 log = logging.getLogger(__name__)
 
 WARM_UP_TOKENS = 24
 """Length of the first prompt: enough for the kernels of many rows."""
+SHORT_CONTEXT, LONG_CONTEXT = 32, 1024
+"""Contexts at which decode steps are timed where tokens are guessed."""
 
 
 class ModelRunner:
@@ -41,17 +46,14 @@ class ModelRunner:
         launch: the configuration, and what the launcher found out.
         spec: the model's description.
         rank: of this process.
-        drafter: guesses tokens ahead, up to `draft_width` of a sequence in a step.
 
     Raises ConfigError or ModelError when the model cannot be served with these options on this machine.
     """
 
-    def __init__(
-        self, launch: Launch, spec: Description, rank: int, drafter: Drafter | None = None, draft_width: int = 0
-    ) -> None:
+    def __init__(self, launch: Launch, spec: Description, rank: int) -> None:
         config, world = launch.config, launch.resolved.num_shard
         self._spec = spec
-        self._width = draft_width
+        self._width = _draft_width(config, spec)
         self._device = _device(rank, config.cuda_memory_fraction)
         self._dtype: torch.dtype = getattr(torch, launch.resolved.dtype.value)
         self._group = Group.join(rank, world, config.master_addr, config.master_port, self._device)
@@ -66,9 +68,17 @@ class ModelRunner:
         state = BatchState(config.max_total_tokens, self._device, spec.groups, start=spec.start_token_id)
         blocks = self._allocate(config)
         run = best_forward(model, self._caches, spec, config, config.enable_cuda_graphs)
-        watermark = Watermark.of(config)
-        self._stepper = Stepper(state, run, model.logits, guides, watermark, self._group, needs, drafter)
+        parts = run, model.logits, guides, Watermark.of(config), self._group, needs
+        self._stepper = Stepper(state, *parts)
         self._warm_up(config)
+        if self._width:
+            drafter = instantiate(config.speculation).drafter(Surroundings(model, self._group, needs))
+            timer = StepTimer(
+                lambda state: Stepper(state, *parts).step, spec.groups, blocks, self._group, self._device,
+                spec.start_token_id,
+            )  # fmt: skip
+            allotment = _allotment(timer, config, self._width)
+            self._stepper = Stepper(state, *parts, Drafting(drafter, allotment))
         self.info = self._info(blocks, guides)
 
     def _info(self, blocks: list[int], guides: Guides | None) -> ShardInfo:
@@ -166,6 +176,23 @@ class ModelRunner:
     def step(self, plan: Plan) -> Outcome:
         """Run one step; see `Stepper`."""
         return self._stepper.step(plan)
+
+
+def _draft_width(config: ServerConfig, spec: Description) -> int:
+    """Most tokens that may be guessed of a sequence in a step."""
+    if config.speculate and any(group.kind is CacheKind.STATE for group in spec.groups):
+        log.warning("speculate has no effect with this model: what a layer remembers in a state cannot be taken back")
+        return 0
+    return config.speculate or 0
+
+
+def _allotment(timer: StepTimer, config: ServerConfig, width: int) -> Allotment:
+    """What guesses cost on this machine, which the log tells."""
+    longest = config.max_total_tokens - STEPS - 2
+    contexts = min(SHORT_CONTEXT, longest), min(LONG_CONTEXT, longest)
+    allotment = Allotment(Costs.measure(timer, contexts), width)
+    log.info("speculation: %s", allotment)
+    return allotment
 
 
 def _device(rank: int, memory_fraction: float) -> torch.device:

@@ -20,11 +20,12 @@ from torch import Tensor
 from tgi_server.kernels.row import Needs
 from tgi_server.kernels.table import best
 from tgi_server.layers.parallel import Group
-from tgi_server.shard.batch import BatchState, Drafts, StepInputs
+from tgi_server.shard.batch import BatchState, StepInputs
+from tgi_server.shard.drafting import Drafting
 from tgi_server.shard.guides import Guides
 from tgi_server.shard.prompts import PromptScores
 from tgi_server.shard.sampler import Choice, Pick, Row, Watermark, choose
-from tgi_server.speculate.base import Drafter
+from tgi_server.speculate.base import Drafts
 from tgi_server.types import Outcome, Plan, TopTokens
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class Stepper:
         watermark: how marked texts are marked.
         group: the ranks of the model.
         needs: what tokens are chosen on.
-        drafter: guesses tokens, as far as plans allow it; None for none.
+        drafting: guesses tokens, as far as plans allow it; None for none.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class Stepper:
         watermark: Watermark,
         group: Group,
         needs: Needs,
-        drafter: Drafter | None = None,
+        drafting: Drafting | None = None,
     ) -> None:
         self._state = state
         self._run = run
@@ -75,7 +76,7 @@ class Stepper:
         self._group = group
         self._device = needs.device
         self._pick: Pick = best("choose", needs).run
-        self._drafter = drafter
+        self._drafting = drafting
         self._prompts = PromptScores(state, logits)
 
     @torch.inference_mode()
@@ -85,6 +86,8 @@ class Stepper:
         self._state.update(plan)
         for id in plan.finished:
             self._prompts.forget(id)
+        if self._drafting:
+            self._drafting.forget(plan.finished)
         if self._guides:
             self._guides.update(plan)
         if not plan.ids:
@@ -111,6 +114,8 @@ class Stepper:
         scores = self._prompts.collect(plan, inputs, hidden)
         taken = self._choose(ids, inputs, hidden, drafts, allowed) if ids else _Taken([], [], {})
         self._state.advance(plan, inputs.yielding, taken.tokens)
+        if self._drafting:
+            self._drafting.learn(ids, inputs, taken.tokens, hidden)
         counts = [0] * len(plan.ids)
         for index, tokens in zip(inputs.yielding, taken.tokens, strict=True):
             counts[index] = len(tokens)
@@ -120,17 +125,13 @@ class Stepper:
             prompt_logprobs={id: prompt.logprobs for id, prompt in scores.items()},
             prompt_top_tokens={id: prompt.top for id, prompt in scores.items() if prompt.top},
             unguided=self._guides.failures(ids) if self._guides else {},
+            guessed={id: len(tokens) for id, tokens in drafts.items()},
         )  # fmt: skip
 
     def _draft(self, plan: Plan) -> Drafts:
-        """What is guessed of the sequences that decode; never beyond their last token."""
-        if self._drafter is None or not plan.draft:
-            return {}
-        rooms = {id: min(plan.draft, self._state.room(id)) for id in plan.ids}
-        guesses = {
-            id: [*self._drafter.propose(self._state.known(id), room)][:room] for id, room in rooms.items() if room
-        }
-        return {id: tokens for id, tokens in guesses.items() if tokens}
+        """What is guessed, cut off where a grammar forbids it; only one rank alone knows that in time."""
+        drafts = self._drafting.guess(self._state, plan) if self._drafting else {}
+        return self._guides.cut(drafts) if drafts and self._guides and self._group.world == 1 else drafts
 
     def _choose(
         self, ids: list[int], inputs: StepInputs, hidden: Tensor, drafts: Drafts,

@@ -1,8 +1,11 @@
-"""What guesses tokens ahead, for the model to check several of them in one step."""
+"""What guesses tokens ahead, for the model to check several of them in one step. Imports no torch: the launcher checks
+the part `speculation` by these classes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -11,7 +14,13 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from tgi_server.kernels.row import Needs
+    from tgi_server.layers.parallel import Group
+    from tgi_server.models.model import Model
+
 IntArray = npt.NDArray[np.int64]
+Drafts = Mapping[int, Sequence[int]]
+"""The guessed tokens of sequences, by id; none of them empty."""
 
 
 class Drafter(Protocol):
@@ -40,10 +49,38 @@ class Drafter(Protocol):
         """The tokens that followed what `chances` was last asked about, whether they had been guessed or not."""
         ...
 
-    def see(self, ids: Sequence[int], hidden: Tensor) -> None:
-        """The model's last hidden states `[len(ids), hidden]`, from which the newest token of each sequence came."""
+    def see(self, ids: Sequence[int], hidden: Tensor, rows: Sequence[int]) -> None:
+        """After each step: the newest token of sequence `ids[i]` came from the model's last hidden state `rows[i]`.
+
+        `hidden [rows of the step, hidden size]` is overwritten by the next step.
+        """
         ...
 
     def forget(self, id: int) -> None:
         """A sequence is over; it may be unknown."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a drafter can build on.
+
+    Attributes:
+        model: whose tokens are guessed.
+        group: the ranks of the model.
+        needs: what the model computes on.
+        heads: directory of drafting heads that came with the checkpoint; None where there are none.
+    """
+
+    model: Model
+    group: Group
+    needs: Needs
+    heads: Path | None = None
+
+
+class Speculation(Protocol):
+    """The part `speculation`: its fields are the drafter's options."""
+
+    def drafter(self, surroundings: Surroundings) -> Drafter:
+        """A drafter for one rank. Raises ModelError for heads that do not fit the model."""
         ...

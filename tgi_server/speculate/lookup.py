@@ -87,7 +87,7 @@ class LookUp:
                 break
         text.offered = []
 
-    def see(self, ids: Sequence[int], hidden: Tensor) -> None:
+    def see(self, ids: Sequence[int], hidden: Tensor, rows: Sequence[int]) -> None:
         """See `Drafter`: of no use here."""
 
     def forget(self, id: int) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import count
 
 from tgi_server.config.schema import option
-from tgi_server.speculate.base import Drafter
+from tgi_server.speculate.base import Drafter, Surroundings
 from tgi_server.speculate.history import LONGEST, History
 from tgi_server.speculate.lookup import LookUp, Proposal, Usual
 
@@ -25,7 +25,7 @@ class NGram:
         minimum=1, maximum=LONGEST,
     )  # fmt: skip
 
-    def drafter(self) -> Drafter:
+    def drafter(self, surroundings: Surroundings) -> Drafter:
         """What guesses for a shard."""
         return LookUp(_propose, range(1, self.longest + 1), USUAL)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import count
 
 from tgi_server.config.schema import option
-from tgi_server.speculate.base import Drafter
+from tgi_server.speculate.base import Drafter, Surroundings
 from tgi_server.speculate.history import History, Match
 from tgi_server.speculate.lookup import LookUp, Proposal, Usual
 
@@ -33,7 +33,7 @@ class Suffix:
         minimum=1, maximum=64,
     )  # fmt: skip
 
-    def drafter(self) -> Drafter:
+    def drafter(self, surroundings: Surroundings) -> Drafter:
         """What guesses for a shard."""
         return LookUp(self._propose, RUNS, USUAL)
 

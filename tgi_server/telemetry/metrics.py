@@ -63,6 +63,10 @@ class Metrics:
             "tgi_batch_next_size": _BATCH_SIZE_BUCKETS,
         }
 
+    def bound(self, name: str, bounds: Sequence[float]) -> None:
+        """Let a histogram that has no observation yet have these buckets."""
+        self._buckets[name] = bounds
+
     def counter(self, name: str, amount: float = 1, /, **labels: str) -> None:
         """Add to a counter."""
         series = self._counters.setdefault(name, {})

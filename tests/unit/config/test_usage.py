@@ -30,6 +30,7 @@ OPTIONS = [
 FIELDS = {
     "attention": ["library"],
     "quantize": ["activations", "bits", "group_size", "threshold", "block", "compress_statistics"],
+    "speculation": ["longest", "places"],
     "job": [
         "out", "method", "bits", "group_size", "act_order", "symmetric", "damping", "calibration", "samples",
         "sample_tokens",
@@ -42,7 +43,7 @@ FIELDS = {
 
 def test_the_options_are_these() -> None:
     assert [field.name for field in documented_options()] == OPTIONS
-    assert set(options.NAMES) == {*OPTIONS, "quantize", "attention", "runner", "router", "job"}
+    assert set(options.NAMES) == {*OPTIONS, "quantize", "attention", "speculation", "runner", "router", "job"}
     assert {part: list(parts.known(part)) for part in FIELDS} == FIELDS
 
 

@@ -403,3 +403,23 @@ async def test_prefix_caching_that_cannot_be_is_told_once(start: Start, caplog: 
         await rig.events(rig.request("the dog " * 30))
         assert ("prefix_caching" in caplog.text) is not cacheable and len(caplog.records) == (not cacheable)
         assert ("prefix_cache" in rig.metrics.render()) is cacheable
+
+
+async def test_what_became_of_guesses_is_counted(start: Start) -> None:
+    rig = await start(FakeShards(replace(INFO, draft_width=3)))
+    events = await rig.events(rig.request("the dog " * 4, new=40))
+    text = rig.metrics.render()
+    counts = {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in text.splitlines() if line[0] != "#"}
+    steps, skipped = counts["tgi_request_skipped_tokens_count"], counts["tgi_request_skipped_tokens_sum"]
+    assert skipped + steps == len(events) == 40 and skipped > 0
+    bounds = [key for key in counts if key.startswith("tgi_request_skipped_tokens_bucket")]
+    assert len(bounds) == 5 and 'le="3"' in bounds[3]
+    guessed, accepted = (
+        [counts[f'tgi_speculate_{what}_tokens{{position="{p}"}}'] for p in (1, 2, 3)]
+        for what in ("guessed", "accepted")
+    )
+    assert sum(accepted) == skipped and sorted(accepted, reverse=True) == accepted
+    assert all(right <= made for right, made in zip(accepted, guessed, strict=True)) and 'position="4"' not in text
+    plain = await start(FakeShards(INFO))
+    await plain.events(plain.request("the dog", new=4))
+    assert "skipped" not in plain.metrics.render() and "speculate" not in plain.metrics.render()

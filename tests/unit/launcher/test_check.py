@@ -49,12 +49,12 @@ def test_a_chunk_takes_the_place_of_the_prefill_budget() -> None:
 
 def test_all_problems_together_each_with_its_origin() -> None:
     budgets = {"max_input_length": 4000, "max_batch_prefill_tokens": 1000, "max_batch_total_tokens": 900}
-    lines = problem(**budgets, sharded=True, ngrok=True, speculate=2).split("; ")
+    lines = problem(**budgets, sharded=True, ngrok=True).split("; ")
     starts = ["max_input_length=4000:", "max_batch_prefill_tokens=1000:", "max_batch_prefill_tokens=1000:"]
-    starts += ["max_total_tokens=2048:", "speculate=2:", "sharded=true:", "ngrok=true:", "ngrok=true:"]
+    starts += ["max_total_tokens=2048:", "sharded=true:", "ngrok=true:", "ngrok=true:"]
     told = [line for line in lines if line.split(":")[0] + ":" in starts]
     assert [line.split(":")[0] + ":" for line in told] == starts
-    assert sum("(here)" in line for line in lines) == 7, "all but max_total_tokens, which was not given"
+    assert sum("(here)" in line for line in lines) == 6, "all but max_total_tokens, which was not given"
 
 
 @pytest.mark.parametrize(("options", "words"), [
@@ -62,7 +62,6 @@ def test_all_problems_together_each_with_its_origin() -> None:
     ({"tokenizer_config_path": "/nowhere/x.json"}, "tokenizer_config_path=/nowhere/x.json: there is no such file"),
     ({"validation_workers": 0}, "validation_workers=0: "),
     ({"max_best_of": 9, "max_concurrent_requests": 8}, "at most 8 works"),
-    ({"speculate": 2}, "speculate=2: guessing ahead is not served yet"),
     ({"disable_custom_kernels": True, "attention": NATIVE}, "attention.library=native: disable_custom_k"),
     ({"cuda_memory_fraction": 0.5}, "cuda_memory_fraction=0.5: there is no GPU"),
     ({"enable_cuda_graphs": True}, "enable_cuda_graphs=true: there is no CUDA device"),

@@ -114,8 +114,11 @@ def test_guessed_tokens_follow_the_certain_one_and_are_scored_with_it() -> None:
     inputs = state.inputs(plan, {0: [50, 51], 1: [60]})
     assert inputs.ids.tolist() == [102, 100, 50, 51, 101, 60]
     assert inputs.positions.tolist() == [2, 3, 4, 5, 5, 6]
-    assert inputs.batches[0].query_lengths == [1, 3, 2] and inputs.batches[0].context_lengths == [3, 6, 7]
+    (batch,) = inputs.batches
+    assert (batch.query_lengths, batch.context_lengths) == ([1] * 6, [3, 4, 5, 6, 6, 7]), "to the model they all decode"
+    assert batch.block_tables[:, 0].tolist() == [20, 0, 0, 0, 10, 10]
     assert (inputs.yielding, inputs.scored, inputs.score_rows.tolist()) == ([0, 1, 2], [1, 3, 2], [0, 1, 2, 3, 4, 5])
+    assert (inputs.starts.tolist(), inputs.deciding) == ([0, 1, 4], [0, 1, 4])
     assert state.known(0).tolist() == [0, 1, 2, 100] and state.known(0, 2).tolist() == [0, 1, 2, 100, 50, 51]
     state.advance(plan, inputs.yielding, [[70], [50, 51, 71], [72]])
     assert [state.known(id).tolist()[-3:] for id in range(3)] == [[50, 51, 71], [4, 101, 72], [1, 102, 70]]
@@ -131,6 +134,8 @@ def test_prompts_in_the_same_step_are_scored_once() -> None:
     state.update(plan)
     inputs = state.inputs(plan, {0: [50, 51]})
     assert (inputs.yielding, inputs.scored, inputs.score_rows.tolist()) == ([0, 1], [3, 1], [0, 1, 2, 6])
+    assert (inputs.starts.tolist(), inputs.deciding) == ([0, 3, 7], [0, 6])
+    assert inputs.batches[0].query_lengths == [1, 1, 1, 4, 2]
 
 
 def test_lengths_are_those_that_a_position_will_have_seen() -> None:
@@ -147,11 +152,11 @@ def test_lengths_are_those_that_a_position_will_have_seen() -> None:
 def test_room_for_guesses_ends_before_the_last_token() -> None:
     state = decoding(3, limit=6)
     state.update(Plan(1, [], [], new=[new(7, [1, 2, 3], 7)]))
-    assert (state.room(0), state.room(7)) == (1, 0), "a prompt that is not computed does not decode"
+    assert state.rooms([0, 7]) == [1, 0], "a prompt that is not computed does not decode"
     plan = Plan(1, [0], [1], draft=1)
     inputs = state.inputs(plan, {0: [50]})
     state.advance(plan, inputs.yielding, [[50, 51]])
-    assert state.room(0) == 0
+    assert state.rooms([0]) == [0]
 
 
 def test_a_sequence_with_all_its_tokens_is_computed_again_and_gets_none() -> None:

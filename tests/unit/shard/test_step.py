@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from hashlib import blake2b
@@ -31,10 +31,12 @@ from tgi_server.kernels.row import Needs
 from tgi_server.layers.parallel import Group
 from tgi_server.rpc.fake import FAKE_INFO
 from tgi_server.shard.batch import BatchState, StepInputs
+from tgi_server.shard.drafting import Drafting
 from tgi_server.shard.guides import GuidedSequence, Guides, Vocabulary
 from tgi_server.shard.sampler import Row, Watermark, choose
 from tgi_server.shard.step import Stepper
 from tgi_server.speculate.base import Drafter, IntArray
+from tgi_server.speculate.costs import Allotment, Costs
 from tgi_server.types import (
     BLOCK_SIZE,
     CacheKind,
@@ -110,25 +112,65 @@ class Model:
         return scores([int(number) for number in hidden[:, 0].tolist()])
 
 
-class Oracle:
+class Guesser:
+    """Sure of what it guesses, right or wrong; checks that it is told what came."""
+
+    def __init__(self) -> None:
+        self._offers: dict[int, list[int]] = {}
+        self._open: set[int] = set()
+        self.learnt: dict[int, list[int]] = {}
+        self.seen: dict[int, float] = {}
+
+    def _follow(self, known: IntArray, most: int) -> list[int]:
+        raise NotImplementedError
+
+    def chances(self, id: int, known: IntArray, most: int) -> list[float]:
+        assert id not in self._open, "it was not told what came"
+        self._open.add(id)
+        self._offers[id] = self._follow(known, most)
+        return [1.0] * len(self._offers[id])
+
+    def guess(self, widths: Mapping[int, int]) -> dict[int, list[int]]:
+        return {id: self._offers[id][:width] for id, width in widths.items()}
+
+    def learn(self, id: int, taken: Sequence[int]) -> None:
+        self._open.remove(id)
+        self.learnt.setdefault(id, []).extend(taken)
+
+    def see(self, ids: Sequence[int], hidden: Tensor, rows: Sequence[int]) -> None:
+        self.seen.update(zip(ids, hidden[list(rows), 0].tolist(), strict=True))
+
+    def forget(self, id: int) -> None:
+        self._open.discard(id)
+
+
+class Oracle(Guesser):
     """Knows the texts to come; every `wrong`-th token is another one."""
 
     def __init__(self, texts: Sequence[Sequence[int]], wrong: int = 0) -> None:
+        super().__init__()
         self._texts = [list(text) for text in texts]
         self._wrong = wrong
 
-    def propose(self, known: IntArray, most: int) -> list[int]:
+    def _follow(self, known: IntArray, most: int) -> list[int]:
         n = len(known)
         text = next((text for text in self._texts if text[:n] == known.tolist()), [])
         rest = text[n : n + most]
         return [(t + 1) % SIZE if self._wrong and (n + i) % self._wrong == 0 else t for i, t in enumerate(rest)]
 
 
-class Nonsense:
-    """Always as much as it may, and more."""
+class Nonsense(Guesser):
+    """Always as much as it may."""
 
-    def propose(self, known: IntArray, most: int) -> list[int]:
-        return [(int(known[-1]) + 1 + i) % SIZE for i in range(most + 2)]
+    def _follow(self, known: IntArray, most: int) -> list[int]:
+        return [(int(known[-1]) + 1 + i) % SIZE for i in range(most)]
+
+
+ROWS_ARE_FREE = Costs((1, 128), (1.0, 1.0))
+
+
+def drafting(drafter: Drafter | None, most: int) -> Drafting | None:
+    return None if drafter is None else Drafting(drafter, Allotment(ROWS_ARE_FREE, most))
 
 
 def expected(request: GenerationRequest, vocabulary: Vocabulary | None = None) -> tuple[list[int], list[float]]:
@@ -165,7 +207,7 @@ class Server:
         self.model = Model(groups)
         state = BatchState(LONGEST + draft, CPU, [CacheGroup(info.kind, info.window) for info in groups], rows=2)
         self.stepper = Stepper(
-            state, self.model.run, self.model.logits, guides, Watermark(), Group(), NEEDS, drafter
+            state, self.model.run, self.model.logits, guides, Watermark(), Group(), NEEDS, drafting(drafter, draft)
         )  # fmt: skip
         self.outcomes: list[Outcome] = []
         self.plans: list[Plan] = []
@@ -321,7 +363,9 @@ def test_other_ranks_follow_the_first(
     guides = Guides(tokenizer_json, SIZE, [EOS_ID])
     state, model = BatchState(LONGEST + 4, CPU), Model(FULL_GROUPS)
     first, second = (
-        Stepper(*parts, Watermark(), Rank(rank, told), NEEDS, DRAFTERS[drafter]([text for text, _ in texts]))
+        Stepper(
+            *parts, Watermark(), Rank(rank, told), NEEDS, drafting(DRAFTERS[drafter]([text for text, _ in texts]), 4)
+        )
         for rank, parts in enumerate(
             [
                 (BatchState(LONGEST + 4, CPU), Model(FULL_GROUPS).run, model.logits, guides),

@@ -5,17 +5,22 @@ from __future__ import annotations
 import gc
 import tracemalloc
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tgi_server.speculate.base import Drafter
+from tgi_server.speculate.base import Drafter, Speculation
 from tgi_server.speculate.ngram import NGram
 from tgi_server.speculate.suffix import Suffix
 
-MAKERS: list[Callable[[], Drafter]] = [NGram().drafter, Suffix().drafter, NGram(longest=1).drafter, Suffix(1).drafter]
+PARTS: list[Speculation] = [NGram(), Suffix(), NGram(longest=1), Suffix(1)]
+NOTHING: Any = None
+"""What these drafters need of the model."""
+MAKERS: list[Callable[[], Drafter]] = [partial(part.drafter, NOTHING) for part in PARTS]
 NAMES = ["ngram", "suffix", "ngram of one", "suffix of one place"]
 each = pytest.mark.parametrize("make", MAKERS, ids=NAMES)
 TEXTS = st.lists(st.integers(0, 5), min_size=2, max_size=80)
