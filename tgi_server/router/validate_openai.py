@@ -191,8 +191,9 @@ def check_fields(body: OpenAIBody, limits: Limits) -> None:
         raise ValidationError("`temperature` must be >= 0.0 and <= 2.0", "temperature")
     if body.temperature:
         check_above_zero("temperature", body.temperature)
-    if body.top_p is not None and not 0.0 < body.top_p <= 1.0:
-        raise ValidationError("`top_p` must be > 0.0 and <= 1.0", "top_p")
+    for name, share in (("top_p", body.top_p), ("typical_p", body.typical_p)):
+        if share is not None and not 0.0 < share <= 1.0:
+            raise ValidationError(f"`{name}` must be > 0.0 and <= 1.0", name)
     if body.min_p is not None and not 0.0 <= body.min_p <= 1.0:
         raise ValidationError("`min_p` must be >= 0.0 and <= 1.0", "min_p")
     if body.top_k is not None and body.top_k < -1:
@@ -215,11 +216,13 @@ def sampling_of(body: OpenAIBody, limits: Limits, random_seed: int) -> SamplingP
         temperature=1.0 if greedy or body.temperature is None else body.temperature,
         top_k=0 if greedy else max(body.top_k or 0, 0),
         top_p=1.0 if greedy or body.top_p is None else body.top_p,
+        typical_p=1.0 if greedy or body.typical_p is None else body.typical_p,
         min_p=0.0 if greedy else body.min_p or 0.0,
         repetition_penalty=1.0 if body.repetition_penalty is None else body.repetition_penalty,
         frequency_penalty=body.frequency_penalty or 0.0,
         presence_penalty=body.presence_penalty or 0.0,
         logit_bias=_logit_bias(body.logit_bias or {}, limits),
+        watermark=bool(body.watermark),
         seed=random_seed if body.seed is None else body.seed & MAX_UINT64,
     )
 

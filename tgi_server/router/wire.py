@@ -147,6 +147,8 @@ class OpenAIBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
     presence_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
     min_p: float | None = None
+    typical_p: float | None = None
+    watermark: bool | None = None
     response_format: Format | None = None
     min_tokens: int | None = None
     stop_token_ids: list[int] | None = None

@@ -53,6 +53,7 @@ OPTIONS: dict[str, st.SearchStrategy[Any]] = plausible.SHARED | {
     "response_format": FORMAT, "logit_bias": st.sampled_from([{"5": 1.5}, {"5": "1"}]), "min_tokens": plausible.NUMBER,
     "best_of": plausible.NUMBER, "logprobs": plausible.NUMBER | plausible.FLAG, "suffix": NAME, "echo": plausible.FLAG,
     "presence_penalty": plausible.NUMBER, "min_p": plausible.NUMBER, "model": NAME,
+    "typical_p": plausible.NUMBER, "watermark": plausible.FLAG,
 }  # fmt: skip
 NESTED = one_field({"messages": HELLO}, messages=st.lists(MESSAGE, max_size=2), tools=st.lists(TOOLS, max_size=2))
 CHAT = NESTED | one_field(

@@ -59,6 +59,7 @@ SHARED: dict[str, st.SearchStrategy[Any]] = {
     "stream_options": objects(include_usage=FLAG, continuous_usage_stats=FLAG), "ignore_eos": FLAG,
     "logit_bias": st.dictionaries(st.sampled_from(["5", "339", "340", "-1", "x", "5.0"]), NUMBER, max_size=2),
     "presence_penalty": NUMBER, "min_p": NUMBER, "repetition_penalty": NUMBER, "response_format": FORMAT,
+    "typical_p": NUMBER, "watermark": FLAG,
 }  # fmt: skip
 CALL = objects(id=TEXT, type=st.just("function"), function=objects(name=TEXT, arguments=TEXT | st.just("{}")))
 MESSAGE = st.fixed_dictionaries(

@@ -60,7 +60,7 @@ def completion(prompt: Any = "hi", **fields: Any) -> Prepared:
         ("response_format", JsonFormat({"type": "object", "properties": {f"k{i}": {} for i in range(1001)}})),
         ("response_format", JsonFormat({"anyOf": [{"const": i} for i in range(1001)]})),
         ("response_format", JsonFormat({"enum": ["x" * 99 + str(i) for i in range(700)]})),
-        ("min_p", 1.1),
+        ("min_p", 1.1), ("typical_p", 0.0), ("typical_p", 1.1),
         ("min_tokens", 1), ("stop_token_ids", [5]), ("response_format", JsonFormat(7)),
         ("response_format", JsonFormat("{")), ("response_format", JsonFormat({"type": "thing"})),
         ("response_format", JsonSchemaFormat()), ("response_format", RegexFormat("(")),
@@ -163,7 +163,7 @@ def test_an_echo_of_token_ids_is_decoded() -> None:
 
 
 def test_temperature_zero_is_greedy() -> None:
-    sampling = chat(temperature=0.0, top_p=0.5, top_k=3).requests[0].sampling
+    sampling = chat(temperature=0.0, top_p=0.5, top_k=3, typical_p=0.5, min_p=0.5).requests[0].sampling
     assert sampling == SamplingParams(seed=SEED) and not sampling.samples
 
 
@@ -174,6 +174,9 @@ def test_sampling_is_the_default() -> None:
     )
     assert given == SamplingParams(
         do_sample=True, temperature=0.5, top_p=0.9, top_k=4, frequency_penalty=1.0, seed=2**64 - 1, top_n_tokens=2
+    )
+    assert chat(typical_p=0.9, watermark=True).requests[0].sampling == SamplingParams(
+        do_sample=True, typical_p=0.9, watermark=True, seed=SEED
     )
 
 

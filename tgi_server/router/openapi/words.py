@@ -52,6 +52,9 @@ _OPENAI = {
     "is not given.",
     "min_p": "From 0 to 1. Only tokens that have at least this share of the likeliest one's probability are chosen. "
     "0.0 if it is not given. Not in OpenAI's API.",
+    "typical_p": "Above 0, at most 1. Choose among the tokens that are the most typical ones and have this probability "
+    "together. 1.0 if it is not given. Not in OpenAI's API.",
+    "watermark": "Mark the text so that a program can tell later that it was generated. Not in OpenAI's API.",
     "seed": "Of the random choices, an integer of 64 bits: the same request with the same seed has the same answer. A "
     "random one if it is not given.",
     "stop": "A text that ends the generation, or a list of at most `max_stop_sequences` of `/info`. It is left out of "
