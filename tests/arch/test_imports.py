@@ -14,6 +14,7 @@ WITHOUT_TORCH = [
     "tgi_server.quantize.gptq", "tgi_server.quantize.awq",
     "tgi_server.bench.main", "tgi_server.host", "tgi_server.models.check", "tgi_server.launcher.examine",
     "tgi_server.compress.start", "tgi_server.speculate.ngram", "tgi_server.speculate.suffix",
+    "tgi_server.watermark",
 ]  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from tgi_server import tokenizer_file
 from tgi_server.compress.options import LEAST_TOKENS
 from tgi_server.errors import ModelError
 
@@ -55,9 +56,7 @@ def samples(path: Path, text: str, tokenizer: Path, count: int, length: int) -> 
     Raises:
         ModelError: the text is too short for that; the line says what works.
     """
-    core = Tokenizer.from_file(str(tokenizer))
-    core.no_truncation()
-    core.no_padding()
+    core = tokenizer_file.read(tokenizer)
     begin = _begin(core)
     ids = core.encode(text, add_special_tokens=False).ids
     own = length - len(begin)

@@ -49,16 +49,29 @@ def with_tokenizer(directory: Path, conversion_cache: str | None, report: Report
     Raises:
         ModelError: none can be made; says why.
     """
-    if (directory / checkpoint.TOKENIZER).is_file():
+    tokenizer = tokenizer_of(directory, conversion_cache, report)
+    if tokenizer.parent == directory:
         return directory
+    return _linked(directory, {**_contents(directory), checkpoint.TOKENIZER: tokenizer}, conversion_cache, report)
+
+
+def tokenizer_of(directory: Path, conversion_cache: str | None, report: Report) -> Path:
+    """The tokenizer.json of a model, of which nothing else needs to be there but config.json; made where it has none.
+
+    Raises:
+        ModelError: none can be made; says why.
+    """
+    if (directory / checkpoint.TOKENIZER).is_file():
+        return directory / checkpoint.TOKENIZER
+    checkpoint.check_description(directory)
     sources = [directory / name for name in ("config.json", *checkpoint.tokenizer_names(directory))]
     target = conversions.of_tokenizer(directory, sources, conversion_cache)
     if not target.is_dir():
         vocabulary = checkpoint.vocabulary(directory)
-        assert vocabulary is not None  # check_description has been asked
+        if vocabulary is None:  # an adapter's directory
+            raise ModelError(f"{directory} has no {checkpoint.TOKENIZER}, nor a file to make one of")
         job.run("tgi_server.launcher.tokenizer", str(directory), vocabulary, str(target), report=report, extra=_OFFLINE)
-    links = {**_contents(directory), checkpoint.TOKENIZER: target / checkpoint.TOKENIZER}
-    return _linked(directory, links, conversion_cache, report)
+    return target / checkpoint.TOKENIZER
 
 
 def with_tokenizer_of(directory: Path, other: Path, conversion_cache: str | None, report: Report) -> Path:

@@ -75,12 +75,12 @@ def _warn(options: ModelOptions) -> None:
 
 
 def _model(options: ModelOptions, dtype: DType, report: Report, look: Look, weigh: Weigh) -> Model:
-    local = _locate(options.model_id)
+    local = locate(options.model_id)
     if local is not None and options.revision is not None:
         raise ModelError(f"revision={options.revision}: model_id={options.model_id} is not on the hub, it has none")
     if options.weights_cache_override is not None:
         return Model(_overridden(options, options.weights_cache_override, local, report))
-    place = local or _ask_hub("description", options, options.revision, report)
+    place = local or ask_hub("description", options, options.revision, report)
     if not is_adapter(place):
         return _whole(options, place, dtype, report, look, lambda base, tensors: weigh(base, tensors, None))
     return _adapted(options, place, dtype, report, look, weigh)
@@ -90,7 +90,7 @@ def _whole(options: ModelOptions, place: Path, dtype: DType, report: Report, loo
     """The model of which all or the description is at `place`."""
     if place.is_file():
         return Model(_convert(place, options, dtype, report, look, weigh))
-    from_hub, cache = _locate(options.model_id) is None, options.conversion_cache
+    from_hub, cache = locate(options.model_id) is None, options.conversion_cache
     if from_hub:
         place = _download(options, place, report, look)
     checkpoint.check_description(place)
@@ -104,8 +104,8 @@ def _whole(options: ModelOptions, place: Path, dtype: DType, report: Report, loo
 def _adapted(options: ModelOptions, place: Path, dtype: DType, report: Report, look: Look, weigh: Weigh) -> Model:
     """The base model of the adapter at `place`, with the adapter. What is wrong with the adapter is found first."""
     config = read_config(place)
-    if _locate(options.model_id) is None and not checkpoint.is_complete(place):
-        place = _ask_hub("weights", options, place.name, report)
+    if locate(options.model_id) is None and not checkpoint.is_complete(place):
+        place = ask_hub("weights", options, place.name, report)
     cache = options.conversion_cache
     changes = assemble.unpickled_adapter(place, cache, report)
 
@@ -129,18 +129,18 @@ def _adapted(options: ModelOptions, place: Path, dtype: DType, report: Report, l
         raise ModelError(f"the base model of the adapter {options.model_id}: {error}") from None
     directory = assemble.with_tokenizer_of(model.directory, place, cache, report)
     directory = assemble.with_tokenizer(directory, cache, report)
-    own = origin.from_hub(directory, place) if _locate(options.model_id) is None else Model(directory)
+    own = origin.from_hub(directory, place) if locate(options.model_id) is None else Model(directory)
     return replace(own, pipeline_tag=own.pipeline_tag or model.pipeline_tag, adapter=changes)
 
 
 def _base(options: ModelOptions, report: Report) -> tuple[ModelOptions, Path]:
     """Where the model that an adapter changes is, or its description, and the options that name it."""
-    local = _locate(options.model_id)
+    local = locate(options.model_id)
     if local is not None:
         options = replace(options, revision=None)  # of the hub's model, of which this is a copy
     if options.trust_remote_code:
         _warn(options)
-    place = local or _ask_hub("description", options, options.revision, report)
+    place = local or ask_hub("description", options, options.revision, report)
     if is_adapter(place):
         raise ModelError(f"{place} is an adapter itself; adapters of adapters are not served")
     return options, place
@@ -150,8 +150,8 @@ def _base_id(options: ModelOptions, place: Path, named: str) -> str:
     """The model that an adapter names: beside it, or as any other one is named. What comes from the hub names no files
     of this machine."""
     path = place / conversions.expanded(named)
-    if _locate(options.model_id) is None:
-        if _locate(named) is not None:
+    if locate(options.model_id) is None:
+        if locate(named) is not None:
             raise ModelError(f"{named} is on this machine; an adapter from the hub has to name a model on the hub")
         return named
     return str(path) if path.exists() else named
@@ -170,7 +170,7 @@ def _overridden(options: ModelOptions, override: str, local: Path | None, report
     return assemble.with_tokenizer(directory, cache, report)
 
 
-def _locate(model_id: str) -> Path | None:
+def locate(model_id: str) -> Path | None:
     """The file or directory on this machine that `model_id` names; None when it is an id on the hub."""
     if model_id.startswith(_PACKAGE):
         path = packaged_file(model_id)
@@ -205,7 +205,7 @@ def packaged_file(model_id: str) -> Path:
 def _described(options: ModelOptions, local: Path | None, report: Report) -> Path:
     """Where configuration and tokenizer are, without a download or conversion."""
     if local is None:
-        return _ask_hub("cached", options, options.revision, report)
+        return ask_hub("cached", options, options.revision, report)
     if not local.is_dir():
         raise ModelError(
             f"weights_cache_override={options.weights_cache_override}: it has no config.json or no tokenizer, and "
@@ -219,11 +219,12 @@ def _download(options: ModelOptions, directory: Path, report: Report, look: Look
     if not checkpoint.is_complete(directory):
         checkpoint.check_description(directory)
         look(directory)
-        directory = _ask_hub("weights", options, directory.name, report)
+        directory = ask_hub("weights", options, directory.name, report)
     return directory
 
 
-def _ask_hub(part: str, options: ModelOptions, revision: str | None, report: Report) -> Path:
+def ask_hub(part: str, options: ModelOptions, revision: str | None, report: Report) -> Path:
+    """The directory that a part of `launcher.hub` answers with; raises ModelError."""
     place = options.huggingface_hub_cache
     cache_dir = str(conversions.expanded(place).absolute()) if place else None
     wanted = json.dumps([part, options.model_id, revision, cache_dir, options.trust_remote_code])

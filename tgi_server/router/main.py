@@ -17,12 +17,12 @@ from typing import Any
 import uvicorn
 import uvloop
 from quart import Quart
-from tokenizers import Tokenizer
 
+from tgi_server import tokenizer_file
 from tgi_server.config import load
 from tgi_server.config.schema import Launch, NetworkOptions
 from tgi_server.engine.engine import Engine
-from tgi_server.errors import ConfigError, ModelError, TgiError
+from tgi_server.errors import ConfigError, TgiError
 from tgi_server.router import tunnel
 from tgi_server.router.chat import find_template
 from tgi_server.router.protocol import HttpProtocol
@@ -58,7 +58,7 @@ async def run(launch: Launch) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     config, resolved = launch.config, launch.resolved
-    tokenizer = load_tokenizer(Path(resolved.model_dir))
+    tokenizer = tokenizer_file.read(Path(resolved.model_dir) / "tokenizer.json")
     template = find_template(Path(resolved.model_dir), config.tokenizer_config_path)
     metrics = Metrics(config.max_input_length, config.max_total_tokens)
     shards = GrpcShards(config.shard_uds_path, resolved.num_shard)
@@ -90,24 +90,6 @@ async def started(engine: Engine, stop: asyncio.Event) -> bool:
         return False
     await starting
     return True
-
-
-def load_tokenizer(model_dir: Path) -> Tokenizer:
-    """The tokenizer of a model directory; truncation and padding in its file are for training and switched off.
-
-    Raises:
-        ModelError: the file is missing or broken.
-    """
-    path = model_dir / "tokenizer.json"
-    if not path.is_file():
-        raise ModelError(f"{path} does not exist: the model has no tokenizer that this server can read")
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the binding has no narrower class
-        raise ModelError(f"{path} cannot be read: {error}") from None
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
 
 
 async def serve(

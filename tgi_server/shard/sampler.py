@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tgi_server import greenlist
 from tgi_server.config.schema import WatermarkOptions
 from tgi_server.kernels.plain import uniforms
 from tgi_server.speculate.base import IntArray
@@ -25,8 +26,6 @@ Pick = Callable[[Tensor, Sequence[int], Sequence[int], Sequence[bool]], tuple[Te
 """The operation `choose` of `kernels.plain`."""
 LARGEST = 1e30
 """Size to which penalised scores are held, so that no penalty makes infinity of them."""
-WATERMARK_KEY = 15485863
-"""Sets the watermark's hash apart from the noise of a choice, whose positions are all smaller."""
 MOST_TIES = 32
 """Alternatives beyond the wanted number that are reported because they tie with the last."""
 
@@ -59,11 +58,11 @@ class Watermark:
     """How marked texts are marked: by `delta` on the scores of the part `gamma` of the vocabulary.
 
     The "soft" watermark of arXiv:2301.10226. Which tokens are favoured (green) follows from the token before alone, so
-    that a text can be tested without the model, the prompt or the request.
+    that a text can be tested without the model, the prompt or the request (`tgi_server.watermark`).
     """
 
-    gamma: float = 0.5
-    delta: float = 2.0
+    gamma: float = greenlist.GAMMA
+    delta: float = greenlist.DELTA
 
     @classmethod
     def of(cls, options: WatermarkOptions) -> Watermark:
@@ -77,7 +76,7 @@ class Watermark:
         Each is with probability gamma, by a hash of its own. The paper shuffles the vocabulary and takes a part of it,
         which costs more and comes out differently on other devices.
         """
-        return uniforms(previous, torch.full_like(previous, WATERMARK_KEY), ids) < self.gamma
+        return uniforms(previous, torch.full_like(previous, greenlist.KEY), ids) < self.gamma
 
 
 def choose(
