@@ -6,26 +6,29 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tokenizers import Tokenizer
-from tokenizers.decoders import DecodeStream
 
+from tgi_server.engine.detokenizer import ContextDetokenizer, Detokenizer, PieceDetokenizer
+from tgi_server.engine.pieces import pieces
 from tgi_server.engine.stopping import StopMatcher
 from tgi_server.types import Finish, FinishReason, GenerationRequest, Token, TokenEvent, TopTokens
 
-CONTEXT = 5
-"""Prompt tokens decoded along with the first new ones: whether a word starts with a space depends on them."""
-
-UNFINISHED = "\ufffd"
-"""What a decoder writes for the bytes of an unfinished character."""
-
 
 class Vocabulary:
-    """What single token ids look like."""
+    """What tokens look like, and which are special."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
         self.special = {
             id: token.content for id, token in tokenizer.get_added_tokens_decoder().items() if token.special
         }
+        self._pieces = pieces(tokenizer)
+        self._texts: dict[int, str] = {}
+
+    def detokenizer(self, context: Sequence[int]) -> Detokenizer:
+        """For a text that comes after the ids `context`."""
+        if self._pieces is not None:
+            return PieceDetokenizer(self._pieces, self.special, context)
+        return ContextDetokenizer(self.tokenizer, self.special, context)
 
     def token(self, id: int, logprob: float | None) -> Token:
         """Token `id` decoded on its own."""
@@ -39,61 +42,19 @@ class Vocabulary:
         return [TokenEvent(token, top) for token, top in zip(tokens, alternatives, strict=True)]
 
     def top(self, top: TopTokens) -> list[Token]:
-        """The alternatives at one position."""
-        return [self.token(id, logprob) for id, logprob in zip(top.ids, top.logprobs, strict=True)]
+        """The alternatives at one position, with the space before a word that the chosen token is told with."""
+        return [
+            Token(id, self._within(id), logprob, id in self.special)
+            for id, logprob in zip(top.ids, top.logprobs, strict=True)
+        ]
 
-
-class Detokenizer:
-    """Decodes one sequence token by token; complete characters are given out at once, never parts of one."""
-
-    def __init__(self, vocabulary: Vocabulary, prompt_ids: Sequence[int]) -> None:
-        self._tokenizer = vocabulary.tokenizer
-        self._stream: DecodeStream
-        self._context: list[int]  # decoded before the next tokens, its text has been given out
-        self._pending: list[int]  # tokens whose last character is not complete
-        self._shown: int  # characters of the pending tokens that have been given out
-        context = list(prompt_ids[-CONTEXT:])
-        partial: list[int] = []
-        while context and self._decode(context).endswith(UNFINISHED):
-            partial.insert(0, context.pop())
-        self._restart(context)
-        for id in partial:  # a prompt may end inside a character; the new tokens complete it
-            self.push(id)
-
-    def push(self, id: int) -> str:
-        """The text that token `id` completes."""
-        try:
-            text = self._stream.step(self._tokenizer, id)
-        except Exception:  # "invalid prefix", for which the library has no narrower class: bytes that are no character
-            return self._skip_pending(id)
+    def _within(self, id: int) -> str:
+        """What token `id` looks like within a text: what it adds to itself."""
+        text = self.special.get(id, self._texts.get(id))
         if text is None:
-            self._pending.append(id)
-            return self._show(self._complete_part())
-        new = text[self._shown :]
-        self._context, self._pending, self._shown = [*self._pending, id], [], 0
-        return new
-
-    def _skip_pending(self, id: int) -> str:
-        text = self._decode([*self._context, id])[len(self._decode(self._context)) :]
-        self._restart([id])
+            once, twice = (self.tokenizer.decode([id] * times, skip_special_tokens=False) for times in (1, 2))
+            text = self._texts[id] = twice[len(once) :]
         return text
-
-    def _complete_part(self) -> str:
-        """The text of the pending tokens up to the unfinished character."""
-        context = self._decode(self._context)
-        return self._decode([*self._context, *self._pending])[len(context) :].rstrip(UNFINISHED)
-
-    def _show(self, text: str) -> str:
-        new = text[self._shown :]
-        self._shown += len(new)
-        return new
-
-    def _restart(self, context: list[int]) -> None:
-        self._stream = DecodeStream(ids=context, skip_special_tokens=False)
-        self._context, self._pending, self._shown = context, [], 0
-
-    def _decode(self, ids: list[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=False)
 
 
 class GenerationText:
@@ -110,7 +71,7 @@ class GenerationText:
         self._vocabulary = vocabulary
         self._sampling = request.sampling
         self._stopping = request.stopping
-        self._detokenizer = Detokenizer(vocabulary, context)
+        self._detokenizer = vocabulary.detokenizer(context)
         self._matcher = StopMatcher(request.stopping.stop_sequences)
         self._held: list[TokenEvent] = []
         self._held_length = 0  # characters
@@ -120,9 +81,7 @@ class GenerationText:
     def push(self, id: int, logprob: float, top: TopTokens | None, finish: FinishReason | None) -> list[TokenEvent]:
         """The events that token `id` releases. The last one has `finish` set when the generation ends with it,
         because `finish` says so or because a stop sequence is complete."""
-        text = self._detokenizer.push(id)
-        special = self._vocabulary.special.get(id)
-        token = Token(id, text if special is None else special, logprob, special is not None)
+        token = self._token(id, logprob)
         self._held.append(TokenEvent(token, [] if top is None else self._vocabulary.top(top)))
         self._held_length += len(token.text)
         self._tokens += 1
@@ -132,6 +91,13 @@ class GenerationText:
                 self._cut(self._held_length - len(token.text) + match[self._stopping.keep_stop])
                 finish = FinishReason.STOP_SEQUENCE
         return self._release() if finish is None else self._end(finish)
+
+    def _token(self, id: int, logprob: float) -> Token:
+        special = self._vocabulary.special.get(id)
+        if special is None:
+            return Token(id, self._detokenizer.push(id), logprob)
+        self._detokenizer.interrupt()
+        return Token(id, special, logprob, special=True)
 
     def _cut(self, length: int) -> None:
         """Keep the first `length` characters of the held events."""

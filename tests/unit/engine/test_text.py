@@ -1,11 +1,16 @@
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models
+from tokenizers import Tokenizer
 
-from tgi_server.engine.text import Detokenizer, GenerationText, Vocabulary
+from tests.vocabularies import KINDS, LOSSLESS, SPECIAL
+from tgi_server.batching.sequence import Progress
+from tgi_server.batching.sequence import Sequence as Scheduled
+from tgi_server.engine.generation import Bell, Generation
+from tgi_server.engine.text import GenerationText, Vocabulary
 from tgi_server.types import (
     Finish,
     FinishReason,
@@ -19,6 +24,14 @@ from tgi_server.types import (
 END, TURN = 0, 1
 
 
+def request_for(
+    tokenizer: Tokenizer, tokens: int, stops: tuple[str, ...], keep_stop: bool, sampling: SamplingParams | None = None
+) -> GenerationRequest:
+    stopping = StoppingParams(max_new_tokens=tokens, stop_sequences=stops, keep_stop=keep_stop)
+    prompt = tokenizer.encode("Paris").ids
+    return GenerationRequest(prompt_ids=prompt, sampling=sampling or SamplingParams(), stopping=stopping)
+
+
 def generate(
     tokenizer: Tokenizer,
     ids: Iterable[int],
@@ -29,9 +42,7 @@ def generate(
 ) -> tuple[list[list[TokenEvent]], Finish]:
     """What each token released, and the end."""
     ids = list(ids)
-    stopping = StoppingParams(max_new_tokens=len(ids), stop_sequences=stops, keep_stop=keep_stop)
-    prompt = tokenizer.encode("Paris").ids
-    request = GenerationRequest(prompt_ids=prompt, sampling=sampling or SamplingParams(), stopping=stopping)
+    request = request_for(tokenizer, len(ids), stops, keep_stop, sampling)
     text = GenerationText(Vocabulary(tokenizer), request, request.prompt_ids)
     released = []
     for index, id in enumerate(ids):
@@ -153,32 +164,76 @@ def test_events_join_to_the_generated_text(
         assert finish.text == (full[: min(ends) if keep_stop else min(begins)] if ends else full)
 
 
-def test_a_prompt_that_ends_inside_a_character_is_completed(tokenizer: Tokenizer) -> None:
-    ids = tokenizer.encode("fox 😀").ids
-    detokenizer = Detokenizer(Vocabulary(tokenizer), ids[:-1])
-    assert detokenizer.push(ids[-1]) == "😀"
+WORDS = ["the", " quick", "fox ", " ", "Paris", "é", "日本語", "🙂", "👩‍👩‍👧", "ﬁ", "!", "\n"]
 
 
-@pytest.fixture
-def sentencepiece() -> Tokenizer:
-    """Pieces with a space marker, and bytes as a fallback, as in Llama's first tokenizers."""
-    pieces = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁Hello", "▁world"]
-    vocabulary = {piece: id for id, piece in enumerate(pieces)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], byte_fallback=True, unk_token="<unk>"))
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    return tokenizer
+def first_stop(text: str, stops: Sequence[str]) -> tuple[int, int] | None:
+    """Where the stop sequence that is complete first begins and ends; of those that end together the longest."""
+    for end in range(1, len(text) + 1):
+        lengths = [len(stop) for stop in stops if text[:end].endswith(stop)]
+        if lengths:
+            return end - max(lengths), end
+    return None
 
 
-def test_a_space_before_the_first_word_depends_on_the_prompt(sentencepiece: Tokenizer) -> None:
-    hello, world = 257, 258
-    assert Detokenizer(Vocabulary(sentencepiece), [hello]).push(world) == " world"
-    assert Detokenizer(Vocabulary(sentencepiece), []).push(world) == "world"
+@pytest.mark.parametrize("keep_stop", [True, False])
+@pytest.mark.parametrize("stops", [
+    ("語",), ("🙂",), ("本語🙂",), ("k 日本", "本語"), ("語🙂👩‍👩", "👩‍"), ("日本日本語",), ("日本日本日本語", "never"),
+    ("語🙂👩‍👩‍👧 fo",), ("n the quick 日",), ("\u200d👧",), ("x jumps",), (" jumps over!", "over"), ("!",),
+])  # fmt: skip
+@pytest.mark.parametrize("kind", LOSSLESS)
+def test_stop_sequences_over_any_tokens(kind: str, stops: tuple[str, ...], keep_stop: bool) -> None:
+    text = "in the quick 日本日本日本語🙂👩‍👩‍👧 fox jumps over!"
+    ids = KINDS[kind]().encode(text).ids
+    released, finish = generate(KINDS[kind](), ids, stops, keep_stop)
+    shown = f" {text}" if kind == "llama" else text  # its first word would follow "Paris" as a new one
+    stop = first_stop(shown, stops)
+    assert finish.text == "".join(texts(released)) == (shown if stop is None else shown[: stop[keep_stop]])
+    assert (finish.reason is FinishReason.STOP_SEQUENCE) == (stop is not None) == any(stop in text for stop in stops)
 
 
-def test_characters_of_single_bytes_and_bytes_that_are_none(sentencepiece: Tokenizer) -> None:
-    detokenizer = Detokenizer(Vocabulary(sentencepiece), [257])
-    assert [detokenizer.push(byte + 1) for byte in "你".encode()] == ["", "", "你"]
-    detokenizer = Detokenizer(Vocabulary(sentencepiece), [257])
-    assert [detokenizer.push(id) for id in (0x41 + 1, 0xE4 + 1, 258, 257)] == ["A", "", " world", " Hello"]
+@given(
+    kind=st.sampled_from(sorted(KINDS)),
+    words=st.lists(st.sampled_from(WORDS), min_size=1, max_size=8),
+    cuts=st.lists(st.tuples(st.integers(0, 30), st.integers(1, 6)), max_size=3),
+    keep_stop=st.booleans(),
+    special=st.lists(st.integers(0, 40), max_size=2),
+    steps=st.lists(st.integers(1, 5), min_size=1, max_size=4),
+)
+def test_any_tokens_in_any_steps(
+    kind: str, words: list[str], cuts: list[tuple[int, int]], keep_stop: bool, special: list[int], steps: list[int]
+) -> None:
+    """Stop sequences that are parts of the text; a step brings several tokens."""
+    tokenizer = KINDS[kind]()
+    ids = tokenizer.encode("".join(words)).ids or tokenizer.encode("Paris").ids
+    for position in special:
+        ids.insert(min(position, len(ids)), tokenizer.token_to_id(SPECIAL[1]) or 0)
+    whole = "".join(texts(generate(tokenizer, ids)[0]))
+    stops = tuple({whole[begin : begin + length] for begin, length in cuts} - {""})
+    released, finish = generate(tokenizer, ids, stops, keep_stop)
+    events = [event for batch in released for event in batch]
+    assert finish.text == "".join(event.token.text for event in events if not event.token.special)
+    assert special or "\ufffd" not in whole, "a special token may come within a character"
+    stop = first_stop(whole, stops)
+    assert "".join(texts(released)) == (whole if stop is None else whole[: stop[keep_stop]])
+    assert finish.generated_tokens == len(events)
+    assert deliver(tokenizer, ids, stops, keep_stop, steps) == events
+
+
+def deliver(
+    tokenizer: Tokenizer, ids: list[int], stops: tuple[str, ...], keep_stop: bool, steps: list[int]
+) -> list[TokenEvent]:
+    """The events of a generation that gets several tokens a step."""
+    request = request_for(tokenizer, len(ids), stops, keep_stop)
+    text = GenerationText(Vocabulary(tokenizer), request, request.prompt_ids)
+    generation = Generation(Scheduled(0, request), text, enter=lambda _: None, leave=lambda _: None, bell=Bell())
+    events, done, over = [], 0, False
+    for count in itertools.cycle(steps):
+        tokens, done = ids[done : done + count], done + count
+        finish = FinishReason.LENGTH if done >= len(ids) else None
+        over = generation.deliver(Progress(generation.sequence, tokens, [-1.0] * len(tokens), [], finish))
+        events += generation.take()
+        if over:
+            break
+    assert over and generation.over
+    return events
