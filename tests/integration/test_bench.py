@@ -16,7 +16,9 @@ import pytest
 
 from tests.integration.listening import listening
 from tests.integration.server import free_port
+from tests.router_app import endless
 from tgi_server.bench import compare, plot
+from tgi_server.types import NewSequence, SamplingParams
 
 
 def command(*arguments: str) -> list[str]:
@@ -55,6 +57,28 @@ async def test_a_router_over_fake_shards(tmp_path: Path) -> None:
             assert record["start"] <= record["sent"] < record["arrivals"][0] <= record["arrivals"][-1] <= record["end"]
     assert one["between_tokens"]["p50"] > 0.001
     assert four["tokens_per_second"] > 1.5 * one["tokens_per_second"]
+
+
+async def test_how_tokens_are_chosen(tmp_path: Path) -> None:
+    asked: list[tuple[SamplingParams, int]] = []
+
+    def choose(new: NewSequence, position: int) -> int:
+        asked.append((new.sampling, len(new.prompt_ids)))
+        return endless(new, position)
+
+    async with listening(choose=choose) as (_, port):
+        status, _, err = await bench(
+            f"target=http://127.0.0.1:{port}", "requests=3", "warmup=0", "new_tokens=2", "workload=ordinary",
+            "job.temperature=0.5", "top_p=0.95", "typical_p=0.9", "repetition_penalty=1.2", "--watermark",
+            "sampling_seed=7", f"output={tmp_path}/bench.json",
+        )  # fmt: skip
+    assert status == 0, err
+    assert {repr(sampling) for sampling, _ in asked} == {repr(SamplingParams(
+        do_sample=True, temperature=0.5, top_p=0.95, typical_p=0.9, repetition_penalty=1.2, watermark=True, seed=7
+    ))}  # fmt: skip
+    assert len({length for _, length in asked}) > 1  # not 80 words
+    workload = json.loads((tmp_path / "bench.json").read_text())["workload"]
+    assert (workload["kind"], workload["sampling"]["top_p"]) == ("ordinary", 0.95)
 
 
 async def test_an_open_loop(tmp_path: Path) -> None:
@@ -101,6 +125,9 @@ async def test_the_configured_server(own: list[str], tmp_path: Path) -> None:
     (["job=serve", "clients=3"], 2, ["clients=3", "job=bench"]),
     (["port=0"], 2, ["port=0"]),
     (["clients=0"], 2, ["clients=0"]),
+    (["temperature=0", "min_p=0.1"], 2, ["min_p=0.1", "temperature=0"]),
+    (["workload=poems"], 2, ["workload=poems", "repetitive"]),
+    (["response_format={type:regex}"], 2, ["response_format={type:regex}", "JSON"]),
     (["output=/does/not/exist/x"], 2, ["output=/does/not/exist/x"]),
     (["output=/"], 2, ["output=/", "directory"]),
     (["model_id=/does/not/exist", "port=PORT"], 1, ["/does/not/exist"]),

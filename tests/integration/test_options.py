@@ -16,7 +16,7 @@ import yaml
 from tests.integration.listening import listening
 from tests.integration.server import free_port
 from tests.integration.test_bench import bench
-from tgi_server.bench.options import BenchOptions
+from tgi_server.bench.options import BenchOptions, Texts
 from tgi_server.config import cli, describe, load, options, parts
 from tgi_server.config.arguments import Composition
 from tgi_server.config.schema import DType, LogLevel, RopeScaling, ServerConfig, without_variable
@@ -83,8 +83,20 @@ FIELDS: Mapping[str, tuple[Any, Any]] = {
     "warmup": (0, 1),
     "time_limit": (30.0, 40.0),
     "prompts": ("a.txt", "b.txt"),
+    "workload": (Texts.ordinary, Texts.repetitive),
     "prompt_tokens": ("64-256", "80"),
     "new_tokens": (16, 17),
+    "temperature": (0.5, 1.0),
+    "top_k": (5, 50),
+    "top_p": (0.5, 0.95),
+    "typical_p": (0.5, 0.9),
+    "min_p": (0.05, 0.1),
+    "repetition_penalty": (1.2, 1.3),
+    "frequency_penalty": (0.5, -0.5),
+    "presence_penalty": (0.5, -0.5),
+    "watermark": (True, False),
+    "response_format": ('{"type": "json_object"}', '{"type": "regex", "value": "[a-z]*"}'),
+    "sampling_seed": (3, 4),
     "seed": (1, 2),
     "output": ("a.json", "b.json"),
 }

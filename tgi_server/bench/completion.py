@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,17 +48,17 @@ class Completions:
     Args:
         pool: connections to the server.
         model: the model's name in requests; None leaves it out.
-        new_tokens: how many to generate, whatever the model wants.
+        new_tokens: how many to generate.
+        sampling: further fields of each request, as `sampling.fields` gives them.
     """
 
-    def __init__(self, pool: Pool, model: str | None, new_tokens: int) -> None:
+    def __init__(self, pool: Pool, model: str | None, new_tokens: int, sampling: Mapping[str, Any]) -> None:
         self._pool = pool
         self._longest = (1 << 20) + _LONGEST_TOKEN * new_tokens
         self._options: dict[str, Any] = {
+            **sampling,
             "max_tokens": new_tokens,
-            "temperature": 0,
             "stream": True,
-            "ignore_eos": True,
             "stream_options": {"include_usage": True},
         } | ({"model": model} if model is not None else {})
 

@@ -73,7 +73,7 @@ async def measure(target: Target, model: str | None, work: Workload, clients: in
 
     pool = Pool(target)
     try:
-        completions = Completions(pool, model, work.new_tokens)
+        completions = Completions(pool, model, work.new_tokens, work.sampling)
         first = min(clients, _WARMUP) if work.warmup is None else work.warmup
         if first:
             warmup = replace(work, rate=None, requests=first, duration=None)

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import ClassVar, Optional
 
 from tgi_server.config.schema import Options, option
+
+
+class Texts(Enum):
+    """What prompts are made of where they do not come from a file."""
+
+    random = "random"
+    ordinary = "ordinary"
+    repetitive = "repetitive"
 
 
 @dataclass
@@ -41,9 +50,50 @@ class BenchOptions(Options):
         600.0, "Seconds after which a measurement ends; requests still running count as failed.", minimum=1
     )
     prompts: Optional[str] = option(None, "A text file with one prompt a line, used in turn.")
+    workload: Texts = option(
+        Texts.random,
+        "What prompts are made of where they do not come from a file: random words; the beginnings of ordinary texts; "
+        "or repetitive tasks, whose answers are for the most part in the prompt (code with a name changed, JSON, a "
+        "copied paragraph).",
+    )
     prompt_tokens: Optional[str] = option(
         None, "Length of prompts made of random words, in tokens and roughly: 80, or 64-256. Unset: 80."
     )
     new_tokens: int = option(128, "Tokens to generate a request.", minimum=1)
+    temperature: Optional[float] = option(
+        None,
+        "Temperature of each request; 0 takes the likeliest token each time. Unset: 0, or 1 where something is given "
+        "that needs sampling (top_k, top_p, typical_p, min_p, sampling_seed). This and all that follow are sent as "
+        "they are, when given; what other servers do not know they may ignore.",
+        minimum=0,
+    )
+    top_k: Optional[int] = option(None, "Choose among so many of the likeliest tokens.", minimum=1)
+    top_p: Optional[float] = option(
+        None, "Choose among the likeliest tokens that have this probability together.", minimum=0, maximum=1
+    )
+    typical_p: Optional[float] = option(
+        None, "Choose among the most typical tokens that have this probability together.", minimum=0, maximum=1
+    )
+    min_p: Optional[float] = option(
+        None, "Choose among tokens with at least this share of the likeliest one's probability.", minimum=0, maximum=1
+    )
+    repetition_penalty: Optional[float] = option(
+        None, "Divide scores of tokens by it that prompt or text have already.", minimum=0
+    )
+    frequency_penalty: Optional[float] = option(
+        None, "Take it off a token's score for each time that the text has it.", minimum=-2, maximum=2
+    )
+    presence_penalty: Optional[float] = option(
+        None, "Take it off the score of tokens that the text has.", minimum=-2, maximum=2
+    )
+    watermark: bool = option(False, "Ask for marked texts.")
+    response_format: Optional[str] = option(
+        None,
+        'What texts have to look like, in JSON: {"type": "regex", "value": "[a-z ]*"}. A text may then end before '
+        "new_tokens.",
+    )
+    sampling_seed: Optional[int] = option(
+        None, "Seed of the random choices of each request. Unset: the server takes one.", minimum=0
+    )
     seed: int = option(0, "Seed of random prompts and arrivals.", minimum=0)
     output: Optional[str] = option(None, "JSON file for the results and the record of every request.")

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
-from tgi_server.bench.options import BenchOptions
+from tgi_server.bench import prompts, sampling
+from tgi_server.bench.options import BenchOptions, Texts
 from tgi_server.errors import UsageError
 
-_TEXT = """
-the of and to in is that for it was on are as with his they at be this from have or by one had not but what
-all were when we there can an your which their said if do will each about how up out them then she many some
-so these would other into has more her two like him see time could no make than first been its who now people
-my made over did down only way find use may water long little very after words called just where most know get
-through back much before go good new write our used me man too any day same right look think also around
-another came come work three word must because does part even place well such here take why things help put
-years different away again off went old number
-"""
-_WORDS = _TEXT.split()
 _AT_A_TIME = 256
 """Requests under way in an open loop where `clients` is not given."""
 _SECONDS = 10.0
@@ -37,13 +29,16 @@ class Workload:
     Attributes:
         clients: requests at a time, one measurement each.
         rate: arrivals a second; None is a closed loop, where a client sends when its last answer is complete.
-        prompts: texts of a file; empty: random words, `lengths` of them (fewest, most).
+        prompts: texts of a file; empty: they are made up.
+        kind: what of, `lengths` (fewest, most) of them if it is random words.
         duration: seconds in which new requests are sent.
+        sampling: what requests say about the choice of tokens.
     """
 
     clients: tuple[int, ...]
     rate: float | None
     prompts: tuple[str, ...]
+    kind: Texts
     lengths: tuple[int, int]
     new_tokens: int
     requests: int | None
@@ -51,6 +46,7 @@ class Workload:
     warmup: int | None
     time_limit: float
     seed: int
+    sampling: Mapping[str, Any]
 
     @classmethod
     def of(cls, options: BenchOptions) -> Workload:
@@ -59,9 +55,8 @@ class Workload:
         clients = numbers("clients", options.clients) if options.clients else ((_AT_A_TIME if rate else 1),)
         if rate and len(clients) > 1:
             raise UsageError(f"clients={options.clients}: with request_rate one number, the most requests at a time")
-        if options.prompts is not None and options.prompt_tokens is not None:
-            raise UsageError("prompts and prompt_tokens exclude each other: prompts come from the file as they are")
-        for name in ("requests", "warmup", "new_tokens", "seed"):
+        _check_prompts(options)
+        for name in ("requests", "warmup", "new_tokens", "seed", "sampling_seed", "top_k"):
             if (getattr(options, name) or 0) >= _TOO_LARGE:
                 raise UsageError(f"{name}={getattr(options, name)}: too large")
         unlimited = options.requests is None and options.duration is None
@@ -69,6 +64,7 @@ class Workload:
             clients=clients,
             rate=rate,
             prompts=_lines(options.prompts) if options.prompts else (),
+            kind=options.workload,
             lengths=_lengths(options.prompt_tokens or "80"),
             new_tokens=options.new_tokens,
             requests=options.requests,
@@ -76,11 +72,13 @@ class Workload:
             warmup=options.warmup,
             time_limit=options.time_limit,
             seed=options.seed,
+            sampling=sampling.fields(options),
         )
 
     def texts(self, run: str) -> Iterator[str]:
-        """Prompts without end. Random ones differ from run to run, so that no cache of an earlier run helps."""
-        return cycle(self.prompts) if self.prompts else _random_texts(self.lengths, f"{self.seed} {run}")
+        """Prompts without end. Those made up differ from run to run, so that no cache of an earlier run helps."""
+        made = _made(self.kind, self.lengths, random.Random(f"{self.seed} {run}"))
+        return cycle(self.prompts) if self.prompts else made
 
 
 def poisson(rate: float, seed: int) -> Iterator[float]:
@@ -99,6 +97,16 @@ def numbers(name: str, text: str) -> tuple[int, ...]:
     if not all(re.fullmatch(r"\s*0*[1-9]\d{0,5}\s*", item) for item in items):
         raise UsageError(f"{name}={text}: expected a number from 1 on, or several: 1,8,32")
     return tuple(int(item) for item in items)
+
+
+def _check_prompts(options: BenchOptions) -> None:
+    if options.prompts is not None and options.prompt_tokens is not None:
+        raise UsageError("prompts and prompt_tokens exclude each other: prompts come from the file as they are")
+    if options.workload is Texts.random:
+        return
+    for name in ("prompts", "prompt_tokens"):
+        if getattr(options, name) is not None:
+            raise UsageError(f"{name} and workload={options.workload.name} exclude each other")
 
 
 def _lengths(text: str) -> tuple[int, int]:
@@ -124,8 +132,13 @@ def _lines(path: str) -> tuple[str, ...]:
     return texts
 
 
-def _random_texts(lengths: tuple[int, int], seed: str) -> Iterator[str]:
-    """One common word is one token in most vocabularies."""
-    chance = random.Random(seed)
+def _made(kind: Texts, lengths: tuple[int, int], chance: random.Random) -> Iterator[str]:
+    """Prompts without end that are made up."""
     while True:
-        yield " ".join(chance.choices(_WORDS, k=chance.randint(*lengths)))
+        match kind:
+            case Texts.random:
+                yield prompts.random_words(chance, lengths)
+            case Texts.ordinary:
+                yield prompts.ordinary(chance)
+            case Texts.repetitive:
+                yield prompts.repetitive(chance)

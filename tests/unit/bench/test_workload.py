@@ -10,7 +10,7 @@ import pytest
 
 from tgi_server.bench.http import Target
 from tgi_server.bench.machine import facts
-from tgi_server.bench.options import BenchOptions
+from tgi_server.bench.options import BenchOptions, Texts
 from tgi_server.bench.workload import Workload, numbers, poisson
 from tgi_server.errors import UsageError
 
@@ -53,6 +53,14 @@ def test_random_prompts() -> None:
     assert {len(text.split()) for text in islice(Workload.of(BenchOptions()).texts("run 0"), 9)} == {80}
 
 
+@pytest.mark.parametrize("kind", [Texts.ordinary, Texts.repetitive])
+def test_workloads(kind: Texts) -> None:
+    work = Workload.of(BenchOptions(workload=kind))
+    texts = list(islice(work.texts("run 0"), 20))
+    assert len(set(texts)) == 20 and texts == list(islice(work.texts("run 0"), 20))
+    assert not set(texts) & {*islice(work.texts("run 1"), 20), *islice(work.texts("warm-up 0"), 20)}
+
+
 def test_prompts_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "prompts"
     path.write_bytes(b"\xef\xbb\xbfone\r\n\r\nt\xe2\x80\xa8wo\n")  # with the mark some editors write, and U+2028
@@ -64,6 +72,10 @@ def test_prompts_of_a_file(tmp_path: Path) -> None:
     ({"prompts": "/does/not/exist"}, "prompts=/does/not/exist"),
     ({"prompts": "/dev/null"}, "no prompts"),
     ({"prompts": "x", "prompt_tokens": "8"}, "exclude"),
+    ({"prompts": "x", "workload": Texts.ordinary}, "prompts and workload=ordinary"),
+    ({"prompt_tokens": "9", "workload": Texts.repetitive}, "prompt_tokens and workload=repetitive"),
+    ({"temperature": 0.0, "top_p": 0.9}, "top_p=0.9"),
+    ({"sampling_seed": 1 << 63}, "sampling_seed="),
     ({"prompt_tokens": "9-8"}, "prompt_tokens=9-8"),
     ({"prompt_tokens": "x"}, "prompt_tokens=x"),
     ({"prompt_tokens": "1-2-3"}, "prompt_tokens=1-2-3"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import subprocess
 import sys
@@ -34,8 +35,9 @@ FIELDS = {
     "job": [
         "out", "method", "bits", "group_size", "act_order", "symmetric", "damping", "calibration", "samples",
         "sample_tokens",
-        "target", "clients", "request_rate", "requests", "duration", "warmup", "time_limit", "prompts",
-        "prompt_tokens", "new_tokens", "seed", "output",
+        "target", "clients", "request_rate", "requests", "duration", "warmup", "time_limit", "prompts", "workload",
+        "prompt_tokens", "new_tokens", "temperature", "top_k", "top_p", "typical_p", "min_p", "repetition_penalty",
+        "frequency_penalty", "presence_penalty", "watermark", "response_format", "sampling_seed", "seed", "output",
     ],
 }  # fmt: skip
 """Frozen too: the fields that parts have whatever model is served."""
@@ -59,7 +61,7 @@ def test_help_names_every_option_and_choice(long: bool) -> None:
         variable = f"[env: {field.name.upper()}]" in " ".join(text.split())
         assert variable == (long and field.name not in without_variable())
     for name in FIELDS["job"]:
-        assert f"      --{name.replace('_', '-')} " in text
+        assert re.search(rf"^      --{name.replace('_', '-')}\s", text, re.MULTILINE)
         assert f"[env: {name.upper()}]" not in text
     assert "      attention.library=flash_attn|triton|native|torch" in text
     assert "-p, --port N" in text
