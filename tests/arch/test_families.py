@@ -28,7 +28,8 @@ def test_nothing_else_names_a_family(name: str) -> None:
 
 @pytest.mark.parametrize(("folder", "shared"), [
     ("quantize", {"base", "packed", "pick", "settings"}), ("rope", {"base", "kinds", "table"}),
-    ("speculate", {"base", "costs", "history", "lookup", "success"}), ("launcher/gguf/architectures", set()),
+    ("speculate", {"base", "costs", "evidence", "history", "lookup", "passage", "success"}),
+    ("launcher/gguf/architectures", set()),
 ])  # fmt: skip
 def test_nothing_imports_one_kind_or_method(folder: str, shared: set[str]) -> None:
     """They are found by their folder or named by a YAML file; only what runs without any of them names its own."""

@@ -84,11 +84,14 @@ class History:
     def _length(self, end: int, least: int, longer: int) -> int:
         """How many ids up to position `end` are the newest ones: `least` or more, fewer than `longer`."""
         ids = self.ids
+        if longer > LONGEST <= end and ids[end + 1 - LONGEST : end + 1] == ids[-LONGEST:]:
+            return LONGEST
         newest, longer = len(ids) - 1, min(longer, end + 2)
         while (least := least + 1) < longer and ids[end + 1 - least] == ids[newest + 1 - least]:
             pass
         return least - 1
 
-    def after(self, end: int, step: int) -> int:
-        """The id `step` ids after the one that follows `end`; behind the last one, the text goes on as from there."""
-        return self.ids[end + 1 + step % (len(self.ids) - 1 - end)]
+    def following(self, end: int, most: int) -> list[int]:
+        """The `most` ids behind position `end`; behind the newest one, the text goes on as it did from there."""
+        found = self.ids[end + 1 : end + 1 + most]
+        return found if len(found) == most else (found * (most // len(found) + 1))[:most]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from tgi_server.speculate.base import IntArray
+from tgi_server.speculate.evidence import USUAL, Proposal, proposals
 from tgi_server.speculate.history import History
+from tgi_server.speculate.passage import Passage
 from tgi_server.speculate.success import Success
 
 if TYPE_CHECKING:
@@ -18,24 +19,13 @@ LEAST = 0.02
 """Behind a guess to which it comes less often than this, none is offered: it would pay nowhere."""
 
 
-@dataclass(frozen=True, slots=True)
-class Usual:
-    """The odds of guesses in most texts; see `Success`."""
-
-    matches: Sequence[float]
-    agreements: Sequence[float]
-
-
-Proposal = tuple[int, int, int]
-"""A token, how many ids match where it was found, and how far the places found agree about it."""
-
-
 @dataclass(slots=True)
 class _Text:
     """A sequence: what it is so far, how guesses fared, and what was offered last, with the chances."""
 
     history: History
-    success: Success
+    passage: Passage = field(default_factory=Passage)
+    success: Success = field(default_factory=lambda: Success(USUAL))
     offered: list[Proposal] = field(default_factory=list)
     chances: list[float] = field(default_factory=list)
 
@@ -44,45 +34,45 @@ class LookUp:
     """See `Drafter`. What it would have guessed is compared with what came, whether it was asked to guess or not.
 
     Args:
-        propose: how a history may go on, each token after the one before it; without an end, or nothing.
-        lengths: of the runs of ids that are looked up, ascending.
-        usual: what to expect at the beginning of a text.
+        lengths: of the runs of ids that are looked up, ascending; the longest that occurred before is taken.
+        places: how many of the latest places are asked where it did.
     """
 
-    def __init__(self, propose: Callable[[History], Iterator[Proposal]], lengths: Sequence[int], usual: Usual) -> None:
-        self._propose = propose
+    def __init__(self, lengths: Sequence[int], places: int) -> None:
         self._lengths = lengths
-        self._usual = usual
+        self._places = places
         self._texts: dict[int, _Text] = {}
 
     def chances(self, id: int, known: IntArray, most: int) -> Sequence[float]:
         """See `Drafter`."""
         text = self._texts.get(id)
         if text is None:
-            success = Success(self._usual.matches, self._usual.agreements)
-            text = self._texts[id] = _Text(History(self._lengths), success)
+            text = self._texts[id] = _Text(History(self._lengths))
+        before = len(text.history.ids)
         text.history.extend(known)
-        text.offered, text.chances = [], []
+        text.passage.follow(text.history.ids, before)
+        offered, chances, chance_of = list[Proposal](), list[float](), text.success.chance
         reached = 1.0
-        for proposal in islice(self._propose(text.history), most):
-            chance = text.success.chance(proposal[1], proposal[2])
-            text.offered.append(proposal)
-            text.chances.append(chance)
+        for proposal in proposals(text.history, text.passage, self._places, most):
+            chance = chance_of(proposal[1])
+            offered.append(proposal)
+            chances.append(chance)
             reached *= chance
             if reached < LEAST:
                 break
-        return text.chances
+        text.offered, text.chances = offered, chances
+        return chances
 
     def guess(self, widths: Mapping[int, int]) -> dict[int, list[int]]:
         """See `Drafter`."""
-        return {id: [token for token, _, _ in self._texts[id].offered[:width]] for id, width in widths.items()}
+        return {id: [token for token, _ in self._texts[id].offered[:width]] for id, width in widths.items()}
 
     def learn(self, id: int, taken: Sequence[int]) -> None:
         """See `Drafter`. Behind the first token that is not as guessed there is nothing to learn."""
         text = self._texts[id]
-        for token, (guess, length, agreement), chance in zip(taken, text.offered, text.chances, strict=False):
+        for token, (guess, signs), chance in zip(taken, text.offered, text.chances, strict=False):
             right = token == guess
-            text.success.learn(length, agreement, right - chance)
+            text.success.learn(signs, right - chance)
             if not right:
                 break
         text.offered = []
