@@ -150,7 +150,8 @@ def plain_texts() -> list[list[int]]:
 @pytest.mark.parametrize("most", range(1, 9))
 @pytest.mark.parametrize("part", [NGram(), Suffix()], ids=["ngram", "suffix"])
 def test_texts_are_those_without_guesses(part: Speculation, most: int) -> None:
-    assert model().texts(requests(), part, most) == plain_texts()
+    expected = plain_texts()
+    assert model().texts(requests(), part, most) == expected
     assert model().guessed > 50 and max(model().counts) > 1, "some were made, and some were right"
     assert max(model().counts) <= 1 + most
 
@@ -159,7 +160,8 @@ def test_texts_are_those_without_guesses(part: Speculation, most: int) -> None:
     "options", [{"prefill_chunk_tokens": 48}, {"prefix_caching": True}, {"max_batch_size": 3}], ids=str
 )
 def test_texts_do_not_depend_on_how_requests_share_steps(options: dict[str, Any]) -> None:
-    assert model().texts(requests(), Suffix(), 4, **options) == plain_texts()
+    expected = plain_texts()
+    assert model().texts(requests(), Suffix(), 4, **options) == expected
     assert model().guessed > 50
 
 
