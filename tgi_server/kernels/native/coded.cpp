@@ -52,13 +52,6 @@ struct Outlier {
 
 static inline long aligned(long bytes) { return (bytes + 63) / 64 * 64; }
 
-// All numbers of a vector joined into one, by halves.
-template <typename V, typename Join>
-static inline auto joined(V x, Join join) {
-    static const ivec numbers[4] = {NUMBERS + 8 & 15, NUMBERS + 4 & 15, NUMBERS + 2 & 15, NUMBERS + 1 & 15};
-    for (const ivec& half : numbers) x = join(x, __builtin_shuffle(x, half));
-    return x[0];
-}
 static const auto sum_of = [](auto a, auto b) { return a + b; };
 static const auto larger_of = [](ivec a, ivec b) { return a > b ? a : b; };
 
@@ -128,18 +121,19 @@ static void make_row(const T* x, const CodedWeight& w, const Made<T>& made, long
     }
 }
 
-typedef int8_t bytes16 __attribute__((vector_size(16)));
-
 // Whole numbers up to 127 in the order of bytes in a block; `left` of them.
 static inline void store_steps(ivec q, int8_t* to, long left, bool swapped) {
-    bytes16 x;
-#ifdef __AVX512F__
-    x = (bytes16)_mm512_cvtepi32_epi8((__m512i)q);
+    if (swapped) q = __builtin_shuffle(q, NUMBERS & ~3 | NUMBERS << 1 & 2 | NUMBERS >> 1 & 1);
+    bytes x;
+#if defined(WIDE_VECTORS)
+    x = (bytes)_mm512_cvtepi32_epi8((__m512i)q);
+#elif defined(__AVX2__)
+    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128((__m256i)q), _mm256_extracti128_si256((__m256i)q, 1));
+    const __m128i packed = _mm_packs_epi16(words, words);
+    std::memcpy(&x, &packed, sizeof x);
 #else
-    x = __builtin_convertvector(q, bytes16);
+    x = __builtin_convertvector(q, bytes);
 #endif
-    const bytes16 order = {0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15};
-    if (swapped) x = __builtin_shuffle(x, order);
     if (left >= LANES) std::memcpy(to, &x, sizeof x);
     else std::memcpy(to, &x, left);
 }
@@ -195,7 +189,7 @@ struct Task {
 template <typename X, typename Decoder, long R>
 static void multiply(const Task<X>& t, const Decoder& decode, const uint8_t* panel, long row, Ahead ahead,
                      vec (*result)[WIDTH]) {
-    constexpr long CHAINS = R == 1 ? 4 : R <= 3 ? 2 : 1;  // sums in flight hide the latency of the additions
+    constexpr long CHAINS = WIDTH > 2 ? 1 : R == 1 ? 4 : R <= 3 ? 2 : 1;  // in flight: hides the additions' latency
     constexpr long ONCE = CHAINS > UNITS<X> ? CHAINS / UNITS<X> : 1;  // quads
     const CodedWeight& w = t.weight;
     const char* x = t.x + row * t.stride;
@@ -220,7 +214,7 @@ static void multiply(const Task<X>& t, const Decoder& decode, const uint8_t* pan
 #pragma GCC unroll 12
                 for (long r = 0; r < R; r++) {
                     const uint32_t one = load_unit(unit + r * t.stride);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
                     for (long v = 0; v < WIDTH; v++) into[r][v] = add_products<X>(into[r][v], weights[v], one);
                 }
             }
@@ -229,7 +223,7 @@ static void multiply(const Task<X>& t, const Decoder& decode, const uint8_t* pan
 #pragma GCC unroll 4
             for (long c = 0; c < ONCE; c++) step(q + c, c);
         for (; q < end; q++) step(q, 0);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (long v = 0; v < WIDTH; v++) {
             const vec size = load(scale + g * PANEL + v * LANES);
             const vec shift = offset ? load(offset + g * PANEL + v * LANES) : vec{};
@@ -346,10 +340,8 @@ struct Number {
 // Pairs of numbers as bfloat16.
 static inline uvec paired(vec first, vec second) {
     bf16 numbers[2][LANES];
-    hvec halves[2];
     store(first, numbers[0]), store(second, numbers[1]);
-    std::memcpy(halves, numbers, sizeof halves);
-    return __builtin_convertvector(halves[0], uvec) | __builtin_convertvector(halves[1], uvec) << 16;
+    return load_halves(numbers[0]) | load_halves(numbers[1]) << 16;
 }
 
 // A panel as bfloat16 weights, in memory of the thread.

@@ -9,11 +9,8 @@
 #include <type_traits>
 
 #include "linear.h"
-#ifdef __AVX2__
-#include <immintrin.h>
-#endif
 
-#ifdef __AVX512F__
+#ifdef WIDE_VECTORS
 static const long TILE = 12;  // rows whose sums stay in registers
 #else
 static const long TILE = 3;
@@ -29,10 +26,6 @@ static const long UNITS = QUAD / PER_UNIT<X>;  // of 32 bits in a quad
 template <typename X>
 static const long WIDE = PANEL * QUAD * sizeof(X);  // bytes of a block as it is multiplied
 
-#if defined(__AVX512F__) && defined(__AVX512BW__)
-#define WIDE_VECTORS
-#endif
-
 // sum + the products of each of 16 units of weights with one unit of inputs
 template <typename X>
 static inline Sum<X> add_products(Sum<X> sum, uvec units, uint32_t unit) {
@@ -43,23 +36,15 @@ inline ivec add_products<int8_t>(ivec sum, uvec units, uint32_t unit) {
 #if defined(WIDE_VECTORS) && defined(__AVX512VNNI__)
     return (ivec)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)units, _mm512_set1_epi32(unit));
 #elif defined(__AVX2__)
-    typedef int16_t pairs __attribute__((vector_size(64)));
-    const int32_t even = int16_t(int8_t(unit)) & 0xffff, odd = int16_t(int8_t(unit >> 8)) & 0xffff;
-    const uint32_t evens = uint32_t(even) | uint32_t(int32_t(int8_t(unit >> 16))) << 16;
-    const uint32_t odds = uint32_t(odd) | uint32_t(int32_t(int8_t(unit >> 24))) << 16;
+    typedef int16_t pairs __attribute__((vector_size(4 * LANES)));
+    const pairs same = (pairs)repeated(unit), evens = same << 8 >> 8, odds = same >> 8;
     const pairs low = (pairs)(units & 0x00ff00ff), high = (pairs)(units >> 8 & 0x00ff00ff);
 #ifdef WIDE_VECTORS
-    sum += (ivec)_mm512_madd_epi16((__m512i)low, _mm512_set1_epi32(evens));
-    return sum + (ivec)_mm512_madd_epi16((__m512i)high, _mm512_set1_epi32(odds));
+    sum += (ivec)_mm512_madd_epi16((__m512i)low, (__m512i)evens);
+    return sum + (ivec)_mm512_madd_epi16((__m512i)high, (__m512i)odds);
 #else
-    __m256i part[2], l[2], h[2];
-    std::memcpy(part, &sum, sizeof sum), std::memcpy(l, &low, sizeof low), std::memcpy(h, &high, sizeof high);
-    for (long i = 0; i < 2; i++) {
-        part[i] = _mm256_add_epi32(part[i], _mm256_madd_epi16(l[i], _mm256_set1_epi32(evens)));
-        part[i] = _mm256_add_epi32(part[i], _mm256_madd_epi16(h[i], _mm256_set1_epi32(odds)));
-    }
-    std::memcpy(&sum, part, sizeof sum);
-    return sum;
+    sum += (ivec)_mm256_madd_epi16((__m256i)low, (__m256i)evens);
+    return sum + (ivec)_mm256_madd_epi16((__m256i)high, (__m256i)odds);
 #endif
 #else
     for (long i = 0; i < QUAD; i++)
@@ -68,43 +53,35 @@ inline ivec add_products<int8_t>(ivec sum, uvec units, uint32_t unit) {
 #endif
 }
 
-// The parts of a vector, where a processor has only half of it.
-template <typename V, typename Function>
-static inline uvec by_halves(const V& from, Function function) {
-    char in[sizeof(uvec)], out[sizeof(uvec)];
-    std::memcpy(in, &from, sizeof in);
-    for (unsigned long i = 0; i < sizeof(uvec); i += sizeof(uvec) / 2) function(in + i, out + i);
-    return load_units(out);
-}
-
 // Codes of 4 bits. `place` is the unit of inputs that unit u of weights is multiplied with.
 template <typename X>
 struct Nibbles;
 
+// Those of vector v of outputs, and by how much they are shifted: half of the outputs are in the upper halves of bytes.
+static inline uvec codes_of(const uint8_t* block, long v) { return load_units(block + v % (WIDTH / 2) * sizeof(uvec)); }
+static constexpr long shift_of(long v) { return v / (WIDTH / 2) * 4; }
+
 template <>
 struct Nibbles<float> {
     static constexpr long BLOCK_BYTES = 64, DIRECT = 4;  // rows up to which it decodes for itself
-    vec table;
-    explicit Nibbles(const float* book) : table(load(book)) {}
+    vec table[ENTRIES / LANES];
+    explicit Nibbles(const float* book) { std::memcpy(table, book, sizeof table); }
     static constexpr long place(long u) { return u == 1 ? 2 : u == 2 ? 1 : u; }
     inline void operator()(const uint8_t* block, long u, uvec* w) const {
-        const uvec codes = load_units(block);
-        for (long v = 0; v < WIDTH; v++) w[v] = look(codes >> static_cast<uint32_t>(8 * u + 4 * v));
+#pragma GCC unroll 4
+        for (long v = 0; v < WIDTH; v++)
+            w[v] = look(codes_of(block, v) >> static_cast<uint32_t>(8 * u + shift_of(v)));
     }
     inline uvec look(uvec codes) const {
 #ifdef WIDE_VECTORS
-        return (uvec)_mm512_permutexvar_ps((__m512i)codes, (__m512)table);
+        return (uvec)_mm512_permutexvar_ps((__m512i)codes, (__m512)table[0]);
 #elif defined(__AVX2__)
-        __m256 half[2];
-        std::memcpy(half, &table, sizeof table);
-        return by_halves(codes, [&](const void* from, void* to) {
-            const __m256i c = _mm256_loadu_si256(static_cast<const __m256i*>(from));
-            const __m256 low = _mm256_permutevar8x32_ps(half[0], c), high = _mm256_permutevar8x32_ps(half[1], c);
-            const __m256 found = _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(c, 28)));
-            _mm256_storeu_ps(static_cast<float*>(to), found);
-        });
+        const __m256i c = (__m256i)codes;
+        const __m256 low = _mm256_permutevar8x32_ps((__m256)table[0], c);
+        const __m256 high = _mm256_permutevar8x32_ps((__m256)table[1], c);
+        return (uvec)_mm256_blendv_ps(low, high, (__m256)(codes << 28));
 #else
-        return (uvec)__builtin_shuffle(table, (ivec)(codes & 15));
+        return (uvec)__builtin_shuffle(table[0], table[1], (ivec)(codes & 15));
 #endif
     }
 };
@@ -113,29 +90,28 @@ template <>
 struct Nibbles<bf16> {
     static constexpr long BLOCK_BYTES = 64, DIRECT = TILE;
     alignas(64) bf16 table[2 * ENTRIES];  // twice the same: the fifth bit of an index does not matter
-    explicit Nibbles(const float* book) { store(load(book), table), store(load(book), table + ENTRIES); }
+    explicit Nibbles(const float* book) {
+        for (long i = 0; i < 2 * ENTRIES; i += LANES) store(load(book + i % ENTRIES), table + i);
+#if defined(__AVX2__) && !defined(WIDE_VECTORS)
+        for (long i = 0; i < 2 * ENTRIES; i++)
+            lower[i] = table[i].bits & 255, upper[i] = table[i].bits >> 8;
+#endif
+    }
     static constexpr long place(long u) { return u; }
     inline void operator()(const uint8_t* block, long u, uvec* w) const {
-        const uvec codes = load_units(block);
-        for (long v = 0; v < WIDTH; v++) w[v] = look(codes, 8 * u + 4 * v);
+#pragma GCC unroll 4
+        for (long v = 0; v < WIDTH; v++) w[v] = look(codes_of(block, v), 8 * u + shift_of(v));
     }
     inline uvec look(uvec codes, long shift) const {
 #ifdef WIDE_VECTORS
         const __m512i found = _mm512_srli_epi16((__m512i)codes, shift);
         return (uvec)_mm512_permutexvar_epi16(found, _mm512_load_si512(table));
 #elif defined(__AVX2__)
-        const __m256i both = _mm256_load_si256(reinterpret_cast<const __m256i*>(table));
-        const __m256i split = _mm256_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15, 0, 2, 4, 6, 8, 10,
-                                               12, 14, 1, 3, 5, 7, 9, 11, 13, 15);  // low bytes, then high ones
-        const __m256i parts = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(both, split), 0xd8);
-        const __m256i low = _mm256_permute2x128_si256(parts, parts, 0x00), high = _mm256_permute2x128_si256(parts, parts, 0x11);
-        return by_halves(codes, [&](const void* from, void* to) {
-            __m256i c = _mm256_srl_epi16(_mm256_loadu_si256(static_cast<const __m256i*>(from)), _mm_cvtsi64_si128(shift));
-            c = _mm256_and_si256(c, _mm256_set1_epi16(15));
-            const __m256i l = _mm256_shuffle_epi8(low, _mm256_or_si256(c, _mm256_set1_epi16(-0x8000)));
-            const __m256i h = _mm256_shuffle_epi8(high, _mm256_or_si256(_mm256_slli_epi16(c, 8), _mm256_set1_epi16(0x80)));
-            _mm256_storeu_si256(static_cast<__m256i*>(to), _mm256_or_si256(l, h));
-        });
+        const __m256i c = _mm256_and_si256(_mm256_srli_epi16((__m256i)codes, shift), _mm256_set1_epi16(15));
+        const __m256i twice = _mm256_or_si256(c, _mm256_slli_epi16(c, 8));  // an index for each byte
+        const __m256i low = _mm256_shuffle_epi8(*reinterpret_cast<const __m256i*>(lower), twice);
+        const __m256i high = _mm256_shuffle_epi8(*reinterpret_cast<const __m256i*>(upper), twice);
+        return (uvec)_mm256_blendv_epi8(low, high, _mm256_set1_epi16(-0x100));
 #else
         uint16_t in[2 * LANES], out[2 * LANES];
         std::memcpy(in, &codes, sizeof in);
@@ -143,6 +119,10 @@ struct Nibbles<bf16> {
         return load_units(out);
 #endif
     }
+#if defined(__AVX2__) && !defined(WIDE_VECTORS)
+  private:
+    alignas(32) uint8_t lower[2 * ENTRIES], upper[2 * ENTRIES];  // bytes of the table, which can be looked up there
+#endif
 };
 
 template <>
@@ -151,8 +131,8 @@ struct Nibbles<int8_t> {
     explicit Nibbles(const float*) {}
     static constexpr long place(long u) { return u; }
     inline void operator()(const uint8_t* block, long, uvec* w) const {
-        const uvec codes = load_units(block);
-        w[0] = codes & 0x0f0f0f0f, w[1] = codes >> 4 & 0x0f0f0f0f;
+#pragma GCC unroll 4
+        for (long v = 0; v < WIDTH; v++) w[v] = codes_of(block, v) >> static_cast<uint32_t>(shift_of(v)) & 0x0f0f0f0f;
     }
 };
 
@@ -172,18 +152,16 @@ struct BookBytes {
     }
     static constexpr long place(long u) { return u; }
     inline void operator()(const uint8_t* block, long, uvec* w) const {
-        const uvec codes = load_units(block);
-        w[0] = look(codes & 0x0f0f0f0f), w[1] = look(codes >> 4 & 0x0f0f0f0f);
+#pragma GCC unroll 4
+        for (long v = 0; v < WIDTH; v++)
+            w[v] = look(codes_of(block, v) >> static_cast<uint32_t>(shift_of(v)) & 0x0f0f0f0f);
     }
     inline uvec look(uvec codes) const {
 #ifdef WIDE_VECTORS
         return (uvec)_mm512_shuffle_epi8(_mm512_load_si512(table), (__m512i)codes);
 #elif defined(__AVX2__)
         const __m256i entries = _mm256_load_si256(reinterpret_cast<const __m256i*>(table));
-        return by_halves(codes, [&](const void* from, void* to) {
-            const __m256i c = _mm256_loadu_si256(static_cast<const __m256i*>(from));
-            _mm256_storeu_si256(static_cast<__m256i*>(to), _mm256_shuffle_epi8(entries, c));
-        });
+        return (uvec)_mm256_shuffle_epi8(entries, (__m256i)codes);
 #else
         uint8_t in[sizeof codes];
         std::memcpy(in, &codes, sizeof in);

@@ -3,87 +3,21 @@
 #include "linear.h"
 #include "tiled.h"
 
-#ifdef __AVX512F__
-static const long TILE = 12;  // rows whose sums stay in registers
+#ifdef WIDE_VECTORS
+#include "wide.h"
 #else
-static const long TILE = 3;
+#include "narrow.h"
 #endif
-static const long WIDEN_ONCE = 4 * TILE;  // rows from which a panel of small numbers is widened before its products
-
-// Sums of R rows of x with one panel.
-template <typename T, typename W, long R>
-static inline void multiply(const T* x, const W* panel, long inner, Ahead ahead, vec sums[R][WIDTH]) {
-    constexpr long CHAINS = R == 1 ? 4 : R <= 3 ? 2 : 1;  // sums in flight hide the latency of the additions
-    constexpr long P = PER_UNIT<T>;
-    vec part[CHAINS][R][WIDTH] = {};
-    const long count = inner / P, whole = count / CHAINS * CHAINS;
-    auto step = [&](long u, vec(&into)[R][WIDTH]) __attribute__((always_inline)) {
-        __builtin_prefetch(ahead.from + u * ahead.bytes);
-        __builtin_prefetch(ahead.from + u * ahead.bytes + ahead.bytes / 2);
-        uvec w[WIDTH];
-#pragma GCC unroll 2
-        for (long v = 0; v < WIDTH; v++) w[v] = units<T>(panel + (u * WIDTH + v) * LANES * P);
-#pragma GCC unroll 12
-        for (long r = 0; r < R; r++) {
-            const uint32_t unit = load_unit(x + r * inner + u * P);
-#pragma GCC unroll 2
-            for (long v = 0; v < WIDTH; v++) into[r][v] = multiply_add<T>(into[r][v], w[v], unit);
-        }
-    };
-    for (long u = 0; u < whole; u += CHAINS)
-#pragma GCC unroll 4
-        for (long c = 0; c < CHAINS; c++) step(u + c, part[c]);
-    for (long u = whole; u < count; u++) step(u, part[0]);
-    for (long r = 0; r < R; r++)
-        for (long v = 0; v < WIDTH; v++) {
-            sums[r][v] = part[0][r][v];
-            for (long c = 1; c < CHAINS; c++) sums[r][v] += part[c][r][v];
-        }
-}
-
-template <typename T, typename W, typename O, long R>
-static void tile(const Linear<T, W, O>& a, long row, const W* panel, long first, Ahead ahead) {
-    vec sums[R][WIDTH];
-    multiply<T, W, R>(a.x + row * a.inner, panel, a.inner, ahead, sums);
-    finish(a, sums, row, R, first);
-}
-
-// The tile of R rows or fewer: one kernel for each number of rows.
-template <typename T, typename W, typename O, long R>
-static void tile_of(long rows, const Linear<T, W, O>& a, long row, const W* panel, long first, Ahead ahead) {
-    if (rows == R) return tile<T, W, O, R>(a, row, panel, first, ahead);
-    if constexpr (R > 1) tile_of<T, W, O, R - 1>(rows, a, row, panel, first, ahead);
-}
-
-// All rows with one panel, in tiles whose sizes differ by one at most.
-template <typename T, typename W, typename O>
-static void all_rows(const Linear<T, W, O>& a, const W* panel, long first) {
-    const long tiles = (a.rows + TILE - 1) / TILE;
-    for (long t = 0; t < tiles; t++) {
-        const long begin = a.rows * t / tiles, end = a.rows * (t + 1) / tiles;
-        tile_of<T, W, O, TILE>(end - begin, a, begin, panel, first, ahead_of<T>(panel, a.inner, t, tiles));
-    }
-}
-
-// All rows with panel p; small numbers are widened once for many rows.
-template <typename T, typename W, typename O>
-static void panel_vectors(const Linear<T, W, O>& a, long p) {
-    const long size = a.inner * PANEL;
-    const W* panel = a.weight + p * size;
-    if constexpr (sizeof(W) != sizeof(T)) {
-        if (a.rows > WIDEN_ONCE) {
-            const Linear<T, T, O> same{a.x, nullptr, a.scale, a.bias, a.out, a.rows, a.inner, a.outer};
-            return all_rows(same, widen<T>(panel, size), p * PANEL);
-        }
-    }
-    all_rows(a, panel, p * PANEL);
-}
 
 template <typename T, typename W, typename O>
 static void linear_vectors(const Linear<T, W, O>& a) {
-    const long panels = (a.outer + PANEL - 1) / PANEL;
+    const long panels = (a.outer + PANEL - 1) / PANEL, parts = (a.rows + MOST_ROWS - 1) / MOST_ROWS;
+    Products<T> products;  // each thread's
 #pragma omp for schedule(dynamic, 2)
-    for (long p = 0; p < panels; p++) panel_vectors(a, p);
+    for (long task = 0; task < parts * panels; task++) {
+        const long first = task / panels * MOST_ROWS;
+        products.with(a.part(first, std::min(MOST_ROWS, a.rows - first)), task % panels);
+    }
 }
 
 // What becomes of tiles; build.py knows the numbers.
@@ -127,6 +61,7 @@ struct Grouped {
 template <typename T, typename W, typename O>
 static void grouped(const Grouped<T, W, O>& a) {
     const long panels = (a.outer + PANEL - 1) / PANEL;
+    Products<T> products;
 #pragma omp for schedule(dynamic, 2)
     for (long task = 0; task < a.active[0] * panels; task++) {
         const Linear<T, W, O> one = a.of(a.active[1 + task / panels]);
@@ -138,7 +73,8 @@ static void grouped(const Grouped<T, W, O>& a) {
                 continue;
             }
 #endif
-        panel_vectors(one, task % panels);
+        for (long first = 0; first < one.rows; first += MOST_ROWS)
+            products.with(one.part(first, std::min(MOST_ROWS, one.rows - first)), task % panels);
     }
 #ifdef TILES
     if (use == USED) tile_release();

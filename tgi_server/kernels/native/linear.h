@@ -16,6 +16,11 @@ static const long WIDTH = PANEL / LANES;  // vectors of outputs in a panel: thei
 template <typename T, typename W, typename O>
 struct Linear {
     MEMBERS(LINEAR)
+
+    // The same for `count` rows from `first` on.
+    Linear part(long first, long count) const {
+        return {x + first * inner, weight, scale, bias, out + first * outer, count, inner, outer};
+    }
 };
 
 // Results of `rows` rows from `row` on and the panel whose first output is `first`, from their sums.
@@ -44,13 +49,15 @@ static inline Ahead ahead_of(const W* panel, long inner, long t, long parts) {
             PANEL * PER_UNIT<T> * static_cast<long>(sizeof(W)) / parts};
 }
 
-typedef int8_t bytes __attribute__((vector_size(16)));
+typedef int8_t bytes __attribute__((vector_size(LANES)));
 
 static inline vec widened(const int8_t* from) {
     bytes x;
     std::memcpy(&x, from, sizeof x);
-#ifdef __AVX512F__
+#if defined(WIDE_VECTORS)
     return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32((__m128i)x));
+#elif defined(__AVX2__)
+    return (vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
 #else
     return __builtin_convertvector(__builtin_convertvector(x, ivec), vec);
 #endif
@@ -72,21 +79,28 @@ inline uvec units<bf16>(const int8_t* from) {
 #ifdef __AVX512BF16__
     return (uvec)_mm512_cvtne2ps_pbh((__m512)widened(from + LANES), (__m512)widened(from));
 #else
-    bf16 both[2 * LANES];
-    store(widened(from), both);
-    store(widened(from + LANES), both + LANES);
-    return load_units(both);
+    const ivec pairs = (ivec)load_halves(from);
+    const vec first = __builtin_convertvector(pairs << 24 >> 24, vec);
+    const vec second = __builtin_convertvector(pairs << 16 >> 24, vec);
+    return (uvec)first >> 16 | ((uvec)second & 0xffff0000);
 #endif
+}
+
+// Memory of the thread for `count` numbers.
+template <typename T>
+static inline T* own_memory(long count) {
+    static thread_local std::vector<T> memory;
+    if (memory.size() < static_cast<size_t>(count)) memory.resize(count);
+    return memory.data();
 }
 
 // A panel of small numbers as T, in memory of the thread.
 template <typename T>
 static const T* widen(const int8_t* panel, long count) {
-    static thread_local std::vector<T> wide;
-    if (wide.size() < static_cast<size_t>(count)) wide.resize(count);
+    T* wide = own_memory<T>(count);
     for (long i = 0; i < count; i += LANES * PER_UNIT<T>) {
         const uvec u = units<T>(panel + i);
-        std::memcpy(wide.data() + i, &u, sizeof u);
+        std::memcpy(wide + i, &u, sizeof u);
     }
-    return wide.data();
+    return wide;
 }

@@ -66,9 +66,9 @@ static inline void multiply_tiles(const bf16* x, const W* panel, long inner, lon
         tile_multiply_add(3, 5, 7);
     }
     tile_store(0, sums[0], sizeof sums[0]);
-    tile_store(1, &sums[0][1], sizeof sums[0]);
+    tile_store(1, &sums[0][WIDTH / 2], sizeof sums[0]);
     tile_store(2, sums[TILE_ROWS], sizeof sums[0]);
-    tile_store(3, &sums[TILE_ROWS][1], sizeof sums[0]);
+    tile_store(3, &sums[TILE_ROWS][WIDTH / 2], sizeof sums[0]);
 }
 
 // Rows that go through the registers together.

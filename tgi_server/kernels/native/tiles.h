@@ -74,14 +74,17 @@ static inline void tile_multiply_add(long sums, long x, long w) {
     const long pairs = bytes[x] / 4, outputs = bytes[sums] / 4;
     tile_check(rows[sums] && rows[sums] == rows[x] && rows[w] == pairs && bytes[sums] == bytes[w]);
     for (long i = 0; i < rows[sums]; i++) {
-        vec sum = load(reinterpret_cast<const float*>(t.data[sums][i]));
-        for (long k = 0; k < pairs; k++) {
-            const uvec units = load_units(t.data[w][k]);
-            const uint32_t unit = load_unit(t.data[x][i] + 4 * k);
-            sum += (vec)(units << 16) * as_float(unit << 16);
-            sum += (vec)(units & 0xffff0000) * as_float(unit & 0xffff0000);
+        for (long o = 0; o < outputs; o += LANES) {
+            float* to = reinterpret_cast<float*>(t.data[sums][i]) + o;
+            vec sum = load(to);
+            for (long k = 0; k < pairs; k++) {
+                const uvec units = load_units(t.data[w][k] + 4 * o);
+                const uint32_t unit = load_unit(t.data[x][i] + 4 * k);
+                sum += firsts(units) * as_float(unit << 16);
+                sum += seconds(units) * as_float(unit & 0xffff0000);
+            }
+            store(sum, to, outputs - o);
         }
-        store(sum, reinterpret_cast<float*>(t.data[sums][i]), outputs);
     }
 }
 

@@ -1,36 +1,55 @@
-// Vectors of 16 numbers, GCC's own (it splits them into what the processor has), and what a model computes in:
-// float, or bfloat16 as its 16 bits.
+// Vectors of LANES numbers, GCC's own, as long as the processor's (of longer ones it makes poor code), and what a model
+// computes in: float, or bfloat16 as its 16 bits.
 #pragma once
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#ifdef __AVX512F__
+#ifdef __AVX2__
 #include <immintrin.h>
+#endif
+#if defined(__AVX512F__) && defined(__AVX512BW__)
+#define WIDE_VECTORS  // and 32 registers of them; else there are 16
 #endif
 
 struct bf16 {
     uint16_t bits;
 };
 
+#ifdef WIDE_VECTORS
 static const long LANES = 16;
-typedef float vec __attribute__((vector_size(64)));
-typedef int32_t ivec __attribute__((vector_size(64)));
-typedef uint32_t uvec __attribute__((vector_size(64)));
-typedef uint16_t hvec __attribute__((vector_size(32)));
+#else
+static const long LANES = 8;
+#endif
+typedef float vec __attribute__((vector_size(4 * LANES)));
+typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
+typedef uint32_t uvec __attribute__((vector_size(4 * LANES)));
+typedef uint16_t hvec __attribute__((vector_size(2 * LANES)));
 
+#ifdef WIDE_VECTORS
 static const ivec NUMBERS = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+#else
+static const ivec NUMBERS = {0, 1, 2, 3, 4, 5, 6, 7};
+#endif
 
 static inline vec load(const float* from) {
     vec x;
     std::memcpy(&x, from, sizeof x);
     return x;
 }
-static inline vec load(const bf16* from) {
+// 16 bits of each as 32, of which the upper half is 0.
+static inline uvec load_halves(const void* from) {
     hvec half;
     std::memcpy(&half, from, sizeof half);
-    return (vec)(__builtin_convertvector(half, uvec) << 16);
+#if defined(WIDE_VECTORS)
+    return (uvec)_mm512_cvtepu16_epi32((__m256i)half);
+#elif defined(__AVX2__)
+    return (uvec)_mm256_cvtepu16_epi32((__m128i)half);
+#else
+    return __builtin_convertvector(half, uvec);
+#endif
 }
+static inline vec load(const bf16* from) { return (vec)(load_halves(from) << 16); }
 static inline void store(vec x, float* to) { std::memcpy(to, &x, sizeof x); }
 static inline void store(vec x, bf16* to) {  // round to nearest even; NaN stays NaN
 #ifdef __AVX512BF16__
@@ -59,6 +78,15 @@ static inline void store(vec x, T* to, long left) {
     std::memcpy(to, part, left * sizeof(T));
 }
 
+// All numbers of a vector joined into one, by halves.
+template <typename V, typename Join>
+static inline auto joined(V x, Join join) {
+#pragma GCC unroll 4
+    for (long half = LANES / 2; half; half /= 2)
+        x = join(x, __builtin_shuffle(x, (NUMBERS + static_cast<int32_t>(half)) & static_cast<int32_t>(LANES - 1)));
+    return x[0];
+}
+
 static inline float total(vec x) {
     float sum = 0;
     for (long i = 0; i < LANES; i++) sum += x[i];
@@ -85,6 +113,17 @@ static inline uint32_t load_unit(const void* from) {
     std::memcpy(&x, from, sizeof x);
     return x;
 }
+static inline uvec repeated(uint32_t unit) {
+    uvec same = uvec{} + unit;
+#if defined(__AVX2__) && !defined(__AVX512F__)
+    asm("" : "+x"(same));  // or the compiler computes with the unit before it repeats it, which takes longer
+#endif
+    return same;
+}
+
+// The first and the second bfloat16 numbers of units.
+static inline vec firsts(uvec units) { return (vec)(units << 16); }
+static inline vec seconds(uvec units) { return (vec)(units & 0xffff0000); }
 
 // sum + the products of each of 16 units with one unit
 template <typename T>
@@ -98,7 +137,8 @@ inline vec multiply_add<bf16>(vec sum, uvec units, uint32_t unit) {
 #ifdef __AVX512BF16__
     return (vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)units, (__m512bh)_mm512_set1_epi32(unit));
 #else
-    sum += (vec)(units << 16) * as_float(unit << 16);
-    return sum + (vec)(units & 0xffff0000) * as_float(unit & 0xffff0000);
+    const uvec same = repeated(unit);
+    sum += firsts(units) * firsts(same);
+    return sum + seconds(units) * seconds(same);
 #endif
 }

@@ -69,6 +69,17 @@ def test_a_row_does_not_depend_on_its_company() -> None:
 
 
 @pytest.mark.parametrize("stored", ["same", "int8"])
+def test_float32_does_not_depend_on_company_at_all(stored: str) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(96, 576) if stored == "same" else torch.randint(-127, 128, (96, 576), dtype=torch.int8)
+    layer = NativeLinear(Dense(weight) if stored == "same" else Int8(weight, torch.rand(96)), torch.float32)
+    x = torch.randn(200, 576)
+    whole = layer(x)
+    for rows in ROWS:
+        assert torch.equal(layer(x[rows : 2 * rows]), whole[rows : 2 * rows])
+
+
+@pytest.mark.parametrize("stored", ["same", "int8"])
 @pytest.mark.parametrize("inner", [64, 8200])
 @pytest.mark.parametrize("rows", [64, 97, 130, 177])
 def test_long_prompts(way: str, stored: str, inner: int, rows: int) -> None:
