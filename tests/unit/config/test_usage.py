@@ -31,7 +31,7 @@ OPTIONS = [
 FIELDS = {
     "attention": ["library"],
     "quantize": ["activations", "bits", "group_size", "threshold", "block", "compress_statistics"],
-    "speculation": ["longest", "places"],
+    "speculation": ["places", "longest"],
     "job": [
         "out", "method", "bits", "group_size", "act_order", "symmetric", "damping", "calibration", "samples",
         "sample_tokens",
