@@ -96,6 +96,8 @@ class GenerationRequest:
     prompt_ids: Sequence[int]
     sampling: SamplingParams
     stopping: StoppingParams
+    echo: bool = False
+    """The prompt's tokens are told as what they add to the text, not each by itself."""
 
 
 @dataclass(frozen=True, slots=True)

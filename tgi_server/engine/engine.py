@@ -199,8 +199,9 @@ class Engine:
         for id, logprobs in outcome.prompt_logprobs.items():
             if generation := self._generations.get(id):
                 start, top = self.info.start_token_id, outcome.prompt_top_tokens.get(id, [])
-                ids = generation.sequence.request.prompt_ids if start is None else [start]
-                generation.prompt = self._vocabulary.prompt(ids, logprobs, top)
+                request = generation.sequence.request
+                ids = request.prompt_ids if start is None else [start]
+                generation.prompt = self._vocabulary.prompt(ids, logprobs, top, request.echo)
         for progress in progresses:
             id = progress.sequence.id
             generation = self._generations[id]

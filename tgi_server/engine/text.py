@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from tokenizers import Tokenizer
 
@@ -35,9 +36,23 @@ class Vocabulary:
         text = self.tokenizer.decode([id], skip_special_tokens=False)
         return Token(id, text, logprob, id in self.special)
 
-    def prompt(self, ids: Sequence[int], logprobs: Sequence[float], tops: Sequence[TopTokens] = ()) -> list[TokenEvent]:
-        """The tokens of a prompt; `logprobs[i]` and `tops[i]`, if any, belong to `ids[i + 1]`, the first has none."""
-        tokens = [self.token(id, logprob) for id, logprob in zip(ids, [None, *logprobs], strict=True)]
+    def next(self, detokenizer: Detokenizer, id: int, logprob: float | None) -> Token:
+        """Token `id` as what it adds to a text; a special one as it is, which is no part of it."""
+        special = self.special.get(id)
+        if special is None:
+            return Token(id, detokenizer.push(id), logprob)
+        detokenizer.interrupt()
+        return Token(id, special, logprob, special=True)
+
+    def prompt(
+        self, ids: Sequence[int], logprobs: Sequence[float], tops: Sequence[TopTokens] = (), joined: bool = False
+    ) -> list[TokenEvent]:
+        """The tokens of a prompt, each decoded on its own or, `joined`, as what it adds to the prompt's text.
+
+        `logprobs[i]` and `tops[i]`, if any, belong to `ids[i + 1]`, the first has none.
+        """
+        token = partial(self.next, self.detokenizer(())) if joined else self.token
+        tokens = [token(id, logprob) for id, logprob in zip(ids, [None, *logprobs], strict=True)]
         alternatives = [[], *(self.top(top) for top in tops)] if tops else [[] for _ in ids]
         return [TokenEvent(token, top) for token, top in zip(tokens, alternatives, strict=True)]
 
@@ -81,7 +96,7 @@ class GenerationText:
     def push(self, id: int, logprob: float, top: TopTokens | None, finish: FinishReason | None) -> list[TokenEvent]:
         """The events that token `id` releases. The last one has `finish` set when the generation ends with it,
         because `finish` says so or because a stop sequence is complete."""
-        token = self._token(id, logprob)
+        token = self._vocabulary.next(self._detokenizer, id, logprob)
         self._held.append(TokenEvent(token, [] if top is None else self._vocabulary.top(top)))
         self._held_length += len(token.text)
         self._tokens += 1
@@ -91,13 +106,6 @@ class GenerationText:
                 self._cut(self._held_length - len(token.text) + match[self._stopping.keep_stop])
                 finish = FinishReason.STOP_SEQUENCE
         return self._release() if finish is None else self._end(finish)
-
-    def _token(self, id: int, logprob: float) -> Token:
-        special = self._vocabulary.special.get(id)
-        if special is None:
-            return Token(id, self._detokenizer.push(id), logprob)
-        self._detokenizer.interrupt()
-        return Token(id, special, logprob, special=True)
 
     def _cut(self, length: int) -> None:
         """Keep the first `length` characters of the held events."""

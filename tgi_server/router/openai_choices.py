@@ -149,13 +149,17 @@ class CompletionChoice:
         offsets = []
         for event in told:
             offsets.append(self._offset)
-            self._offset += 0 if event.token.special else len(event.token.text)
+            self._offset += len(event.token.text) if self._is_text(event.token) else 0
         return {
             "tokens": [event.token.text for event in told],
             "token_logprobs": [single(event.token.logprob) for event in told],
             "top_logprobs": [_alternatives(event, self._top) for event in told],
             "text_offset": offsets,
         }
+
+    def _is_text(self, token: Token) -> bool:
+        """Special tokens are where the prompt spells them out."""
+        return not token.special or self._prompt.startswith(token.text, self._offset)
 
 
 def finish_reason(event: TokenEvent) -> answers.TextReason | None:

@@ -152,7 +152,7 @@ def completion(body: CompletionBody, limits: Limits, tokenizer: Tokenizer, rando
         text, ids = (prompt, tokenise(tokenizer, prompt)) if isinstance(prompt, str) else ("", prompt)
         asked = COMPLETION_TOKENS if body.max_tokens is None else max(body.max_tokens, 1)
         max_new_tokens = allowed_tokens(ids, asked, limits, "prompt", "max_tokens")
-        request = _request(body, ids, sampling, max_new_tokens, grammar, limits)
+        request = replace(_request(body, ids, sampling, max_new_tokens, grammar, limits), echo=bool(body.echo))
         if body.echo and not text:
             text = tokenizer.decode(ids, skip_special_tokens=False)
         prompts.append(Prompt(text, variants(request, max(body.n or 1, body.best_of or 1))))

@@ -255,6 +255,18 @@ def test_alternatives_have_the_space_that_a_chosen_token_has(kind: str) -> None:
     assert (end.text, end.special) == (END, True)
 
 
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_the_tokens_of_a_prompt(kind: str) -> None:
+    """Each by itself, or as a part of the text, which they join to."""
+    tokenizer, vocabulary = KINDS[kind](), Vocabulary(KINDS[kind]())
+    ids = [id for id in encoded(kind, "the quick 🙂 fox") if id not in vocabulary.special]
+    alone = vocabulary.prompt(ids, [-1.0] * (len(ids) - 1))
+    assert [event.token.text for event in alone] == [tokenizer.decode([id]) for id in ids]
+    joined = vocabulary.prompt(ids, [-1.0] * (len(ids) - 1), joined=True)
+    assert "".join(event.token.text for event in joined) == tokenizer.decode(ids)
+    assert [event.token.id for event in alone] == [event.token.id for event in joined] == ids
+
+
 STEPS: list[tuple[list[decoders.Decoder], bool]] = [
     ([decoders.ByteLevel()], True),
     ([decoders.Metaspace(prepend_scheme="never")], True),

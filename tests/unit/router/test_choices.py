@@ -112,6 +112,18 @@ async def test_echo_with_logprobs() -> None:
         assert chunk["choices"] == whole["choices"]
 
 
+async def test_the_tokens_of_an_echo_are_the_text() -> None:
+    """Also those that end within a character; alternatives stand by themselves."""
+    async with started(says(" à Zürich")) as router:
+        body = {"prompt": "été 🙂<|end|> é", "echo": True, "logprobs": 1, "max_tokens": 12, "temperature": 0}
+        _, whole, _ = await post(router, COMPLETIONS, body)
+        text, logprobs = whole["choices"][0]["text"], whole["choices"][0]["logprobs"]
+        assert text == "été 🙂<|end|> é à Zürich" and "\ufffd" not in "".join(logprobs["tokens"])
+        assert "".join(logprobs["tokens"]) == f"{text}<|end|>"
+        *offsets, end = zip(logprobs["text_offset"], logprobs["tokens"], strict=True)
+        assert all(text.startswith(token, offset) for offset, token in offsets) and end == (len(text), "<|end|>")
+
+
 async def test_nothing_but_the_prompt() -> None:
     async with started(says("Paris.")) as router:
         body = {"prompt": "the fox", "echo": True, "max_tokens": 0, "logprobs": 0}
