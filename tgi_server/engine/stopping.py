@@ -18,6 +18,7 @@ class StopMatcher:
         self._stops = stops
         self._borders = [_borders(stop) for stop in stops]
         self._matched = [0] * len(stops)
+        self._beginnings = frozenset(stop[0] for stop in stops)
 
     @property
     def undecided(self) -> int:
@@ -29,6 +30,8 @@ class StopMatcher:
 
         The beginning is negative when it lies in earlier text. Of several that end together the longest counts.
         """
+        if not any(self._matched) and self._beginnings.isdisjoint(text):
+            return None
         for end, character in enumerate(text, 1):
             longest = self._advance(character)
             if longest:
