@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 import psutil
 import uvloop
 
-from tests.router_app import started
+from tests.router_app import SENTENCES, says, started
 from tgi_server.bench.http import Target
 from tgi_server.bench.load import measure
 from tgi_server.bench.options import BenchOptions
@@ -23,7 +23,8 @@ from tgi_server.router.main import serve
 
 
 async def _router(ready: Connection, step_seconds: float) -> None:
-    async with started(step_seconds=step_seconds, num_blocks=1 << 16, max_concurrent_requests=1024) as router:
+    write = says(f" {' '.join(SENTENCES)}", then_eos=False)  # text as of a model: noise has bytes that are no character
+    async with started(write, step_seconds, num_blocks=1 << 16, max_concurrent_requests=1024) as router:
         listener = socket.create_server(("127.0.0.1", 0))
         ready.send(listener.getsockname()[1])
         router.shards.plans = _Forgetful()
