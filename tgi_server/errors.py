@@ -43,6 +43,10 @@ class ModelError(ConfigError):
     """The model's files are missing, broken or of an architecture that is not served."""
 
 
+class FitError(ModelError):
+    """What changes a model, or guesses for it, was made for another one."""
+
+
 class ValidationError(TgiError):
     """A request breaks a rule. `param` is the field at fault, where there is one."""
 

@@ -194,7 +194,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no base": ({"base_model_name_or_path": None}, r"base_model_name_or_path=null \(text is expected\)$"),
     "no rank": ({"r": 0}, r"r=0 \(at least 1 is expected\)$"),
     "no pattern": ({"rank_pattern": {"(": 3}}, r"rank_pattern has '\(', which is no pattern$"),
-    "itself": ({"base_model_name_or_path": "."}, r"is an adapter itself; adapters of adapters are not served$"),
+    "itself": ({"base_model_name_or_path": "."}, r"holds an adapter itself, and no model$"),
     "nothing there": ({"base_model_name_or_path": "./nothing"}, r"the directory nothing does not exist$"),
 }
 
@@ -211,7 +211,7 @@ def test_refused_in_one_line(name: str, place: Path, tmp_path: Path) -> None:
 
 def test_weights_from_elsewhere_are_not_for_adapters(place: Path, tmp_path: Path) -> None:
     for model_id, override in (("adapter", "base"), ("base", "adapter")):
-        with pytest.raises(ModelError, match=r"^weights_cache_override=.* is an adapter; give it as model_id alone"):
+        with pytest.raises(ModelError, match=r"^weights_cache_override=.* holds an adapter; give it as model_id alone"):
             fetch(place / model_id, tmp_path, weights_cache_override=str(place / override))
 
 

@@ -16,7 +16,7 @@ from tests.models import CONFIG, write_llama
 from tests.vocabularies import TEXTS, train_pieces, write_words
 from tgi_server.config.schema import DType, ModelOptions
 from tgi_server.errors import ModelError
-from tgi_server.launcher import weights
+from tgi_server.launcher import places, weights
 from tgi_server.launcher.gguf import tokenizer as gguf_tokenizer
 from tgi_server.launcher.gguf.reader import GgufFile
 from tgi_server.launcher.tokenizer import make
@@ -108,7 +108,7 @@ def test_what_cannot_be_made_is_told_in_one_line(
 
 def test_the_vocabulary_of_a_real_model(tmp_path: Path) -> None:
     """SmolLM2's, which cuts digits apart before: what vocab.json and merges.txt cannot tell."""
-    original = gguf_tokenizer.build(GgufFile(weights.packaged_file(DEMO)))
+    original = gguf_tokenizer.build(GgufFile(places.packaged_file(DEMO)))
     write_words(tmp_path, json.loads(original.to_str()))
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     made = Tokenizer.from_str(make(tmp_path, "vocab.json"))

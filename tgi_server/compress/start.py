@@ -71,7 +71,7 @@ def quantise(options: QuantizeOptions, config: ServerConfig, origins: Mapping[st
 
     look = _Look(options, origins)
     try:
-        model = weights.fetch(config, _dtype(config), report, look.spec, look.weigh)
+        model = weights.fetch(config, _dtype(config), report, look.spec, look.weigh, judge=None)
         look.weigh(model.directory, headers(model.directory), model.adapter)
         _check_disk(options, look.spec(model.directory), out)
         job.run("tgi_server.compress.worker", task_of(options, model, out).text(), report=report, extra=_PATIENT)

@@ -138,8 +138,9 @@ class ModelOptions(Options):
         "The model to serve: an id on the hub, a local directory with config.json, tokenizer.json and safetensors "
         "(or pytorch_model*.bin files, which are converted once), a .gguf file, or package:NAME/FILE for a file inside "
         "an installed Python package. Or a LoRA adapter of PEFT, on the hub or a directory: it is merged into the base "
-        "model that its adapter_config.json names. Where there is no tokenizer.json one is made of SentencePiece, "
-        "tiktoken or vocabulary files.",
+        "model that its adapter_config.json names. Or Medusa heads (medusa_lm_head.safetensors or .pt), which guess "
+        "tokens ahead for the base model that their config.json names. Where there is no tokenizer.json one is made of "
+        "SentencePiece, tiktoken or vocabulary files.",
     )
     revision: Optional[str] = option(
         None, "Branch, tag, commit or refs/pr/N of a hub model; the default branch when unset."
@@ -447,6 +448,8 @@ class Resolved(Options):
     model_dir: str = ""
     adapter_dir: Optional[str] = None
     """Holds the adapter that is merged into the weights in `model_dir`."""
+    medusa_dir: Optional[str] = None
+    """Holds the heads that guess tokens ahead; None where there are none, or none are wanted."""
     num_shard: int = 1
     dtype: DType = DType.float32
     listen_fd: int = -1

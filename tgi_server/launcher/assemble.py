@@ -8,7 +8,6 @@ from pathlib import Path
 from tgi_server.errors import ModelError
 from tgi_server.launcher import checkpoint, conversions, job
 from tgi_server.launcher.job import Report
-from tgi_server.models import adapter_config
 from tgi_server.models.files import SAFETENSORS, are_pickles, weight_names
 
 
@@ -30,16 +29,15 @@ def unpickled(directory: Path, conversion_cache: str | None, report: Report, loo
     return _linked(directory, _descriptions(directory) | _weights(target), conversion_cache, report)
 
 
-def unpickled_adapter(directory: Path, conversion_cache: str | None, report: Report) -> Path:
-    """The same for an adapter; raises ModelError, also where it has no weights."""
-    names = checkpoint.wanted_weights(directory)
-    if not are_pickles(names):
+def unpickled_file(directory: Path, name: str, wanted: str, conversion_cache: str | None, report: Report) -> Path:
+    """The same for the one file of an adapter or heads, which is called `wanted` then; raises ModelError."""
+    if name == wanted:
         return directory
-    target = conversions.of_pickles(directory, names, conversion_cache)
+    target = conversions.of_pickles(directory, [name], conversion_cache)
     if not target.is_dir():
-        _unpickle(directory, names, target, report)
+        _unpickle(directory, [name], target, report)
     (converted,) = weight_names(target)
-    links = {**_descriptions(directory), adapter_config.WEIGHTS: target / converted}
+    links = {**_descriptions(directory), wanted: target / converted}
     return _linked(directory, links, conversion_cache, report)
 
 

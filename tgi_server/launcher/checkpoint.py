@@ -7,10 +7,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from tgi_server.errors import ModelError
-from tgi_server.models import adapter_config
-from tgi_server.models.adapter_config import is_adapter
+from tgi_server.launcher.based import kind_of
+from tgi_server.models import medusa
 from tgi_server.models.files import PICKLES, SAFETENSORS, are_pickles, file_names, headers, json_object, weight_names
 
+_HEADS = (medusa.WEIGHTS, medusa.PICKLE)
+"""Files of what guesses tokens ahead, the preferred one first."""
 TOKENIZER = "tokenizer.json"
 VOCABULARIES = ("tokenizer.model", "spiece.model", "*.bpe.model", "*.tiktoken", "vocab.json", "vocab.txt")
 """What a tokenizer.json can be made of; of several the first counts."""
@@ -35,8 +37,8 @@ def check(directory: Path) -> None:
 
 def check_description(directory: Path) -> None:
     """Look at the configuration and the tokenizer only; raises ModelError."""
-    if is_adapter(directory):
-        json_object(directory / adapter_config.CONFIG)
+    if (kind := kind_of(directory)) is not None:
+        json_object(directory / kind.config)
         return
     json_object(directory / "config.json")
     if not has_tokenizer(directory):
@@ -56,21 +58,31 @@ def vocabulary(directory: Path) -> str | None:
 
 
 def wanted_weights(directory: Path, names: Collection[str] | None = None) -> list[str]:
-    """As `files.weight_names`, for an adapter too."""
-    if not is_adapter(directory):
-        return weight_names(directory, names)
-    present = file_names(directory) if names is None else names
-    for name in (adapter_config.WEIGHTS, adapter_config.PICKLE):
+    """As `files.weight_names`, for what is served on top of a model too; heads beside a model's weights are wanted."""
+    kind, present = kind_of(directory), file_names(directory) if names is None else names
+    if kind is None:
+        heads = own_heads(directory, present)
+        return [*weight_names(directory, names), *([] if heads is None else [heads])]
+    for name in (kind.weights, kind.pickle):
         if name in present:
             return [name]
-    raise ModelError(f"{directory} has no {adapter_config.WEIGHTS}, nor {adapter_config.PICKLE} to be converted")
+    raise ModelError(f"{directory} has no {kind.weights}, nor {kind.pickle} to be converted")
+
+
+def own_heads(directory: Path, names: Collection[str]) -> str | None:
+    """The file of `names` that holds heads which guess for the model in a directory; None for none."""
+    if not medusa.announced(directory):
+        return None
+    return next((name for name in _HEADS if name in names), None)
 
 
 def is_complete(directory: Path) -> bool:
     """Whether nothing is missing, damaged files included; of .bin files only whether they are there."""
     try:
         check_description(directory)
-        if not are_pickles(wanted_weights(directory)) and not is_adapter(directory):
+        if kind_of(directory) is not None:
+            wanted_weights(directory)
+        elif not are_pickles(weight_names(directory)):
             check(directory)
     except (ModelError, OSError):
         return False
@@ -96,5 +108,5 @@ def description_names(directory: Path) -> list[str]:
     return [
         name
         for name in file_names(directory)
-        if name not in indexes and any(fnmatchcase(name, pattern) for pattern in (*DESCRIPTIONS, CODE))
+        if name not in indexes and any(fnmatchcase(name, pattern) for pattern in (*DESCRIPTIONS, CODE, *_HEADS))
     ]

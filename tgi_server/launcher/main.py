@@ -25,8 +25,8 @@ from tgi_server.launcher.origin import Model
 from tgi_server.launcher.process import environment
 from tgi_server.launcher.progress import Progress
 from tgi_server.launcher.supervise import Programs, Server, StoppedError, StopSignals
-from tgi_server.models import adapter, tensors
-from tgi_server.models.check import check_memory, described, reader_of, settings_of
+from tgi_server.models import adapter, medusa, tensors
+from tgi_server.models.check import ITEM_BYTES, check_memory, described, reader_of, settings_of
 from tgi_server.models.description import Description
 from tgi_server.models.files import TensorInfo, headers
 from tgi_server.quantize.base import QuantizeMethod, remark_of
@@ -191,6 +191,7 @@ def _resolved(model: Model, num_shard: int, dtype: DType, gpu: bool) -> Resolved
     return Resolved(
         model_dir=str(model.directory),
         adapter_dir=None if model.adapter is None else str(model.adapter),
+        medusa_dir=None if model.heads is None else str(model.heads),
         num_shard=num_shard,
         dtype=dtype,
         compute_type=hardware.compute_type(num_shard, gpu),
@@ -231,7 +232,9 @@ def _fetch(config: ServerConfig, dtype: DType, report: Callable[[str, float], No
 
     method: QuantizeMethod = load.instantiate(config.quantize)
 
-    def weigh(directory: Path, files: Mapping[str, TensorInfo], changes: Path | None = None) -> None:
+    def weigh(
+        directory: Path, files: Mapping[str, TensorInfo], changes: Path | None = None, heads: Path | None = None
+    ) -> None:
         spec = look(directory)
         reader = reader_of(directory, spec, method)
         tensors.check(spec, files, reader.stored())
@@ -239,14 +242,20 @@ def _fetch(config: ServerConfig, dtype: DType, report: Callable[[str, float], No
             own = adapter.read(changes, spec)
             spec, files = own.spec, own.tensors(files)
         if not (hardware.torch_knows_cuda() and hardware.accelerators(environment())):
-            check_memory(spec, config, files, dtype, reader, host.free_memory())
+            beside = 0 if heads is None else medusa.read(heads, spec).bytes(ITEM_BYTES[dtype], config.speculate)
+            check_memory(spec, config, files, dtype, reader, host.free_memory(), beside)
 
-    model = weights.fetch(config, dtype, report, look, weigh)
+    def judge(heads: Path, spec: Description) -> None:
+        medusa.check(medusa.read(heads, spec), config.speculate)
+
+    model = weights.fetch(config, dtype, report, look, weigh, None if config.speculate == 0 else judge)
     files = headers(model.directory)
-    weigh(model.directory, files, model.adapter)
+    weigh(model.directory, files, model.adapter, model.heads)
     spec = look(model.directory)
     _tell_method(config, method, settings_of(model.directory, spec))
-    if unread := tensors.unread(spec, files, reader_of(model.directory, spec, method).stored()):
+    guessing = medusa.names(model.directory)
+    own = {name: info for name, info in files.items() if name not in guessing}
+    if unread := tensors.unread(spec, own, reader_of(model.directory, spec, method).stored()):
         more = f" and {len(unread) - _MOST_TOLD} more" if len(unread) > _MOST_TOLD else ""
         logger.warning("tensors of the checkpoint that are not used: %s%s", ", ".join(unread[:_MOST_TOLD]), more)
     return model

@@ -22,12 +22,14 @@ class Model:
         directory: what is served.
         sha, pipeline_tag: the hub's commit and tag; None where it is not from there, or not known.
         adapter: holds changes that the shards make to the weights.
+        heads: holds what the shards guess tokens ahead by.
     """
 
     directory: Path
     sha: str | None = None
     pipeline_tag: str | None = None
     adapter: Path | None = None
+    heads: Path | None = None
 
 
 def note(snapshot: Path, pipeline_tag: str | None) -> None:

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from tgi_server import tokenizer_file
 from tgi_server.config.schema import ModelOptions
 from tgi_server.errors import ModelError
-from tgi_server.launcher import assemble, conversions, weights
+from tgi_server.launcher import assemble, conversions, places
 from tgi_server.launcher.gguf.reader import GgufFile
 from tgi_server.launcher.gguf.tokenizer import build
 
@@ -24,7 +24,7 @@ def find(place: str) -> Tokenizer:
     path = conversions.expanded(place)
     if path.is_file() and path.suffix == ".json":
         return tokenizer_file.read(path)
-    model = weights.locate(place) or _cached(place)
+    model = places.locate(place) or _cached(place)
     if model.is_file():
         return build(GgufFile(model))
     return tokenizer_file.read(assemble.tokenizer_of(model, None, _ignore))
@@ -32,7 +32,7 @@ def find(place: str) -> Tokenizer:
 
 def _cached(model_id: str) -> Path:
     try:
-        return weights.ask_hub("cached", ModelOptions(model_id=model_id), None, _ignore)
+        return places.ask_hub("cached", ModelOptions(model_id=model_id), None, _ignore)
     except ModelError:
         raise ModelError(
             f"{model_id}: no such file or directory, nor a model whose tokenizer is in the hub cache"

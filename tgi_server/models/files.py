@@ -32,8 +32,8 @@ class Form(NamedTuple):
 
 SAFETENSORS = Form("model.safetensors.index.json", "model.safetensors", "*.safetensors")
 PICKLES = Form("pytorch_model.bin.index.json", "pytorch_model.bin", "pytorch_model-*-of-*.bin")
-_FOREIGN = ("consolidated*", "adapter*")
-"""Mistral's own copy of the weights; changes to the weights of another model."""
+_FOREIGN = ("consolidated*", "adapter*", "medusa_lm_head*")
+"""Mistral's own copy of the weights; changes to the weights of another model; heads beside a model's own."""
 _PART = re.compile(r"-(\d+)-of-(\d+)\.")
 _HEADER_LIMIT = 100_000_000
 """Bytes; the format's own limit. A larger number means the file is no safetensors file."""
