@@ -5,6 +5,7 @@
 
 static const long TILE = 6;        // rows whose sums with half a panel stay in registers,
 static const long FEW = 3;         // and with a whole one
+static const long WIDEN_ONCE = 8;  // rows from which weights are turned into floats before their products
 static const long CHUNK = 256;     // inputs whose weights, as floats, stay in the first cache
 static const long MOST_ROWS = 96;  // that a panel meets before the next one
 
@@ -100,28 +101,27 @@ class Products {
     // Adds the products of `count` inputs from number k on, whose weights lie at `from`.
     template <typename W>
     void add_chunk(const W* from, long inner, long k, long count, long rows, vec (*sums)[WIDTH]) const {
-        const long tiles = (rows + TILE - 1) / TILE, line = PANEL * P, bytes = PANEL * sizeof(W);
-        const char* next = reinterpret_cast<const char*>(from + inner * PANEL);  // the same of the next panel
-        auto ahead = [&](long t, long parts, long step) {
-            return Ahead{next + count * bytes * t / parts, step * bytes / parts};
-        };
-        if (rows <= FEW)
-            return multiply_rows<FEW>(rows, x + k, stride, Weights<W, P, WIDTH>{from, line}, count / P,
-                                      ahead(0, 1, P), sums);
-        for (long h = 0; h < 2; h++, from += HALF * LANES * P) {
+        const long line = PANEL * P, bytes = count * PANEL * sizeof(W);
+        Ahead ahead{reinterpret_cast<const char*>(from + inner * PANEL), bytes};  // the same of the next panel
+        if (rows <= FEW) return add_tiles<FEW>(Weights<W, P, WIDTH>{from, line}, k, count, rows, ahead, sums);
+        ahead.bytes /= 2;
+        for (long h = 0; h < 2; h++, from += HALF * LANES * P, ahead.from += ahead.bytes) {
             vec(*half)[WIDTH] = reinterpret_cast<vec(*)[WIDTH]>(&sums[0][h * HALF]);
             const Weights<W, P, HALF> weights{from, line};
-            if (tiles == 1) {
-                multiply_rows<TILE>(rows, x + k, stride, weights, count / P, ahead(h, 2, P), half);
-                continue;
-            }
             alignas(64) float wide[CHUNK * HALF * LANES];
-            const Weights<float, 1, HALF> widened = widen_into(wide, weights, count / P);
-            for (long t = 0; t < tiles; t++) {
-                const long begin = rows * t / tiles, end = rows * (t + 1) / tiles;
-                multiply_rows<TILE>(end - begin, x + begin * stride + k, stride, widened, count,
-                                    ahead(h * tiles + t, 2 * tiles, 1), half + begin);
-            }
+            if (rows <= WIDEN_ONCE) add_tiles<TILE>(weights, k, count, rows, ahead, half);
+            else add_tiles<TILE>(widen_into(wide, weights, count / P), k, count, rows, ahead, half);
+        }
+    }
+
+    // The same of V vectors of outputs, in tiles of R rows at most whose sizes differ by one at most.
+    template <long R, typename W, long Q, long V>
+    void add_tiles(Weights<W, Q, V> weights, long k, long count, long rows, Ahead ahead, vec (*sums)[WIDTH]) const {
+        const long tiles = (rows + R - 1) / R, each = ahead.bytes / tiles;
+        for (long t = 0; t < tiles; t++) {
+            const long begin = rows * t / tiles, end = rows * (t + 1) / tiles;
+            multiply_rows<R>(end - begin, x + begin * stride + k, stride, weights, count / Q,
+                             Ahead{ahead.from + t * each, each * Q / count}, sums + begin);
         }
     }
 
