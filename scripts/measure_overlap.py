@@ -8,7 +8,7 @@ import time
 
 import psutil
 
-from tests.integration.server import Server
+from tests.integration.server import Server, series
 from tgi_server.bench.http import Target
 from tgi_server.bench.load import Run, measure
 from tgi_server.bench.options import BenchOptions
@@ -33,9 +33,7 @@ class Observed:
 
     async def look(self) -> Numbers:
         """All numbers at this moment."""
-        text = (await asyncio.to_thread(self._client.get, "/metrics")).text
-        series = (line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
-        numbers = {name: float(value) for name, value in series}
+        numbers = series((await asyncio.to_thread(self._client.get, "/metrics")).text)
         numbers["now"] = time.monotonic()
         for name, process in self._processes.items():
             times = process.cpu_times()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from scripts.quantisation.contenders import BASELINE, OURS, RIVALS, THEIRS
 from scripts.quantisation.goals import judged
 from scripts.quantisation.models import DEMO, LARGE, MODELS
 from scripts.quantisation.results import Results
+
+Tables = Mapping[str, Callable[[Results], str]]
 
 TEMPLATE = Path(__file__).parent / "page.md"
 TITLES = {DEMO: "SmolLM2-135M", LARGE: "random Llama, 1.2 B"}
@@ -21,7 +24,12 @@ START_HEAD = ("times `none`", "shard at the peak, MB", "times `none`", "once rea
 
 def written(results: Results) -> str:
     """The document. Raises KeyError where the text names a table that there is not."""
-    return re.sub(r"\{\{([a-z_]+)\}\}", lambda found: TABLES[found[1]](results), TEMPLATE.read_text())
+    return filled(TEMPLATE, TABLES, results)
+
+
+def filled(template: Path, tables: Tables, results: Results) -> str:
+    """A text with the tables that it names. Raises KeyError where it names one that there is not."""
+    return re.sub(r"\{\{([a-z_]+)\}\}", lambda found: tables[found[1]](results), template.read_text())
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -39,7 +47,11 @@ def times(value: float | None) -> str:
 
 def machine(results: Results) -> str:
     """What speeds were measured on, and when."""
-    runs = [run for model in MODELS for run in results.runs(model)]
+    return machine_of([run for model in MODELS for run in results.runs(model)])
+
+
+def machine_of(runs: Sequence[Mapping[str, Any]]) -> str:
+    """The machines of some runs, and their days."""
     if not runs:
         return "not measured yet"
     days = sorted({run["date"][:10] for run in runs})
@@ -53,7 +65,7 @@ def speed(results: Results, model: str) -> str:
         ratios = [results.ratio(model, each.name, BASELINE, clients) for clients in CLIENTS]
         if any(ratio is not None for ratio in ratios) and each.name != BASELINE:
             rows.append([each.name, str(each.bits), *map(times, ratios)])
-    return table(["", "bits", *(_clients(count) for count in CLIENTS)], rows)
+    return table(["", "bits", *(clients_of(count) for count in CLIENTS)], rows)
 
 
 def rivals(results: Results, model: str) -> str:
@@ -63,7 +75,7 @@ def rivals(results: Results, model: str) -> str:
         ratios = [results.ratio(model, each.name, RIVALS[each.bits], clients) for clients in CLIENTS]
         if any(ratio is not None for ratio in ratios):
             rows.append([each.name, RIVALS[each.bits], *map(times, ratios)])
-    return table(["", "against", *(_clients(count) for count in CLIENTS)], rows)
+    return table(["", "against", *(clients_of(count) for count in CLIENTS)], rows)
 
 
 def baseline(results: Results) -> str:
@@ -147,7 +159,8 @@ def goals(results: Results) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _clients(count: int) -> str:
+def clients_of(count: int) -> str:
+    """As the head of a column."""
     return f"{count} client{'s' if count > 1 else ''}"
 
 
@@ -168,7 +181,7 @@ def _start(results: Results, model: str, name: str) -> list[str]:
     return [*seconds, *peak, *ready]
 
 
-TABLES: dict[str, Callable[[Results], str]] = {
+TABLES: Tables = {
     "machine": machine, "baseline": baseline, "weights": weights, "perplexity": perplexity, "package": package,
     "starts": starts, "starts_large": starts_large, "without_caches": without_caches, "goals": goals,
     "speed_demo": lambda results: speed(results, DEMO), "speed_large": lambda results: speed(results, LARGE),

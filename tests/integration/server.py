@@ -31,6 +31,12 @@ def free_port() -> int:
     raise OSError(f"all ports of {PORTS} are taken")
 
 
+def series(metrics: str) -> dict[str, float]:
+    """The numbers of a text of /metrics by their series."""
+    lines = (line.rsplit(" ", 1) for line in metrics.splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, value in lines}
+
+
 class Server:
     """`python -m tgi_server ARGUMENTS` with a port and sockets of its own; a context manager."""
 

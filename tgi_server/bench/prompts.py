@@ -63,14 +63,14 @@ def ordinary(chance: random.Random) -> str:
     return _filled(chance, chance.choice(_OPENINGS))
 
 
-def repetitive(chance: random.Random) -> str:
-    """A task whose answer is for the most part in the prompt already."""
-    return chance.choice((edited_code, copied_records, copied_paragraph))(chance)
+def repetitive(chance: random.Random, number: int) -> str:
+    """A task whose answer is for the most part in the prompt already: of three kinds, in turns by their `number`."""
+    return (edited_code, copied_records, copied_paragraph)[number % 3](chance)
 
 
 def edited_code(chance: random.Random) -> str:
     """Code, and the beginning of the same with a name changed."""
-    old, new, *others = chance.sample(_NOUNS, 6)
+    old, new, *others = chance.sample(_NOUNS, 5)
     code = _code(chance, old, others)
     changed = code.replace(old, new).replace(old.title(), new.title())
     begun = "\n\n".join(changed.split("\n\n")[:2])

@@ -6,7 +6,7 @@ import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import count, cycle
 from pathlib import Path
 from typing import Any
 
@@ -134,11 +134,11 @@ def _lines(path: str) -> tuple[str, ...]:
 
 def _made(kind: Texts, lengths: tuple[int, int], chance: random.Random) -> Iterator[str]:
     """Prompts without end that are made up."""
-    while True:
+    for number in count():
         match kind:
             case Texts.random:
                 yield prompts.random_words(chance, lengths)
             case Texts.ordinary:
                 yield prompts.ordinary(chance)
             case Texts.repetitive:
-                yield prompts.repetitive(chance)
+                yield prompts.repetitive(chance, number)

@@ -20,12 +20,20 @@ def made(maker: Maker) -> Iterator[str]:
         yield maker(random.Random(seed))
 
 
-@pytest.mark.parametrize("maker", [prompts.ordinary, prompts.repetitive, prompts.edited_code])
+MAKERS = [prompts.ordinary, prompts.edited_code, prompts.copied_records, prompts.copied_paragraph]
+
+
+@pytest.mark.parametrize("maker", MAKERS)
 def test_prompts_differ_and_come_again_with_their_seed(maker: Maker) -> None:
     texts = list(made(maker))
     assert len(set(texts)) > 0.99 * TIMES
     assert texts == list(made(maker))
     assert not any("{name" in text or "{number" in text for text in texts)
+
+
+def test_repetitive_ones_are_of_each_kind_in_turns() -> None:
+    texts = [prompts.repetitive(random.Random(7), number) for number in range(6)]
+    assert texts[:3] == texts[3:] == [maker(random.Random(7)) for maker in MAKERS[1:]]
 
 
 def test_code_is_code_and_begins_again_with_the_new_name() -> None:
@@ -36,7 +44,7 @@ def test_code_is_code_and_begins_again_with_the_new_name() -> None:
         exec(one, names)
         assert f"{old.title()}Table" in names and old != new
         assert one.replace(old, new).replace(old.title(), new.title()).startswith(two)
-        assert len(one) > 2 * len(two)
+        assert len(one) > 1.8 * len(two)
 
 
 def test_records_are_json_and_begin_again() -> None:
