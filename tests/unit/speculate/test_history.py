@@ -72,6 +72,20 @@ def test_ids_left_out_are_skipped() -> None:
     assert following(text) == [*ORIGINAL[BEGUN:11], *ORIGINAL[15:30]]
 
 
+def test_it_is_found_again_behind_the_change_and_not_before() -> None:
+    original = [*range(100, 110), 5, *range(110, 120), 5, *range(120, 130)]
+    ids, passage = [*original, *original[:14]], Passage()
+    passage.begin([(9, 10)])
+    passage.follow(ids, len(original) + 10)
+    assert passage.end == 13
+    ids += [2, 3, *original[18:20]]
+    passage.follow(ids, len(ids) - 4)
+    assert (passage.end, passage.length) == (19, 2), "three were replaced by two"
+    ids.append(5)
+    passage.follow(ids, len(ids) - 1)
+    assert passage.end == 21, "one was left out, and the 5 before does not count"
+
+
 def test_ids_put_in_are_waited_for() -> None:
     text = [*ORIGINAL[:10], 2, 3, *ORIGINAL[10:20]]
     assert following(text)[-9:] == ORIGINAL[11:20]

@@ -151,3 +151,45 @@ def test_a_text_takes_little_memory_until_it_is_over(make: Callable[[], Drafter]
         assert tracemalloc.get_traced_memory()[0] < 5_000
     finally:
         tracemalloc.stop()
+
+
+def guesses(part: Speculation, ids: Sequence[int], most: int = 4) -> list[int]:
+    drafter = part.drafter(NOTHING)
+    return drafter.guess({0: len(drafter.chances(0, np.array(ids), most))})[0]
+
+
+def test_the_longer_match_is_worth_more_than_a_later_one_but_not_more_than_several() -> None:
+    long, short, end = [1, 2, 3, 4, 50, 51, 52], [9, 2, 3, 4, 60, 61, 62], [1, 2, 3, 4]
+    assert guesses(Suffix(), [*long, *short, *end], 3)[:2] == [50, 51]
+    assert guesses(Suffix(1), [*long, *short, *end], 3)[:2] == [50, 51], "four ids are looked up together"
+    assert guesses(NGram(3), [*long, *short, *end], 3)[:2] == [50, 51]
+    assert guesses(NGram(2), [*short, *long, *short[1:], 8, 3, 4])[0] == 60, "the latest one"
+    long, short, end = [7, 3, 4, 50, 51, 52], [3, 4, 60, 61, 62], [7, 3, 4]
+    assert guesses(Suffix(), [*long, *short, *end])[0] == 50
+    assert guesses(Suffix(), [*long, *short, 8, *short, 9, *short, *end])[0] == 60
+
+
+def test_further_guesses_are_of_the_places_that_were_for_the_first() -> None:
+    ids = [3, 4, 60, 52, 3, 4, 50, 52, 8, 3, 4, 50, 51, 9, 3, 4]
+    assert guesses(Suffix(), ids)[:2] == [50, 51]
+
+
+@each
+def test_a_copy_goes_on_behind_a_changed_id(make: Callable[[], Drafter]) -> None:
+    original = random_ids(60)
+    told = replay(make(), [*original, 7, 8, 9, *original[:20], 7, *original[21:40]], 64)
+    before, changed = told[18][1], told[20][1]
+    assert before[:3] == original[19:22] and changed[:3] == original[21:24], "not 8, 9"
+
+
+@each
+def test_what_comes_behind_a_wrong_guess_teaches_nothing(make: Callable[[], Drafter]) -> None:
+    ids = np.array(random_ids(30) * 2)[:40]
+    told = []
+    for behind in (False, True):
+        drafter = make()
+        offered = len(drafter.chances(0, ids, 4))
+        first, second, *_ = drafter.guess({0: offered})[0]
+        drafter.learn(0, [first + 1, second] if behind else [first + 1])
+        told.append([*drafter.chances(0, ids, 4)])
+    assert told[0] == told[1]
