@@ -24,6 +24,11 @@ def test_module_loads_without_torch_and_transformers(module: str) -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
+def test_help_is_there_without_numpy() -> None:
+    code = "import sys; from tgi_server.launcher.main import main; main(['--help']); sys.exit('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
+
+
 def test_the_scheduler_needs_only_the_standard_library() -> None:
     code = (
         "import sys, tgi_server.batching.scheduler\n"

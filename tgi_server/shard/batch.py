@@ -12,8 +12,9 @@ from torch import Tensor
 
 from tgi_server.cache.kinds import CacheGroup, blocks_of
 from tgi_server.kernels.attention import AttentionBatch
+from tgi_server.rope.table import IntArray
 from tgi_server.shard.rows import Rows, last_of, slots_of
-from tgi_server.speculate.base import Drafts, IntArray
+from tgi_server.speculate.base import Drafts
 from tgi_server.types import CacheKind, NewSequence, Plan, SamplingParams
 
 FULL = CacheGroup(CacheKind.FULL)

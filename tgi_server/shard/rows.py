@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tgi_server.speculate.base import IntArray
+from tgi_server.rope.table import IntArray
 from tgi_server.types import BLOCK_SIZE
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from tgi_server import greenlist
 from tgi_server.config.schema import WatermarkOptions
 from tgi_server.kernels.plain import uniforms
-from tgi_server.speculate.base import IntArray
+from tgi_server.rope.table import IntArray
 from tgi_server.types import SamplingParams, TopTokens
 
 Pick = Callable[[Tensor, Sequence[int], Sequence[int], Sequence[bool]], tuple[Tensor, Tensor, Tensor]]

@@ -1,5 +1,7 @@
-"""What guesses tokens ahead, for the model to check several of them in one step. Imports no torch: the launcher checks
-the part `speculation` by these classes."""
+"""What guesses tokens ahead, for the model to check several of them in one step.
+
+Imports no torch and no numpy: the launcher checks the part `speculation` by these classes.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 if TYPE_CHECKING:
     from torch import Tensor
 
     from tgi_server.kernels.row import Needs
     from tgi_server.layers.parallel import Group
     from tgi_server.models.model import Model
+    from tgi_server.rope.table import IntArray
 
-IntArray = npt.NDArray[np.int64]
 Drafts = Mapping[int, Sequence[int]]
 """The guessed tokens of sequences, by id; none of them empty."""
 

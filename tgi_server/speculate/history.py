@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from typing import TYPE_CHECKING
 
-from tgi_server.speculate.base import IntArray
+if TYPE_CHECKING:
+    from tgi_server.rope.table import IntArray
 
 LONGEST = 16
 """Matches of more ids are told as these."""

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tgi_server.speculate.base import IntArray
 from tgi_server.speculate.evidence import USUAL, Proposal, proposals
 from tgi_server.speculate.history import History
 from tgi_server.speculate.passage import Passage
@@ -14,6 +13,8 @@ from tgi_server.speculate.success import Success
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from tgi_server.rope.table import IntArray
 
 LEAST = 0.02
 """Behind a guess to which it comes less often than this, none is offered: it would pay nowhere."""

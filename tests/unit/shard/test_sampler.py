@@ -7,8 +7,8 @@ from torch import Tensor
 
 from tgi_server.kernels import plain
 from tgi_server.kernels.plain import uniforms
+from tgi_server.rope.table import IntArray
 from tgi_server.shard.sampler import MOST_TIES, Row, Watermark, choose, top_of_rows, top_tokens
-from tgi_server.speculate.base import IntArray
 from tgi_server.types import SamplingParams
 
 NO_HISTORY = np.array([], np.int64)

@@ -29,13 +29,14 @@ from tgi_server.config.schema import BatchingOptions
 from tgi_server.kernels import plain
 from tgi_server.kernels.row import Needs
 from tgi_server.layers.parallel import Group
+from tgi_server.rope.table import IntArray
 from tgi_server.rpc.fake import FAKE_INFO
 from tgi_server.shard.batch import BatchState, StepInputs
 from tgi_server.shard.drafting import Drafting
 from tgi_server.shard.guides import GuidedSequence, Guides, Vocabulary
 from tgi_server.shard.sampler import Row, Watermark, choose
 from tgi_server.shard.step import Stepper
-from tgi_server.speculate.base import Drafter, IntArray
+from tgi_server.speculate.base import Drafter
 from tgi_server.speculate.costs import Allotment, Costs
 from tgi_server.types import (
     BLOCK_SIZE,
