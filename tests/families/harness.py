@@ -91,6 +91,9 @@ class ThreadGroup(Group):
         total = torch.stack(self._exchange(x)).sum(0)
         return x.copy_(total)
 
+    def maxima(self, x: Tensor) -> Tensor:
+        return x.copy_(torch.stack(self._exchange(x)).amax(0))
+
     def gather_columns(self, x: Tensor, size: int) -> Tensor | None:
         parts = self._exchange(x)
         return torch.cat(parts, dim=1)[:, :size] if self.rank == 0 else None

@@ -83,7 +83,7 @@ class Model:
         guides = Guides(self._directory / "tokenizer.json", spec.vocab_size, spec.eos_token_ids)
         drafting = None
         if part is not None:
-            drafter = part.drafter(Surroundings(self._model, Group(), self._needs))
+            drafter = part.drafter(Surroundings(self._model, self._spec, Group(), self._needs))
             drafting = Drafting(drafter, Allotment(ROWS_ARE_FREE, most))
         info = FAKE_INFO.__class__(
             dtype="float32", device_type="cpu", groups=[GroupInfo(CacheKind.FULL, None, BLOCKS)], efficient_tokens=256,

@@ -201,7 +201,8 @@ class ShardOptions(Options):
     speculate: Optional[int] = option(
         None,
         "Most tokens to guess ahead of a text in each step, which the model then checks together; texts stay the same. "
-        "Fewer are guessed, or none, as far as guesses turn out wrong or the batch is large. 0 or unset: none.",
+        "Fewer are guessed, or none, as far as guesses turn out wrong or the batch is large. 0: none. Unset: as many "
+        "as a checkpoint has Medusa heads, else none.",
         minimum=0,
         maximum=64,
         concerns=("shard", "router"),
@@ -418,7 +419,7 @@ class ServerConfig(
     )  # fmt: skip
     speculation: Part = part(
         "tgi_server.speculate.auto.Auto", "How tokens are guessed ahead where `speculate` asks for it.", ("shard",),
-        offers=("drafter",),
+        offers=("drafter", "uses_heads"),
     )  # fmt: skip
     runner: Part = part("tgi_server.shard.runner.ModelRunner", "What a shard process runs.", ("shard",), typed=False)
     router: Part = part("tgi_server.router.app.create_app", "What the router process serves.", ("router",), typed=False)
@@ -450,6 +451,8 @@ class Resolved(Options):
     """Holds the adapter that is merged into the weights in `model_dir`."""
     medusa_dir: Optional[str] = None
     """Holds the heads that guess tokens ahead; None where there are none, or none are wanted."""
+    heads: int = 0
+    """How many these are: so many tokens are guessed where `speculate` is unset."""
     num_shard: int = 1
     dtype: DType = DType.float32
     listen_fd: int = -1

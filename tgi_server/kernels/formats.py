@@ -54,6 +54,14 @@ class Int8:
         return self.steps.shape[1]
 
 
+def rounded(weight: Tensor) -> Int8:
+    """A matrix `[out, in]` rounded to nearest on 255 steps from minus to plus the largest weight of each output."""
+    weight = weight.float()
+    most = torch.maximum(weight.amax(dim=1), -weight.amin(dim=1))
+    scale = (most / 127).clamp_min_(torch.finfo(torch.float32).tiny)
+    return Int8((weight / scale.unsqueeze(1)).round_().to(torch.int8), scale)
+
+
 @dataclass(frozen=True, slots=True)
 class Int8Outlier(Int8):
     """The same with inputs of 8 bits too (LLM.int8, arXiv:2208.07339).

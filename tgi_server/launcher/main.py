@@ -192,6 +192,7 @@ def _resolved(model: Model, num_shard: int, dtype: DType, gpu: bool) -> Resolved
         model_dir=str(model.directory),
         adapter_dir=None if model.adapter is None else str(model.adapter),
         medusa_dir=None if model.heads is None else str(model.heads),
+        heads=0 if model.heads is None else medusa.counted(model.heads).count,
         num_shard=num_shard,
         dtype=dtype,
         compute_type=hardware.compute_type(num_shard, gpu),
@@ -248,7 +249,8 @@ def _fetch(config: ServerConfig, dtype: DType, report: Callable[[str, float], No
     def judge(heads: Path, spec: Description) -> None:
         medusa.check(medusa.read(heads, spec), config.speculate)
 
-    model = weights.fetch(config, dtype, report, look, weigh, None if config.speculate == 0 else judge)
+    guesses = config.speculate != 0 and load.instantiate(config.speculation).uses_heads
+    model = weights.fetch(config, dtype, report, look, weigh, judge if guesses else None)
     files = headers(model.directory)
     weigh(model.directory, files, model.adapter, model.heads)
     spec = look(model.directory)

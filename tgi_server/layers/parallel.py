@@ -53,6 +53,12 @@ class Group:
             dist.all_reduce(x)
         return x
 
+    def maxima(self, x: Tensor) -> Tensor:
+        """Element by element the largest of every rank's `x`, in place."""
+        if self.world > 1:
+            dist.all_reduce(x, op=dist.ReduceOp.MAX)
+        return x
+
     def minimum(self, value: int, device: torch.device) -> int:
         """Smallest of every rank's `value`."""
         if self.world == 1:

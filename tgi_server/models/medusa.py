@@ -92,22 +92,26 @@ def names(directory: Path) -> list[str]:
 
 
 def read(directory: Path, spec: Description) -> Heads:
-    """The heads in a directory: in a file of their own, or among the model's weights.
+    """The heads in a directory, for a model.
 
     Raises:
         ModelError: a file is damaged.
         FitError: they are not for this model; names the tensors that do not fit.
     """
+    heads = counted(directory)
+    if problems := listed(_wrong(heads, spec)):
+        raise FitError(f"the Medusa heads in {directory} do not fit their base model: {problems}; {_WITHOUT}")
+    return heads
+
+
+def counted(directory: Path) -> Heads:
+    """The heads in a directory, in a file of their own or among the model's weights, whatever their shapes."""
     file = directory / WEIGHTS
     own = tensors(file) if file.is_file() else {n: t for n, t in headers(directory).items() if _INSIDE in n}
-    where = file if file.is_file() else directory
     found = [match for name in own if (match := _TENSOR.fullmatch(name))]
     if not found:
-        raise FitError(f"{where} has no Medusa heads, that is tensors such as 0.0.linear.weight; {_WITHOUT}")
-    heads = _counted(own, found)
-    if problems := listed(_wrong(heads, spec)):
-        raise FitError(f"the Medusa heads in {where} do not fit their base model: {problems}; {_WITHOUT}")
-    return heads
+        raise FitError(f"{directory} has no Medusa heads, that is tensors such as 0.0.linear.weight; {_WITHOUT}")
+    return _counted(own, found)
 
 
 def check(heads: Heads, speculate: int | None) -> None:

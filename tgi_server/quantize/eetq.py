@@ -44,13 +44,8 @@ class Eetq:
 
     def read(self, tensors: Mapping[str, Tensor], cut: Cut = WHOLE) -> Format:
         """Whole numbers, and a float32 scale for each output."""
-        import torch
+        from tgi_server.kernels.formats import Int8Outlier, rounded
 
-        from tgi_server.kernels.formats import Int8, Int8Outlier
-
-        weight = tensors["weight"].float()
-        most = torch.maximum(weight.amax(dim=1), -weight.amin(dim=1))
-        scale = (most / 127).clamp_min_(torch.finfo(torch.float32).tiny)
-        steps = (weight / scale.unsqueeze(1)).round_().to(torch.int8)
+        weight = rounded(tensors["weight"])
         exact = self.activations is Activations.exact
-        return Int8(steps, scale) if exact else Int8Outlier(steps, scale, threshold=math.inf)
+        return weight if exact else Int8Outlier(weight.steps, weight.scale, threshold=math.inf)

@@ -26,7 +26,7 @@ from tgi_server.shard.graphs import best_forward
 from tgi_server.shard.guides import Guides
 from tgi_server.shard.sampler import Watermark
 from tgi_server.shard.step import Stepper
-from tgi_server.shard.timing import STEPS, StepTimer
+from tgi_server.shard.timing import STEPS, StepTimer, agreed
 from tgi_server.speculate.base import Surroundings
 from tgi_server.speculate.costs import Allotment, Costs
 from tgi_server.types import PROGRESS, CacheKind, GroupInfo, NewSequence, Outcome, Plan, SamplingParams, ShardInfo
@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 WARM_UP_TOKENS = 24
 """Length of the first prompt: enough for the kernels of many rows."""
+MANY_TEXTS = 16
+"""Texts of which guesses are timed, where the drafter computes for them."""
 SHORT_CONTEXT, LONG_CONTEXT = 32, 1024
 """Contexts at which decode steps are timed where tokens are guessed."""
 
@@ -53,7 +55,7 @@ class ModelRunner:
     def __init__(self, launch: Launch, spec: Description, rank: int) -> None:
         config, world = launch.config, launch.resolved.num_shard
         self._spec = spec
-        self._width = _draft_width(config, spec)
+        self._width = _draft_width(launch, spec)
         self._device = _device(rank, config.cuda_memory_fraction)
         self._dtype: torch.dtype = getattr(torch, launch.resolved.dtype.value)
         self._group = Group.join(rank, world, config.master_addr, config.master_port, self._device)
@@ -72,12 +74,17 @@ class ModelRunner:
         self._stepper = Stepper(state, *parts)
         self._warm_up(config)
         if self._width:
-            drafter = instantiate(config.speculation).drafter(Surroundings(model, self._group, needs))
+            heads = launch.resolved.medusa_dir
+            around = Surroundings(model, spec, self._group, needs, None if heads is None else Path(heads), self._width)
+            drafter = instantiate(config.speculation).drafter(around)
             timer = StepTimer(
                 lambda state: Stepper(state, *parts).step, spec.groups, blocks, self._group, self._device,
                 spec.start_token_id,
             )  # fmt: skip
-            allotment = _allotment(timer, config, self._width)
+            own = Costs.measure(
+                lambda texts, _: agreed(drafter.seconds(texts), self._group, self._device), (0, 0), MANY_TEXTS
+            )
+            allotment = _allotment(timer, config, self._width, own)
             self._stepper = Stepper(state, *parts, Drafting(drafter, allotment))
         self.info = self._info(blocks, guides)
 
@@ -178,19 +185,21 @@ class ModelRunner:
         return self._stepper.step(plan)
 
 
-def _draft_width(config: ServerConfig, spec: Description) -> int:
+def _draft_width(launch: Launch, spec: Description) -> int:
     """Most tokens that may be guessed of a sequence in a step."""
-    if config.speculate and any(group.kind is CacheKind.STATE for group in spec.groups):
+    speculate = launch.config.speculate
+    width = launch.resolved.heads if speculate is None else speculate
+    if width and any(group.kind is CacheKind.STATE for group in spec.groups):
         log.warning("speculate has no effect with this model: what a layer remembers in a state cannot be taken back")
         return 0
-    return config.speculate or 0
+    return width
 
 
-def _allotment(timer: StepTimer, config: ServerConfig, width: int) -> Allotment:
-    """What guesses cost on this machine, which the log tells."""
+def _allotment(timer: StepTimer, config: ServerConfig, width: int, own: Costs) -> Allotment:
+    """What guesses cost on this machine, which the log tells; `own` is what they take beside the step."""
     longest = config.max_total_tokens - STEPS - 2
     contexts = min(SHORT_CONTEXT, longest), min(LONG_CONTEXT, longest)
-    allotment = Allotment(Costs.measure(timer, contexts), width)
+    allotment = Allotment(Costs.measure(timer, contexts), width, own)
     log.info("speculation: %s", allotment)
     return allotment
 

@@ -16,6 +16,11 @@ STEPS = 8
 """Decode steps that one batch is good for."""
 
 
+def agreed(seconds: float, group: Group, device: torch.device) -> float:
+    """What the first rank measured, on all of them, which have to decide alike."""
+    return float(group.broadcast(torch.tensor([seconds], dtype=torch.float64).to(device)))
+
+
 class StepTimer:
     """Seconds of decode steps, the same number on every rank.
 
@@ -45,8 +50,7 @@ class StepTimer:
         plan = Plan(0, [*range(rows)], [1] * rows)
         begin = time.perf_counter()
         run(plan)
-        seconds = torch.tensor([time.perf_counter() - begin], dtype=torch.float64)
-        return float(self._ranks.broadcast(seconds.to(self._device)))
+        return agreed(time.perf_counter() - begin, self._ranks, self._device)
 
     def _running(self, rows: int, context: int) -> Callable[[Plan], Outcome]:
         if self._batch is None or self._batch[:2] != (rows, context) or self._batch[2] == STEPS:

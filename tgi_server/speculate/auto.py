@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from tgi_server.speculate.base import Drafter, Surroundings
 from tgi_server.speculate.ngram import NGram
@@ -10,8 +11,14 @@ from tgi_server.speculate.ngram import NGram
 
 @dataclass
 class Auto:
-    """N-grams, which every model can do."""
+    """The heads that came with the model, where there are any; else n-grams, which every model can do."""
+
+    uses_heads: ClassVar[bool] = True
 
     def drafter(self, surroundings: Surroundings) -> Drafter:
         """What guesses for a shard."""
-        return NGram().drafter(surroundings)
+        if surroundings.heads is None:
+            return NGram().drafter(surroundings)
+        from tgi_server.speculate.medusa import load
+
+        return load(surroundings, surroundings.heads, surroundings.most)

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from tgi_server.kernels.row import Needs
     from tgi_server.layers.parallel import Group
+    from tgi_server.models.description import Description
     from tgi_server.models.model import Model
     from tgi_server.rope.table import IntArray
 
@@ -59,6 +60,10 @@ class Drafter(Protocol):
         """A sequence is over; it may be unknown."""
         ...
 
+    def seconds(self, sequences: int) -> float:
+        """What `guess` takes for so many sequences by itself, measured now; 0 where it is next to nothing."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
@@ -66,19 +71,29 @@ class Surroundings:
 
     Attributes:
         model: whose tokens are guessed.
+        spec: its description.
         group: the ranks of the model.
         needs: what the model computes on.
         heads: directory of drafting heads that came with the checkpoint; None where there are none.
+        most: tokens that are guessed of a sequence at most.
     """
 
     model: Model
+    spec: Description
     group: Group
     needs: Needs
     heads: Path | None = None
+    most: int | None = None
 
 
 class Speculation(Protocol):
-    """The part `speculation`: its fields are the drafter's options."""
+    """The part `speculation`: its fields are the drafter's options.
+
+    Attributes:
+        uses_heads: whether it guesses by the heads of a checkpoint that has some.
+    """
+
+    uses_heads: ClassVar[bool]
 
     def drafter(self, surroundings: Surroundings) -> Drafter:
         """A drafter for one rank. Raises ModelError for heads that do not fit the model."""

@@ -40,6 +40,10 @@ class Costs:
         beyond = np.maximum(rows - self.rows[-1], 0) * slope
         return np.interp(rows, self.rows, self.seconds) + beyond
 
+    def listed(self) -> str:
+        """Milliseconds by rows."""
+        return ", ".join(f"{n}: {s * 1e3:.3g}" for n, s in zip(self.rows, self.seconds, strict=True))
+
     @classmethod
     def measure(cls, step: Callable[[int, int], float], contexts: tuple[int, int], most: int = LARGEST) -> Costs:
         """Of a machine on which `step(rows, context)` takes so many seconds.
@@ -64,6 +68,9 @@ def _best(step: Callable[[int, int], float], rows: int, context: int) -> float:
     return min(step(rows, context) for _ in range(REPEATS))
 
 
+FREE = Costs((1,), (0.0,))
+
+
 class Allotment:
     """Decides how many guesses of each sequence join a step: as many as make the most tokens a second.
 
@@ -73,10 +80,10 @@ class Allotment:
     Args:
         costs: of steps.
         most: guesses of a sequence in a step.
-        extra: seconds that the guesses of so many sequences take by themselves.
+        extra: what the guesses of so many sequences take by themselves.
     """
 
-    def __init__(self, costs: Costs, most: int, extra: Callable[[int], float] = lambda sequences: 0.0) -> None:
+    def __init__(self, costs: Costs, most: int, extra: Costs = FREE) -> None:
         self._costs = costs
         self._most = most
         self._extra = extra
@@ -102,7 +109,7 @@ class Allotment:
         rows = np.arange(batch, batch + len(order) + 1)
         spent = self._costs.of(rows) + np.concatenate([[0.0], np.cumsum(seen)])
         spent += sum(contexts.values()) * self._costs.position
-        spent[1:] += self._extra(len(chances))
+        spent[1:] += self._extra.of(np.array([len(chances)]))
         speeds = (batch + np.concatenate([[0.0], np.cumsum(np.array(gains)[order])])) / spent
         count = int(speeds.argmax())
         if speeds[count] < FEWEST_GAINED * speeds[0]:
@@ -118,14 +125,15 @@ class Allotment:
 
     def __str__(self) -> str:
         """For a log: what was measured and what follows from it."""
-        times = ", ".join(f"{n}: {s * 1e3:.3g}" for n, s in zip(self._costs.rows, self._costs.seconds, strict=True))
+        times = self._costs.listed()
+        own = f"; of guessing by texts: {self._extra.listed()}" if self._extra.seconds[-1] > 1e-5 else ""
         batches = [1, 2, 4, 8, 16, 32, 64]
         never = next((batch for batch in batches if not self.may_pay(batch)), None)
         least = ", ".join(f"{batch}: {self.least(batch):.0%}" for batch in batches if self.may_pay(batch))
         pays = f"guesses pay for sequences in a step from this share of right ones on: {least}" if least else ""
         rest = "guesses never pay" if not least else f"; not from {never} on" if never else ""
         return (
-            f"ms of a step by its rows: {times} (and {self._costs.position * 1e9:.3g} ns a row and position); "
+            f"ms of a step by its rows: {times} (and {self._costs.position * 1e9:.3g} ns a row and position){own}; "
             f"{pays}{rest}"
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from tgi_server.config.schema import option
 from tgi_server.speculate.base import Drafter, Surroundings
@@ -16,6 +17,8 @@ PLACES = 2
 @dataclass
 class NGram:
     """Guesses what followed the latest place where as many of the newest ids as possible occurred."""
+
+    uses_heads: ClassVar[bool] = False
 
     longest: int = option(
         4,

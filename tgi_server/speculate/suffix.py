@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from tgi_server.config.schema import option
 from tgi_server.speculate.base import Drafter, Surroundings
@@ -15,6 +16,8 @@ RUNS = 1, 2, 4
 @dataclass
 class Suffix:
     """Guesses what followed most often where the end of the text so far occurred before."""
+
+    uses_heads: ClassVar[bool] = False
 
     places: int = option(
         4, "How many earlier places that end like the text so far are asked how it goes on, the latest ones.",

@@ -141,6 +141,9 @@ class Guesser:
     def see(self, ids: Sequence[int], hidden: Tensor, rows: Sequence[int]) -> None:
         self.seen.update(zip(ids, hidden[list(rows), 0].tolist(), strict=True))
 
+    def seconds(self, sequences: int) -> float:
+        return 0.0
+
     def forget(self, id: int) -> None:
         self._open.discard(id)
 

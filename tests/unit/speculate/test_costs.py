@@ -63,7 +63,9 @@ def test_long_contexts_and_a_drafter_that_takes_time_make_guesses_dearer() -> No
         sum(Allotment(Costs((1, 64), (0.01, 0.02), 1e-6), 4).widths(chances, {0: n}, 1).values()) for n in (10, 20000)
     )
     assert near == 4 and far < near
-    assert Allotment(FLAT, 4, lambda sequences: 1.0).widths(chances, {0: 0}, 1) == {}
+    slow = Allotment(FLAT, 4, Costs((1, 2), (0.5, 1.0)))
+    assert slow.widths(chances, {0: 0}, 1) == {}
+    assert "of guessing by texts: 1: 500, 2: 1e+03" in str(slow)
 
 
 def test_batches_for_which_no_guess_could_pay_are_known_beforehand() -> None:
