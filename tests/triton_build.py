@@ -13,12 +13,14 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
+from tests.sampling import rows_of
 from tests.weights import Codes, int8_outlier
 from tgi_server.kernels.attention import AttentionBatch, Features, LayerCache
 from tgi_server.kernels.experts import Expert, Mixture
 from tgi_server.kernels.formats import Dense, Format, Grouped, Int8
 from tgi_server.kernels.operations import Activation, Angles, Norm, NormKind
 from tgi_server.kernels.triton import decode, experts, gating, linear, norm, prefill, recurrent, rotary, sampling
+from tgi_server.types import SamplingParams
 
 BUILT = (Codes(offset=True), Codes(book=True), Codes(offset=True, order="a part"))
 """The last one takes most shared memory: it has a scale and an offset for each weight."""
@@ -57,8 +59,9 @@ def launch_all(dtype: torch.dtype, heads: int, kv_heads: int, width: int, hidden
     launch_attention(dtype, heads, kv_heads, width, width)
     launch_operations(dtype, heads, kv_heads, width, hidden)
     launch_experts(dtype, 512, 256)
+    drawn = [SamplingParams(), SamplingParams(do_sample=True)]
     for size in (vocabulary, 101):
-        sampling.choose(torch.empty(2, size), [1, 2], [3, 4], [False, True])
+        sampling.sample(torch.zeros(2, size), rows_of(drawn, [[1], [1]]))
     launch_linear(dtype)
 
 

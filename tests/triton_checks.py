@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 import tests.triton_device  # noqa: F401  # before the kernels, which are for good what they are imported as
 from tests import experts as mixtures
 from tests.attention import Case, batch_of, by_definition, empty_cache, step
+from tests.sampling import rows_of
 from tests.weights import Codes
 from tgi_server.kernels import operations, plain
 from tgi_server.kernels.attention import Attend, AttentionBatch, Features, LayerCache
@@ -17,11 +19,12 @@ from tgi_server.kernels.experts import Mixture
 from tgi_server.kernels.experts import experts as declared_experts
 from tgi_server.kernels.formats import Format, Int8, row_tensors
 from tgi_server.kernels.operations import FREE, Activation, Angles, Clamp, Norm, NormKind
+from tgi_server.kernels.sampling import sample as declared_sample
 from tgi_server.kernels.triton import experts, gating, norm, rotary, sampling
 from tgi_server.kernels.triton.attention import attention
 from tgi_server.kernels.triton.decode import decode
 from tgi_server.kernels.triton.linear import linear
-from tgi_server.types import BLOCK_SIZE
+from tgi_server.types import BLOCK_SIZE, SamplingParams
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 """Of values around 1: some units in the last place."""
@@ -183,15 +186,23 @@ def checked(batch: AttentionBatch) -> Attend:
     return checked
 
 
-def check_choice(logits: Tensor, seeds: list[int | None]) -> None:
-    """The same tokens as plain torch picks; row i is at position 3 * i and greedy where its seed is None."""
-    numbers = [seed or 0 for seed in seeds], [3 * i for i in range(len(seeds))], [seed is not None for seed in seeds]
-    tokens, logprobs, normalisers = sampling.choose(logits, *numbers)
-    expected = plain.choose(logits, *numbers)
+def check_sample(logits: Tensor, params: Sequence[SamplingParams], allowed: Mapping[int, Tensor] | None = None) -> None:
+    """The same tokens as plain torch picks, by the same scores; row i follows a text of 3 * i tokens."""
+    texts = [torch.arange(3 * i).remainder(logits.shape[1]).tolist() for i in range(len(params))]
+    rows = rows_of(params, texts, list(range(len(params))), allowed)
+    expected_scores = logits.clone()
+    tokens, logprobs, normalisers = sampling.sample(logits, rows)
+    expected = declared_sample(expected_scores, rows)
     assert tokens.dtype == torch.int64
     assert tokens.tolist() == expected[0].tolist()
     assert close(logprobs, expected[1], torch.float32)
     assert close(normalisers, expected[2], torch.float32)
+    assert close(logits, expected_scores, torch.float32)
+
+
+def drawn(seeds: Sequence[int | None], **more: Any) -> list[SamplingParams]:
+    """One for each seed; greedy where it is None."""
+    return [SamplingParams(do_sample=seed is not None, seed=seed or 0, **more) for seed in seeds]
 
 
 def check_int8_linear(dtype: torch.dtype, rows: int, inputs: int, outputs: int) -> None:

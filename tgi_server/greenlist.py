@@ -1,6 +1,6 @@
 """Which tokens a watermark favours, decided by a hash of two neighbouring ids. numpy only.
 
-A shard computes the same hash on its device (`kernels.plain.uniforms`) with the numbers that stand here.
+A shard computes the same hash on its device (`kernels.sampling.uniforms`) with the numbers that stand here.
 """
 
 from __future__ import annotations

@@ -8,12 +8,13 @@ import torch
 
 from tests.attention import Case, empty_cache, step
 from tests.models import needs
+from tests.sampling import rows_of
 from tgi_server.cache.memory import free_memory
 from tgi_server.kernels.attention import AttentionBatch, Features, LayerCache
 from tgi_server.kernels.formats import Dense
 from tgi_server.kernels.row import Needs
 from tgi_server.kernels.table import best, every
-from tgi_server.shard.sampler import Row, Watermark, choose
+from tgi_server.shard.sampler import choose
 from tgi_server.types import SamplingParams
 
 pytestmark = pytest.mark.gpu
@@ -85,9 +86,9 @@ def test_tokens_are_those_of_a_cpu() -> None:
         SamplingParams(do_sample=True, seed=i, temperature=0.5 + i % 3, top_k=[0, 40][i % 2], top_n_tokens=i % 4)
         for i in range(64)
     ]
-    rows = [Row(p, np.arange(i), 0) for i, p in enumerate(params)]
+    rows = rows_of(params, [np.arange(i) for i in range(64)])
     there, here = (
-        choose(scores, rows, Watermark(), best("choose", Needs(device=scores.device, dtype=scores.dtype)).run)
+        choose(scores, rows, best("sample", Needs(device=scores.device, dtype=scores.dtype)).run)
         for scores in (logits.cpu(), logits.clone())
     )
     assert there.tokens.tolist() == here.tokens.tolist()

@@ -11,7 +11,6 @@ from tests.attention import features_of
 from tests.triton_checks import (
     check_add_norm,
     check_capture,
-    check_choice,
     check_decode,
     check_experts,
     check_gate,
@@ -19,7 +18,9 @@ from tests.triton_checks import (
     check_linear,
     check_norms_of_all_heads,
     check_rotate_store,
+    check_sample,
     check_steps,
+    drawn,
     norms,
 )
 from tests.weights import KINDS, Codes, int8_outlier
@@ -157,6 +158,6 @@ def test_captured_linear(rows: int) -> None:
 @pytest.mark.parametrize("rows", [1, 128])
 def test_choice(rows: int) -> None:
     logits = torch.randn(rows, 128256) * 3
-    check_choice(logits, [None] * rows)
-    check_choice(logits, [i if i % 3 == 0 else None for i in range(rows)])
-    check_choice(logits[:, :101], [i if i % 3 == 0 else None for i in range(rows)])
+    check_sample(logits.clone(), drawn([None] * rows))
+    check_sample(logits.clone(), drawn([i if i % 3 == 0 else None for i in range(rows)]))
+    check_sample(logits[:, :101], drawn([i if i % 3 == 0 else None for i in range(rows)]))

@@ -38,7 +38,7 @@ def plain(collector: Collector) -> Iterator[Server]:
 def test_plain_torch_says_the_same(plain: Server, float32_server: Server) -> None:
     for prompt in PROMPTS:
         assert plain.generate(prompt, max_new_tokens=12) == float32_server.generate(prompt, max_new_tokens=12)
-    for operation in ("attention", "add_norm", "rotate_store", "gate", "linear", "head", "choose"):
+    for operation in ("attention", "add_norm", "rotate_store", "gate", "linear", "head", "sample"):
         (line,) = [line for line in plain.output.splitlines() if f" {operation}: torch (" in line]
         assert "WARN" in line and "not native: disable_custom_kernels=true" in line
         assert f" {operation}: native" in float32_server.output

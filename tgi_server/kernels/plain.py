@@ -1,8 +1,8 @@
-"""Products and the choice of a token in torch itself: they run everywhere, all others have to agree."""
+"""Products in torch itself, and the rows of all that is declared in torch: it runs everywhere."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -18,12 +18,10 @@ from tgi_server.kernels.formats import Dense, Format
 from tgi_server.kernels.operations import add_norm, gate, mean_squares, rotate_store
 from tgi_server.kernels.recurrent import convolve, scan
 from tgi_server.kernels.row import Kernel, Needs
+from tgi_server.kernels.sampling import sample
 
 LinearOp = Callable[[Tensor], Tensor]
 """A linear layer: `[rows, in]` to `[rows, out]`, both in the serving dtype."""
-
-NEGLIGIBLE = 30.0
-"""Distance to the best score beyond which a token is never drawn: all of them together have less than 1e-8."""
 
 
 def linear(weight: Format, bias: Tensor | None, dtype: torch.dtype) -> LinearOp:
@@ -88,70 +86,6 @@ def float_logits(x: Tensor, weight: Tensor, multiply: LinearOp) -> Tensor:
     return logits
 
 
-def choose(
-    logits: Tensor, seeds: Sequence[int], positions: Sequence[int], draws: Sequence[bool]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The operation `choose`: a token for each row of scores, the first of the best or a drawn one.
-
-    A drawn token has the probability its score says: it is the largest of `score + Gumbel noise` (arXiv:1411.0030),
-    where the noise is a function of seed, position and token alone. Scores that differ in the last bits, as they do in
-    other company, then rarely lead to another token; inverting the cumulative distribution would shift every boundary.
-    Tokens whose score is more than NEGLIGIBLE below the best are never drawn.
-
-    Args:
-        logits: float32 `[rows, vocabulary]`; rows may lie apart.
-        seeds: unsigned 64-bit, one a row.
-        positions: which the token will take in its sequence, one a row.
-        draws: whether to draw, one a row.
-
-    Returns tokens (int64 `[rows]`), their log-probabilities and the log-sum-exp of each row (float32 `[rows]`).
-    """
-    return chosen(logits, logits.argmax(dim=-1), logits.logsumexp(dim=-1), seeds, positions, draws)
-
-
-def chosen(
-    logits: Tensor, best: Tensor, normaliser: Tensor, seeds: Sequence[int], positions: Sequence[int],
-    draws: Sequence[bool],
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """`choose`, once the best of each row and the log-sum-exp are known."""
-    random = [row for row, draw in enumerate(draws) if draw]
-    if random:
-        best[random] = _draw(logits[random], [seeds[row] for row in random], [positions[row] for row in random])
-    return best, logits.gather(1, best.unsqueeze(1)).squeeze(1) - normaliser, normaliser
-
-
-def uniforms(seeds: Tensor, positions: Tensor, ids: Tensor) -> Tensor:
-    """Numbers in (0, 1), float64, one for each int64 triple: a hash of three rounds of SplitMix64's finaliser."""
-    x = _mix(_mix(_mix(seeds) + positions) + ids)
-    return (_shifted(x, 11).double() + 0.5) * 2.0**-53
-
-
-def _mix(x: Tensor) -> Tensor:
-    x = x + signed(0x9E3779B97F4A7C15)
-    x = (x ^ _shifted(x, 30)) * signed(0xBF58476D1CE4E5B9)
-    x = (x ^ _shifted(x, 27)) * signed(0x94D049BB133111EB)
-    return x ^ _shifted(x, 31)
-
-
-def _shifted(x: Tensor, bits: int) -> Tensor:
-    """Shift right as if unsigned."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def signed(number: int) -> int:
-    """The 64-bit number with the same bits as the unsigned `number`."""
-    return number - (1 << 64) if number >= 1 << 63 else number
-
-
-def _draw(logits: Tensor, seeds: Sequence[int], positions: Sequence[int]) -> Tensor:
-    device = logits.device
-    seed, position = (torch.tensor(numbers, device=device) for numbers in ([*map(signed, seeds)], list(positions)))
-    rows, ids = (logits >= logits.amax(dim=-1, keepdim=True) - NEGLIGIBLE).nonzero(as_tuple=True)
-    noisy = torch.full(logits.shape, -torch.inf, dtype=torch.float64, device=device)
-    noisy[rows, ids] = logits[rows, ids].double() - (-uniforms(seed[rows], position[rows], ids).log()).log()
-    return noisy.argmax(dim=-1)
-
-
 def _reordered(weight: Dense, bias: Tensor | None, dtype: torch.dtype) -> LinearOp:
     """oneDNN's linear on a weight reordered once instead of at every call (torch's own fused-linear operator)."""
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.weight)
@@ -190,5 +124,5 @@ ROWS = [
     Kernel("linear", "torch", lambda: linear),
     Kernel("experts", "torch", lambda: partial(experts, linear=linear)),
     Kernel("head", "torch", lambda: head),
-    Kernel("choose", "torch", lambda: choose),
+    Kernel("sample", "torch", lambda: sample),
 ]

@@ -19,10 +19,10 @@ Operation = Literal[
     "linear",
     "experts",
     "head",
-    "choose",
+    "sample",
 ]
 """add_norm, mean_squares, rotate_store and gate are declared in `operations`, attention and experts in files of their
-names, convolve and scan in `recurrent`, the rest in `plain`."""
+names, convolve and scan in `recurrent`, sample in `sampling`, the rest in `plain`."""
 
 Recorder = Literal["calls", "graphs"]
 """How steps are recorded to be run again: as lists of compiled calls (`native.calls`), or as CUDA graphs."""

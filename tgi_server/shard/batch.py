@@ -12,8 +12,11 @@ from torch import Tensor
 
 from tgi_server.cache.kinds import CacheGroup, blocks_of
 from tgi_server.kernels.attention import AttentionBatch
+from tgi_server.kernels.sampling import Masks, SamplingRows
 from tgi_server.rope.table import IntArray
+from tgi_server.shard.parameters import Parameters
 from tgi_server.shard.rows import Rows, last_of, slots_of
+from tgi_server.shard.sampler import Watermark
 from tgi_server.speculate.base import Drafts
 from tgi_server.types import CacheKind, NewSequence, Plan, SamplingParams
 
@@ -90,6 +93,7 @@ class BatchState:
         self._prompts = np.zeros(rows, np.int64)  # their lengths
         self._known = np.zeros(rows, np.int64)  # ids in _tokens
         self._computed = np.zeros(rows, np.int64)  # of those, in the cache
+        self._parameters = Parameters(rows)
         self._free = list(range(rows))[::-1]
         self._rows: dict[int, int] = {}
         self._announced: dict[int, NewSequence] = {}
@@ -109,6 +113,7 @@ class BatchState:
         row = self._rows.pop(id, None)
         if row is not None:
             del self._announced[id]
+            self._parameters.drop(row)
             self._free.append(row)
 
     def _add(self, new: NewSequence) -> None:
@@ -122,6 +127,7 @@ class BatchState:
             table[row, : len(blocks)] = blocks
         self._lengths[row] = n, new.max_length - prompt + n
         self._prompts[row] = prompt
+        self._parameters.put(row, new.sampling, n)
         self._known[row], self._computed[row] = n, new.cached
         self._rows[new.id], self._announced[new.id] = row, new
 
@@ -130,6 +136,7 @@ class BatchState:
         for name in ("_tokens", "_lengths", "_prompts", "_known", "_computed"):
             setattr(self, name, _doubled(getattr(self, name)))
         self._tables = [_doubled(table) for table in self._tables]
+        self._parameters.grow()
         self._free = list(range(rows, 2 * rows))[::-1]
 
     def sampling(self, id: int) -> SamplingParams:
@@ -191,6 +198,20 @@ class BatchState:
             score_rows=self._tensor(last_of(stops[yielding], each[yielding] if drafts else None)),
             sources=None if self._start is None else self._sources(plan, rows[computed == 0]),
         )
+
+    def sampling_rows(
+        self, ids: Sequence[int], scored: Sequence[int], watermark: Watermark, masks: Masks | None = None
+    ) -> SamplingRows:
+        """How the sequences `ids` get tokens: `scored[i]` of them, after the known ids and then each guessed one."""
+        counts = np.array(scored, np.int64)
+        rows = np.fromiter(map(self._rows.__getitem__, ids), np.int64, len(ids))
+        known = last_of(self._known[rows] + counts, counts)
+        rows = np.repeat(rows, counts)
+        records = self._parameters.records(rows, known, self._tokens[rows, known - 1])
+        if masks is not None:
+            records["guide"][masks.rows] = np.arange(len(masks.rows))
+        words, bias = None if masks is None else masks.words, self._parameters.bias(rows)
+        return SamplingRows(records, self._tokens, watermark.gamma, watermark.delta, bias, words)
 
     def _counts(self, plan: Plan) -> IntArray:
         """New positions of each text."""

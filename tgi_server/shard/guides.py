@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
-from torch import Tensor
 
-from tgi_server.shard.ending import LONGEST, Bits, Ending, unpacked
+from tgi_server.kernels.sampling import Masks
+from tgi_server.shard.ending import LONGEST, Ending
 from tgi_server.speculate.base import Drafts
 from tgi_server.types import GUIDE_LIMITS, Guide, Plan
 
@@ -71,16 +71,16 @@ class GuidedSequence:
         self.failure: str | None = None
         self._note_failure()
 
-    def allowed(self) -> Bits | None:
-        """Which tokens may come next; None when any may, because nothing counts any more."""
+    def allowed(self) -> bytes | None:
+        """Which tokens may come next, a bit each; None when any may, because nothing counts any more."""
         if self._over or self.failure is not None:
             return None
         self._look()
-        mask = self._matcher.compute_bitmask()
+        mask: bytes = self._matcher.compute_bitmask()
         self._note_failure()
-        return unpacked(mask, self._vocabulary.size)
+        return mask
 
-    def masks(self, drafts: Sequence[int]) -> list[Bits]:
+    def masks(self, drafts: Sequence[int]) -> list[bytes]:
         """Which tokens may come next, after the first draft, after the first two, and so on.
 
         The last mask is the one that forbids the draft after it, or allows the end. None at all where any token may
@@ -96,14 +96,14 @@ class GuidedSequence:
         self._masked = len(masks)
         return masks
 
-    def _ahead(self, mask: Bits, drafts: Sequence[int]) -> Iterator[Bits]:
+    def _ahead(self, mask: bytes, drafts: Sequence[int]) -> Iterator[bytes]:
         """The masks after drafts that may come."""
         matcher = self._matcher.deep_copy()
         for draft in drafts:
-            if not mask[draft] or draft in self._vocabulary.eos:
+            if not mask[draft // 8] >> draft % 8 & 1 or draft in self._vocabulary.eos:
                 return
             matcher.consume_token(draft)
-            mask = unpacked(matcher.compute_bitmask(), self._vocabulary.size)
+            mask = matcher.compute_bitmask()
             if matcher.is_error():
                 self._recover()
                 return
@@ -222,11 +222,11 @@ class Guides:
 
     def allowed(
         self, ids: Sequence[int], device: torch.device, drafts: Drafts | None = None
-    ) -> Future[dict[int, Tensor]] | None:
+    ) -> Future[Masks | None] | None:
         """Begin to find out which tokens the sequences `ids` may have, and which after each of their drafts.
 
-        bool `[vocabulary]` by row: every sequence has one, and one more for each draft; rows that may have any token,
-        or that follow a draft which may not come, are left out. None when there is nothing to find out.
+        Every sequence has a row, and one more for each draft; those that may have any token, or that follow a draft
+        which may not come, have no mask. None when there is nothing to find out, or no mask at all.
         """
         guided, row = dict[int, tuple[Future[GuidedSequence], Sequence[int]]](), 0
         for id in ids:
@@ -256,9 +256,7 @@ class Guides:
         return GuidedSequence(self._vocabulary.result(), guide)
 
 
-def _masks(
-    guided: Mapping[int, tuple[Future[GuidedSequence], Sequence[int]]], device: torch.device
-) -> dict[int, Tensor]:
+def _masks(guided: Mapping[int, tuple[Future[GuidedSequence], Sequence[int]]], device: torch.device) -> Masks | None:
     """All masks first, then one transfer: a GPU would make each wait for the step that it works on."""
     masks = {
         row + offset: mask
@@ -266,8 +264,8 @@ def _masks(
         for offset, mask in enumerate(sequence.result().masks(drafts))
     }
     if not masks:
-        return {}
-    stacked = torch.from_numpy(np.stack(list(masks.values())))
+        return None
+    words = torch.frombuffer(bytearray().join(masks.values()), dtype=torch.int32).view(len(masks), -1)
     if device.type == "cuda":
-        stacked = stacked.pin_memory().to(device, non_blocking=True)
-    return dict(zip(masks, stacked, strict=True))
+        words = words.pin_memory().to(device, non_blocking=True)
+    return Masks(np.array([*masks]), words)

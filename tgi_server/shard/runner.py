@@ -123,7 +123,7 @@ class ModelRunner:
             )  # fmt: skip
         except UnavailableError as error:
             raise ConfigError(f"attention={needs.library}: {error}") from error
-        for choice in (*model.choices, best("choose", needs)):
+        for choice in (*model.choices, best("sample", needs)):
             slow = choice.library == "torch"
             log.log(logging.WARNING if slow else logging.INFO, "%s%s", choice, ", which is slow" if slow else "")
         return model

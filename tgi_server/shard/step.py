@@ -18,13 +18,14 @@ import torch
 from torch import Tensor
 
 from tgi_server.kernels.row import Needs
+from tgi_server.kernels.sampling import Masks
 from tgi_server.kernels.table import best
 from tgi_server.layers.parallel import Group
 from tgi_server.shard.batch import BatchState, StepInputs
 from tgi_server.shard.drafting import Drafting
 from tgi_server.shard.guides import Guides
 from tgi_server.shard.prompts import PromptScores
-from tgi_server.shard.sampler import Choice, Pick, Row, Watermark, choose
+from tgi_server.shard.sampler import Choice, Sample, Watermark, choose
 from tgi_server.speculate.base import Drafts
 from tgi_server.types import Outcome, Plan, TopTokens
 
@@ -75,7 +76,7 @@ class Stepper:
         self._watermark = watermark
         self._group = group
         self._device = needs.device
-        self._pick: Pick = best("choose", needs).run
+        self._sample: Sample = best("sample", needs).run
         self._drafting = drafting
         self._prompts = PromptScores(state, logits)
 
@@ -135,7 +136,7 @@ class Stepper:
 
     def _choose(
         self, ids: list[int], inputs: StepInputs, hidden: Tensor, drafts: Drafts,
-        allowed: Future[dict[int, Tensor]] | None,
+        allowed: Future[Masks | None] | None,
     ) -> _Taken:  # fmt: skip
         """The new tokens of the sequences `ids`: rank 0 decides, all learn them."""
         logits = self._logits(hidden[inputs.score_rows])
@@ -144,21 +145,13 @@ class Stepper:
             told = self._group.broadcast(tokens).tolist()
             return _Taken([[t for t in run if t != NOT_TAKEN] for run in _split(told, inputs.scored)], [], {})
         masks = allowed.result() if allowed else None
-        choice = choose(logits, self._rows(ids, inputs.scored), self._watermark, self._pick, masks)
+        rows = self._state.sampling_rows(ids, inputs.scored, self._watermark, masks)
+        choice = choose(logits, rows, self._sample)
         if not drafts and allowed is None:
             self._group.broadcast(choice.tokens)
             top = {ids[row]: [entry] for row, entry in choice.top.items()}
             return _Taken([[token] for token in choice.tokens.tolist()], choice.logprobs.tolist(), top)
         return self._agree(ids, inputs, choice, logits, drafts)
-
-    def _rows(self, ids: list[int], scored: list[int]) -> list[Row]:
-        """One for each place that gets a token: after the known ids, and after those and some of the guessed ones."""
-        state = self._state
-        return [
-            Row(state.sampling(id), state.known(id, offset), state.prompt_length(id))
-            for id, count in zip(ids, scored, strict=True)
-            for offset in range(count)
-        ]
 
     def _agree(self, ids: list[int], inputs: StepInputs, choice: Choice, logits: Tensor, drafts: Drafts) -> _Taken:
         """Take what was picked as far as it was guessed, and tell the other ranks."""

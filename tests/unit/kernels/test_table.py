@@ -81,7 +81,7 @@ def test_without_a_compiler_there_is_a_way(monkeypatch: pytest.MonkeyPatch) -> N
     chosen = {choice.operation: choice for choice in every(replace(needs(), format=Dense))}
     assert chosen["linear"].library == "onednn"
     assert "no C++ compiler" in str(chosen["linear"])
-    assert {chosen[name].library for name in ("gate", "add_norm", "attention", "choose")} == {"torch"}
+    assert {chosen[name].library for name in ("gate", "add_norm", "attention", "sample")} == {"torch"}
 
 
 def test_every_operation_has_a_last_resort() -> None:

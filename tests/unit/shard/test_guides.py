@@ -14,6 +14,7 @@ import torch
 from llguidance import LLMatcher, LLParserLimits
 
 from tests.router_app import EOS_ID, TOKENIZER
+from tgi_server.shard.ending import unpacked
 from tgi_server.shard.guides import GuidedSequence, Guides, Vocabulary
 from tgi_server.types import Guide, NewSequence, Plan, SamplingParams
 
@@ -30,8 +31,10 @@ def write(vocabulary: Vocabulary, grammar: str, max_tokens: int, seed: int) -> t
     sequence = GuidedSequence(vocabulary, Guide(grammar, max_tokens))
     draw, ids = random.Random(seed), list[int]()
     for _ in range(max_tokens):
-        allowed = sequence.allowed()
-        assert allowed is not None and allowed.any() and len(allowed) == SIZE, sequence.failure
+        mask = sequence.allowed()
+        assert mask is not None, sequence.failure
+        allowed = unpacked(mask, SIZE)
+        assert allowed.any() and len(allowed) == SIZE
         token = sequence.take(draw.choice(allowed.nonzero()[0].tolist()))
         if token == EOS_ID:
             assert sequence.allowed() is None
@@ -119,9 +122,11 @@ def test_a_grammar_that_breaks_on_the_way_fails_its_own_sequence_only(tokenizer_
     future = guides.allowed([3, 2, 1], torch.device("cpu"))
     assert future is not None
     masks = future.result()
-    assert list(masks) == [1] and masks[1].dtype == torch.bool and masks[1].shape == (SIZE,)
+    assert masks is not None
+    assert masks.rows.tolist() == [1] and masks.words.dtype == torch.int32 and masks.words.shape == (1, -(-SIZE // 32))
     yes = TOKENIZER.encode("y").ids[0]
-    assert masks[1][yes] and not masks[1][EOS_ID]
+    allowed = unpacked(masks.words.numpy().tobytes(), SIZE)
+    assert allowed[yes] and not allowed[EOS_ID]
     assert [guides.follow(id, [token], []) for id, token in ((3, 5), (2, yes), (1, 5))] == [None, [yes], [5]]
     assert list(guides.failures([1, 2, 3])) == [1]
     guides.update(Plan(1, [3], [1], finished=[1, 2]))
@@ -141,9 +146,9 @@ def follow(vocabulary: Vocabulary, grammar: str, max_tokens: int, seed: int, wro
     The pick at a place is a function of what is allowed there, and drafts are wrong with probability `wrong`.
     """
 
-    def pick(mask: Any, place: int) -> int:
-        choices = mask.nonzero()[0].tolist()
-        return choices[random.Random(seed * 1000 + place).randrange(len(choices))]  # type: ignore[no-any-return]
+    def pick(mask: bytes, place: int) -> int:
+        choices = unpacked(mask, SIZE).nonzero()[0].tolist()
+        return choices[random.Random(seed * 1000 + place).randrange(len(choices))]
 
     sequence, oracle = (GuidedSequence(vocabulary, Guide(grammar, max_tokens)) for _ in range(2))
     expected, text, steps, draw = list[int](), list[int](), 0, random.Random(seed)
@@ -180,8 +185,11 @@ def test_masks_end_where_the_grammar_does_not_take_a_guess(vocabulary: Vocabular
     assert [len(sequence.masks(drafts)) for drafts in ([], [y], [n, e], [y, n], [y, e, s], [y, EOS_ID, e])] == [
         1, 2, 1, 2, 4, 2,
     ]  # fmt: skip
-    after = sequence.masks([y, e])
-    assert [mask.nonzero()[0].tolist() for mask in after[1:]] == [sorted([EOS_ID, *ways(e, "es")]), ways(s, "s")]
+    after = [unpacked(mask, SIZE).nonzero()[0].tolist() for mask in sequence.masks([y, e])[1:]]
+    assert after == [
+        sorted([EOS_ID, *ways(e, "es")]),
+        ways(s, "s"),
+    ]
     assert sequence.follow([y, e, s], [y, e]) == [y, e, s]
     assert sequence.masks([EOS_ID, 5]) and sequence.follow([EOS_ID, 5, 6], [EOS_ID, 5]) == [EOS_ID]
     assert sequence.masks([5]) == [] and sequence.follow([5, 6], [5]) == [5, 6], "it is over: any token may come"

@@ -5,19 +5,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from tgi_server.kernels import plain
-from tgi_server.kernels.plain import uniforms
+from tests.sampling import rows_of
+from tgi_server.kernels.sampling import sample, uniforms
 from tgi_server.rope.table import IntArray
-from tgi_server.shard.sampler import MOST_TIES, Row, Watermark, choose, top_of_rows, top_tokens
+from tgi_server.shard.sampler import MOST_TIES, choose, top_of_rows, top_tokens
 from tgi_server.types import SamplingParams
 
 NO_HISTORY = np.array([], np.int64)
-WATERMARK = Watermark()
 
 
 def pick(logits: Tensor, *params: SamplingParams, history: IntArray = NO_HISTORY, prompt_length: int = 0) -> list[int]:
     scores = logits.clone() if logits.dim() == 2 else logits.clone().repeat(len(params), 1)
-    choice = choose(scores, [Row(p, history, prompt_length) for p in params], WATERMARK, plain.choose)
+    choice = choose(scores, rows_of(params, [history] * len(params), [prompt_length] * len(params)), sample)
     tokens: list[int] = choice.tokens.tolist()
     return tokens
 
@@ -33,7 +32,7 @@ def possible(logits: Tensor, params: SamplingParams) -> set[int]:
 
 def test_greedy_picks_the_best_and_reports_its_logprob() -> None:
     logits = torch.tensor([[1.0, 3.0, 2.0], [5.0, 0.0, 0.0]])
-    choice = choose(logits.clone(), [Row(SamplingParams(), NO_HISTORY, 0)] * 2, WATERMARK, plain.choose)
+    choice = choose(logits.clone(), rows_of([SamplingParams()] * 2, [NO_HISTORY] * 2), sample)
     assert choice.tokens.tolist() == [1, 0]
     assert torch.allclose(choice.logprobs, logits.log_softmax(-1)[[0, 1], [1, 0]])
 
@@ -113,8 +112,8 @@ def test_logit_bias_is_added() -> None:
 def test_what_a_guide_forbids_is_never_picked(params: dict[str, Any]) -> None:
     allowed = torch.tensor([True, False, True, False])
     for seed in range(50):
-        rows = [Row(SamplingParams(**params, seed=seed, top_n_tokens=4), NO_HISTORY, 0)]
-        choice = choose(torch.tensor([[0.0, 3.0, 0.5, 3.0]]), rows, WATERMARK, plain.choose, {0: allowed})
+        rows = rows_of([SamplingParams(**params, seed=seed, top_n_tokens=4)], [NO_HISTORY], allowed={0: allowed})
+        choice = choose(torch.tensor([[0.0, 3.0, 0.5, 3.0]]), rows, sample)
         assert choice.tokens.item() in (0, 2) and set(choice.top[0].ids) == {0, 2}
         assert choice.logprobs.isfinite().all()
 
@@ -165,7 +164,7 @@ def test_extreme_values_give_a_token_and_a_logprob(extreme: dict[str, float]) ->
     logits = torch.randn(1, 200, generator=torch.Generator().manual_seed(0)) * 5
     logits[0, 7] = -torch.inf
     params: Any = extreme | {"do_sample": True, "seed": 5, "top_n_tokens": 2}
-    choice = choose(logits, [Row(SamplingParams(**params), np.arange(100), 0)], WATERMARK, plain.choose)
+    choice = choose(logits, rows_of([SamplingParams(**params)], [np.arange(100)]), sample)
     assert choice.tokens.item() != 7
     assert choice.logprobs.isfinite().all()
     assert 1 <= len(choice.top[0].ids) <= 2 + MOST_TIES
@@ -185,7 +184,7 @@ def test_top_tokens_of_all_rows_at_once() -> None:
 
 
 def test_impossible_tokens_are_no_alternatives() -> None:
-    row = Row(SamplingParams(top_k=2, top_n_tokens=3), NO_HISTORY, 0)
-    choice = choose(torch.tensor([[2.0, 1.0, 0.0]]), [row], WATERMARK, plain.choose)
+    rows = rows_of([SamplingParams(top_k=2, top_n_tokens=3)], [NO_HISTORY])
+    choice = choose(torch.tensor([[2.0, 1.0, 0.0]]), rows, sample)
     assert choice.top[0].ids == [0, 1]
     assert sum(np.exp(choice.top[0].logprobs)) == pytest.approx(1.0)

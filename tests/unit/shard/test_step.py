@@ -22,19 +22,21 @@ from llguidance import LLMatcher
 from torch import Tensor
 
 from tests.router_app import EOS_ID, TOKENIZER
+from tests.sampling import rows_of
 from tgi_server.batching import sequence as batching
 from tgi_server.batching.scheduler import Scheduler
 from tgi_server.cache.kinds import CacheGroup
 from tgi_server.config.schema import BatchingOptions
-from tgi_server.kernels import plain
 from tgi_server.kernels.row import Needs
+from tgi_server.kernels.sampling import sample
 from tgi_server.layers.parallel import Group
 from tgi_server.rope.table import IntArray
 from tgi_server.rpc.fake import FAKE_INFO
 from tgi_server.shard.batch import BatchState, StepInputs
 from tgi_server.shard.drafting import Drafting
+from tgi_server.shard.ending import unpacked
 from tgi_server.shard.guides import GuidedSequence, Guides, Vocabulary
-from tgi_server.shard.sampler import Row, Watermark, choose
+from tgi_server.shard.sampler import Watermark, choose
 from tgi_server.shard.step import Stepper
 from tgi_server.speculate.base import Drafter
 from tgi_server.speculate.costs import Allotment, Costs
@@ -184,9 +186,9 @@ def expected(request: GenerationRequest, vocabulary: Vocabulary | None = None) -
     while len(logprobs) < request.stopping.max_new_tokens:
         logits = scores([digest(np.array(text))])
         mask = guided.allowed() if guided else None
-        allowed = {} if mask is None else {0: torch.from_numpy(mask)}
-        row = Row(sampling, np.array(text), len(request.prompt_ids))
-        choice = choose(logits, [row], Watermark(), plain.choose, allowed)
+        allowed = {} if mask is None else {0: torch.from_numpy(unpacked(mask, SIZE))}
+        rows = rows_of([sampling], [text], [len(request.prompt_ids)], allowed)
+        choice = choose(logits, rows, sample)
         token = picked = int(choice.tokens)
         if guided:
             token = guided.take(picked)

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from tests.sampling import rows_of
 from tgi_server.config.schema import WatermarkOptions
-from tgi_server.kernels import plain
-from tgi_server.shard.sampler import Row, Watermark, choose
+from tgi_server.kernels.sampling import sample
+from tgi_server.shard.sampler import Watermark, choose
 from tgi_server.types import SamplingParams
 
 VOCABULARY, LENGTH = 500, 200
@@ -23,8 +24,7 @@ def write(watermark: Watermark, marked: bool, beside: int = 0, prompt: int = 7) 
 
     for _ in range(LENGTH):
         logits = torch.randn(VOCABULARY, generator=noise).repeat(len(params), 1)
-        rows = [Row(p, np.array(text, np.int64), 1) for p, text in zip(params, texts, strict=True)]
-        choice = choose(logits, rows, watermark, plain.choose)
+        choice = choose(logits, rows_of(params, texts, watermark=watermark), sample)
         for text, token in zip(texts, choice.tokens.tolist(), strict=True):
             text.append(token)
     return texts[0]
@@ -69,7 +69,7 @@ def test_green_is_a_part_of_the_vocabulary_that_differs_with_the_token_before(ga
 
 def test_greedy_choices_are_marked_too() -> None:
     logits = torch.zeros(1, 1000)
-    choice = choose(logits, [Row(SamplingParams(watermark=True), np.array([5]), 1)], Watermark(0.1, 1.0), plain.choose)
+    choice = choose(logits, rows_of([SamplingParams(watermark=True)], [[5]], watermark=Watermark(0.1, 1.0)), sample)
     assert Watermark(0.1).green(torch.tensor([5]), choice.tokens).all()
 
 

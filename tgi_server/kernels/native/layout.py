@@ -9,6 +9,7 @@ import ctypes
 
 import torch
 
+from tgi_server.kernels.sampling import ROW
 from tgi_server.types import BLOCK_SIZE
 
 PANEL = 32
@@ -71,7 +72,12 @@ _ARGUMENTS = {
     "coded_8": (_CODED, _CODED_MEMBERS),
     "coded": (["weight"], "panels scale offset book order ends bias quads groups own_book"),
     "pack": (["8", "16", "32"], "rows panels outer units"),
-    "best": (["float32"], "scores places normalisers rows size stride"),
+    "sample": (
+        ["float32"],
+        "scores rows texts starts ids values masks tokens logprobs normalisers count size stride longest words "
+        "gamma:d delta:d",
+    ),
+    "sampling": (["row"], " ".join(f"{name}:d" if ROW[name].kind == "f" else name for name in ROW.names or ())),
 }
 ARGUMENTS = {f"{kernel}_{types}": members for kernel, (variants, members) in _ARGUMENTS.items() for types in variants}
 """The members of each kernel's struct of arguments in order: pointers and whole numbers, or floats (marked d)."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tgi_server.kernels import plain
 from tgi_server.kernels.attention import LayerCache
 from tgi_server.kernels.native.calls import call, empty
 from tgi_server.kernels.native.layout import NAMES
 from tgi_server.kernels.operations import FREE, Activation, Angles, Clamp, Norm, NormKind
+from tgi_server.kernels.sampling import SamplingRows
 
 _NONE = (-1, None, None, 0.0)
 
@@ -60,21 +62,25 @@ def gate(x: Tensor, activation: Activation, gated: bool = True, clamp: Clamp = F
     return out
 
 
-def choose(
-    logits: Tensor, seeds: Sequence[int], positions: Sequence[int], draws: Sequence[bool]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """See `kernels.plain.choose`."""
-    return plain.chosen(logits, *best(logits), seeds, positions, draws)
+def sample(logits: Tensor, rows: SamplingRows) -> tuple[Tensor, Tensor, Tensor]:
+    """See `kernels.sampling.sample`."""
+    (count, size), (stride, step) = logits.shape, logits.stride()
+    if step != 1:
+        raise ValueError("the scores of a row do not lie side by side")
+    tokens, logprobs, normalisers = (empty((count,), dtype) for dtype in (torch.int64, torch.float32, torch.float32))
+    records, texts = np.ascontiguousarray(rows.rows), np.ascontiguousarray(rows.texts)
+    bias, masks = rows.bias, rows.masks
+    added = (0, 0, 0) if bias is None else (_address(bias.starts), _address(bias.ids), _address(bias.values))
+    call(
+        "sample_float32", logits.numel(), logits.data_ptr(), _address(records), _address(texts), *added, masks, tokens,
+        logprobs, normalisers, count, size, stride, texts.shape[1], 0 if masks is None else masks.shape[1], rows.gamma,
+        rows.delta,
+    )  # fmt: skip
+    return tokens, logprobs, normalisers
 
 
-def best(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each row of float32 `scores [rows, size]` the place of the largest (int64 `[rows]`), and the log-sum-exp."""
-    if scores.stride(1) != 1:
-        scores = scores.contiguous()
-    rows, size = scores.shape
-    places, normalisers = empty((rows,), torch.int64), empty((rows,), torch.float32)
-    call("best_float32", scores.numel(), scores.data_ptr(), places, normalisers, rows, size, scores.stride(0))
-    return places, normalisers
+def _address(array: npt.NDArray[Any]) -> int:
+    return array.ctypes.data
 
 
 def _members(norm: Norm | None) -> tuple[int, Tensor | None, Tensor | None, float]:

@@ -62,5 +62,5 @@ ROWS = [
     _row("linear", "linear", _linear_reasons),
     _row("experts", "experts", _linear_reasons),
     _row("head", "linear", _head_reasons),
-    _row("choose", "operations"),
+    _row("sample", "operations"),
 ]

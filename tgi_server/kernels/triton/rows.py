@@ -58,5 +58,5 @@ ROWS = [
         recorder="graphs",
     ),
     Kernel("experts", "triton", _loader("experts", "experts"), _one_of(Dense, Int8, Grouped), recorder="graphs"),
-    Kernel("choose", "triton", _loader("sampling", "choose"), recorder="graphs"),
+    Kernel("sample", "triton", _loader("sampling", "sample"), recorder="graphs"),
 ]

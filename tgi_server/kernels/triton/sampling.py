@@ -2,19 +2,18 @@
 
 The vocabulary is gone through in parts, each by a program of its own; a last kernel puts the results together. A drawn
 token is the one with the largest sum of score and Gumbel noise (arXiv:1411.0030); the noise is a hash of seed, position
-and token, as `kernels.plain` defines it. Of equal tokens the first is taken.
+and token, as `kernels.sampling` defines it. Of equal tokens the first is taken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+import numpy as np
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from tgi_server.kernels.plain import NEGLIGIBLE, signed
+from tgi_server.kernels.sampling import NEGLIGIBLE, SamplingRows, process
 
 PART = 8192
 """Tokens of the vocabulary a program, if there are so many."""
@@ -116,12 +115,12 @@ def _combine(
     tl.store(normalisers + row, normaliser)
 
 
-def choose(
-    logits: Tensor, seeds: Sequence[int], positions: Sequence[int], draws: Sequence[bool]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The operation `choose`."""
-    rows = torch.tensor([*zip(map(signed, seeds), positions, draws, strict=True)], dtype=torch.int64)
-    return _launch(logits, rows.to(logits.device, non_blocking=True), any(draws))
+def sample(logits: Tensor, rows: SamplingRows) -> tuple[Tensor, Tensor, Tensor]:
+    """The operation `sample`."""
+    process(logits, rows)
+    records = rows.rows
+    draws = np.stack([records["seed"].view(np.int64), records["position"], records["draws"]], axis=1)
+    return _launch(logits, torch.from_numpy(draws).to(logits.device, non_blocking=True), bool(records["draws"].any()))
 
 
 def _launch(logits: Tensor, draws: Tensor, any_drawn: bool) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from tgi_server.kernels import operations as declared
-from tgi_server.kernels import plain
 from tgi_server.kernels.attention import LayerCache
 from tgi_server.kernels.native import operations
 from tgi_server.kernels.operations import Activation, Angles, Norm, NormKind
@@ -165,30 +164,3 @@ def test_weights_of_another_dtype_are_refused() -> None:
     norm = Norm(NormKind.RMS, 1e-5, torch.ones(8).bfloat16())
     with pytest.raises(ValueError, match="bfloat16"):
         operations.add_norm(torch.zeros(1, 8), None, norm, torch.bfloat16)
-
-
-def test_best_of_each_row() -> None:
-    torch.manual_seed(0)
-    for rows, size in ((1, 2), (3, 15), (2, 16), (5, 1000), (4, 4099)):
-        scores = torch.randn(rows, size + 3) * 10
-        scores[:, size // 3] = -torch.inf
-        for some in (scores, scores[:, :size], scores.T.contiguous().T):
-            places, normalisers = operations.best(some)
-            assert torch.equal(places, some.argmax(dim=-1))
-            assert torch.allclose(normalisers, some.logsumexp(dim=-1), atol=1e-5)
-
-
-def test_the_first_of_equal_scores_is_the_best() -> None:
-    scores = torch.zeros(3, 70)
-    scores[0, [40, 20, 69]] = scores[1, [69, 68]] = scores[2, [33, 17]] = 2.0
-    assert operations.best(scores)[0].tolist() == [20, 68, 17]
-
-
-def test_choices() -> None:
-    torch.manual_seed(0)
-    logits = torch.randn(6, 500) * 3
-    arguments = [7, 2**64 - 1, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6], [True, True, False, True, False, False]
-    got, expected = operations.choose(logits, *arguments), plain.choose(logits, *arguments)
-    assert torch.equal(got[0], expected[0])
-    for mine, theirs in zip(got[1:], expected[1:], strict=True):
-        assert torch.allclose(mine, theirs, atol=1e-5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.triton_checks import check_choice
+from tests.triton_checks import check_sample, drawn
 from tgi_server.kernels.triton import sampling
 
 PART = 2 * sampling.BLOCK
@@ -17,22 +17,22 @@ def short_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_greedy_over_several_parts() -> None:
-    check_choice(torch.randn(2, 2 * PART + 77) * 3, [None] * 2)
+    check_sample(torch.randn(2, 2 * PART + 77) * 3, drawn([None] * 2))
 
 
 def test_drawn_over_several_parts_beside_greedy() -> None:
-    check_choice(torch.randn(5, PART + 5) * 3, [7, None, 2**62, 0, 2**64 - 1])
+    check_sample(torch.randn(5, PART + 5) * 3, drawn([7, None, 2**62, 0, 2**64 - 1]))
 
 
 def test_draws_of_a_small_vocabulary() -> None:
-    check_choice(torch.randn(12, 50), list(range(12)))
+    check_sample(torch.randn(12, 50), drawn(range(12)))
 
 
 def test_the_first_of_equals() -> None:
     logits = torch.zeros(2, PART + 300)
     logits[0, [40, 41, 1500, PART + 3]] = 1.0
     logits[1, PART + 3 :] = 1.0
-    check_choice(logits, [None] * 2)
+    check_sample(logits, drawn([None] * 2))
 
 
 def test_most_tokens_impossible() -> None:
@@ -40,8 +40,8 @@ def test_most_tokens_impossible() -> None:
     logits[0, [5, 9]] = torch.tensor([1.0, 2.0])
     logits[1, PART + 299] = -3.0
     logits[2, [0, 2000, PART]] = torch.tensor([0.0, -29.0, -31.0])
-    check_choice(logits, [1, 2, None])
+    check_sample(logits, drawn([1, 2, None]))
 
 
 def test_rows_that_lie_apart() -> None:
-    check_choice(torch.randn(3, 100)[:, :90], [None, 3, None])
+    check_sample(torch.randn(3, 100)[:, :90], drawn([None, 3, None]))
