@@ -13,7 +13,7 @@ from pathlib import Path
 from scripts.generation import page, texts, ways
 from scripts.generation.guesses import Tally
 from scripts.quantisation import speed
-from scripts.quantisation.results import Results
+from scripts.quantisation.results import Rates, Results
 from scripts.quantisation.servers import MOST_CLIENTS, running
 from scripts.quantisation.speed import Asked
 from tests.integration.server import Server
@@ -87,7 +87,7 @@ class Measurement:
     def _rounds(self) -> Mapping[int, int]:
         return dict.fromkeys(self.given.clients, self.given.rounds)
 
-    def _keep_rates(self, name: str, rates: speed.Rates) -> None:
+    def _keep_rates(self, name: str, rates: Rates) -> None:
         about = {"new_tokens": self.given.new_tokens, "dtype": self.given.dtype}
         self.results.add_speeds(name, rates, about)
         self._keep()
