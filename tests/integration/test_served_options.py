@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import torch
 
 from tests.collector import Collector, attributes, collecting
 from tests.integration.server import Server
+from tests.watermarks import DEMO
+from tgi_server.launcher.vocabulary import find
 from tgi_server.shard.sampler import Watermark
+from tgi_server.watermark import detect
 
 PROMPTS = ["The capital of France is", "def fibonacci(n):\n    ", "Once upon a time " * 10]
 WATERMARK = Watermark(gamma=0.25, delta=6.0)
@@ -44,17 +46,13 @@ def test_plain_torch_says_the_same(plain: Server, float32_server: Server) -> Non
         assert f" {operation}: native" in float32_server.output
 
 
-def z_score(answer: Any) -> float:
-    details = answer["details"]
-    ids = torch.tensor([token["id"] for token in [*details["prefill"][-1:], *details["tokens"]]])
-    green = WATERMARK.green(ids[:-1], ids[1:]).double()
-    return float((green.sum() - WATERMARK.gamma * len(green)) / (len(green) * 0.25 * 0.75) ** 0.5)
-
-
 def test_a_watermark_can_be_detected(plain: Server) -> None:
-    asked: dict[str, Any] = {"do_sample": True, "seed": 1, "max_new_tokens": 40, "decoder_input_details": True}
-    assert z_score(plain.generate(PROMPTS[0], watermark=True, **asked)) > 5
-    assert abs(z_score(plain.generate(PROMPTS[0], **asked))) < 3.5
+    """In 40 tokens, by a text as it is answered."""
+    asked: dict[str, Any] = {"do_sample": True, "seed": 1, "max_new_tokens": 40}
+    tokenizer = find(DEMO)
+    marked, free = (plain.generate(PROMPTS[0], watermark=watermark, **asked) for watermark in (True, False))
+    assert detect(str(marked["generated_text"]), tokenizer, WATERMARK.gamma).z > 5
+    assert abs(detect(str(free["generated_text"]), tokenizer, WATERMARK.gamma).z) < 3.5
 
 
 def test_the_likeliest_candidate_is_the_answer(plain: Server) -> None:
