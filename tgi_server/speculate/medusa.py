@@ -22,7 +22,8 @@ from tgi_server.models.model import Model
 from tgi_server.models.spec import Source
 from tgi_server.models.weights import WeightLoader
 from tgi_server.quantize.base import WHOLE, Cut, Stored
-from tgi_server.speculate.base import IntArray, Surroundings
+from tgi_server.rope.table import IntArray
+from tgi_server.speculate.base import Surroundings
 
 USUAL = 0.5
 """Chance of a guess of which nothing is known."""
