@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 from tokenizers import Tokenizer
 
 from tests.integration.server import Server
@@ -19,6 +20,7 @@ def detected(texts: list[str], tokenizer: Tokenizer) -> int:
     return sum(detect(text, tokenizer).z > THRESHOLD for text in texts)
 
 
+@pytest.mark.timeout(300)
 def test_marked_texts_are_detected(server: Server) -> None:
     """Their seeds are fixed. ./scripts/measure-watermark tells how it is with more of them."""
     texts = generated(server, 20, LENGTH, watermark=True)
