@@ -1,4 +1,4 @@
-// Functions of 16 numbers at a time. Coefficients without a source are our own least-maximum fits.
+// Functions of a vector of numbers. Coefficients without a source are our own least-maximum fits.
 #pragma once
 #include "vectors.h"
 

@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #define CONSTANTS(constant)                                                                                   \
-    constant(BLOCK, 16)   /* positions in a cache block: one vector of scores */                              \
+    constant(BLOCK, 16)   /* positions in a cache block: one or two vectors of scores */                      \
     constant(PANEL, 32)   /* outputs whose weights lie side by side in a packed weight */                     \
     constant(WIDEST, 256) /* numbers in a head of keys or of values */                                        \
     constant(CALL, 32)    /* 8-byte fields of a call: the kernel's address and room for its arguments */

@@ -18,7 +18,7 @@ struct Norm {
     const float *weight, *bias;  // or none
     float eps, mean = 0, factor = 1;
 
-    // Take mean and deviation of a row of `size` numbers of which at(i, left) gives 16, or the last `left`.
+    // Take mean and deviation of a row of `size` numbers of which at(i, left) gives LANES, or the last `left`.
     template <typename At>
     void measure(long size, At at) {
         if (kind != RMS && kind != LAYER) return;
@@ -44,7 +44,7 @@ struct Norm {
         if (weight) part.weight += begin;
         return part;
     }
-    // Numbers i to i + 16 of the row, or the last `left`, after the norm.
+    // Numbers i to i + LANES of the row, or the last `left`, after the norm.
     vec operator()(vec x, long i, long left) const {
         x = (x - mean) * factor;
         if (weight) x *= load(weight + i, left);

@@ -1,5 +1,5 @@
-// The operations of layers that keep a state of fixed size; declared in kernels/recurrent.py. A thread takes 16 channels
-// of a sequence through all of its new positions.
+// The operations of layers that keep a state of fixed size; declared in kernels/recurrent.py. A thread takes LANES
+// channels of a sequence through all of its new positions.
 #include "functions.h"
 #include "kernel.h"
 
@@ -40,7 +40,7 @@ static inline vec softplus(vec x) {
     return relu(x) + 2.0f * s * (y * square + 1.0f);
 }
 
-// Rows of 16 channels, of which `left` are there, `stride` apart: from a slot, or zeros for a sequence that begins.
+// Rows of LANES channels, of which `left` are there, `stride` apart: from a slot, or zeros for a sequence that begins.
 static inline void begin(bool fresh, const float* slot, long rows, long stride, long left, vec* held) {
     for (long i = 0; i < rows; i++) held[i] = fresh ? vec{} : load(slot + i * stride, left);
 }
