@@ -61,7 +61,8 @@ def launch_all(dtype: torch.dtype, heads: int, kv_heads: int, width: int, hidden
     launch_experts(dtype, 512, 256)
     drawn = [SamplingParams(), SamplingParams(do_sample=True)]
     for size in (vocabulary, 101):
-        sampling.sample(torch.zeros(2, size), rows_of(drawn, [[1], [1]]))
+        for allowed in (None, {0: torch.ones(size, dtype=torch.bool)}):
+            sampling.sample(torch.zeros(2, size), rows_of(drawn, [[1], [1]], allowed=allowed))
     launch_linear(dtype)
 
 

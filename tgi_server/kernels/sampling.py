@@ -111,15 +111,20 @@ def sample(logits: Tensor, rows: SamplingRows) -> tuple[Tensor, Tensor, Tensor]:
 
 def process(logits: Tensor, rows: SamplingRows) -> None:
     """Change scores to what choices are made by."""
-    _bias(logits, rows)
-    _mark(logits, rows)
-    _penalise(logits, rows)
+    edit(logits, rows)
     _guide(logits, rows)
     _heat(logits, rows)
     _filter(logits, rows, "top_k", 0, _outside_top_k)
     _filter(logits, rows, "top_p", 1.0, _outside_top_p)
     _filter(logits, rows, "typical_p", 1.0, _outside_typical_p)
     _filter(logits, rows, "min_p", 0.0, _outside_min_p)
+
+
+def edit(logits: Tensor, rows: SamplingRows) -> None:
+    """The changes of single scores, with which it begins."""
+    _bias(logits, rows)
+    _mark(logits, rows)
+    _penalise(logits, rows)
 
 
 def green(previous: Tensor, ids: Tensor, gamma: float) -> Tensor:

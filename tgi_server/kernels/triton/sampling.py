@@ -13,11 +13,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tgi_server.kernels.sampling import NEGLIGIBLE, SamplingRows, process
+from tgi_server.kernels.sampling import NEGLIGIBLE, ROW, SamplingRows, edit
+from tgi_server.kernels.triton.filters import filter_rows
 
 PART = 8192
 """Tokens of the vocabulary a program, if there are so many."""
 BLOCK = 1024
+_DRAWS = [(ROW.names or ()).index(name) for name in ("seed", "position", "draws")]
 
 
 @triton.jit
@@ -117,10 +119,12 @@ def _combine(
 
 def sample(logits: Tensor, rows: SamplingRows) -> tuple[Tensor, Tensor, Tensor]:
     """The operation `sample`."""
-    process(logits, rows)
-    records = rows.rows
-    draws = np.stack([records["seed"].view(np.int64), records["position"], records["draws"]], axis=1)
-    return _launch(logits, torch.from_numpy(draws).to(logits.device, non_blocking=True), bool(records["draws"].any()))
+    edit(logits, rows)
+    records = torch.from_numpy(np.ascontiguousarray(rows.rows).view(np.int64).reshape(len(logits), -1))
+    on_device = records.to(logits.device, non_blocking=True)
+    filter_rows(logits, rows, on_device)
+    draws = on_device[:, _DRAWS].contiguous()
+    return _launch(logits, draws, bool(rows.rows["draws"].any()))
 
 
 def _launch(logits: Tensor, draws: Tensor, any_drawn: bool) -> tuple[Tensor, Tensor, Tensor]:
