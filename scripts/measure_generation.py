@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.generation import page, texts, ways
+from scripts.generation import page, processors, texts, ways
 from scripts.generation.guesses import Tally
 from scripts.quantisation import speed
 from scripts.quantisation.results import Rates, Results
@@ -74,6 +74,13 @@ class Measurement:
             print(f"{name}: {found} as without guesses", file=sys.stderr)
             self._keep()
 
+    def processors(self) -> None:
+        """The choice alone, without a model."""
+        seconds = 1.0 if self.given.quick else processors.SECONDS
+        for name, costs in processors.measured(seconds).items():
+            self.results.put("processors", "cpu", name, costs)
+        self._keep()
+
     def page(self) -> None:
         """Write the section."""
         self.given.page.write_text(page.written(self.results, self.given.page.read_text()))
@@ -99,7 +106,7 @@ class Measurement:
 
 PARTS: dict[str, Callable[[Measurement], None]] = {
     "sampling": Measurement.sampling, "speculation": Measurement.speculation, "texts": Measurement.texts,
-    "page": Measurement.page,
+    "processors": Measurement.processors, "page": Measurement.page,
 }  # fmt: skip
 
 

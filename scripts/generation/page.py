@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import median
 
-from scripts.generation import texts, ways
+from scripts.generation import processors, texts, ways
 from scripts.generation.goals import judged
 from scripts.quantisation import page
 from scripts.quantisation.page import clients_of, table, times
@@ -84,6 +84,15 @@ def equal_texts(results: Results) -> str:
     return table(["", "equal"], rows)
 
 
+def costs(results: Results) -> str:
+    """Microseconds a token of each way, by rows."""
+    measured = {name: results.get("processors", "cpu", name) for name in ways.SAMPLING}
+    rows = [
+        [name, *(f"{found[str(count)]:.0f}" for count in processors.ROWS)] for name, found in measured.items() if found
+    ]
+    return table(["", *(f"{count} row{'s' * (count > 1)}" for count in processors.ROWS)], rows)
+
+
 def goals(results: Results) -> str:
     """Each goal, how much of what was measured reaches it, and what does not."""
     rows = []
@@ -100,6 +109,7 @@ def goals(results: Results) -> str:
 TABLES: page.Tables = {
     "machine": machine, "new_tokens": new_tokens, "sampling": sampling, "speculation": speculation, "guesses": guesses,
     "texts": equal_texts, "chosen": lambda results: ", ".join(texts.CHOICES), "goals": goals,
-    "together": lambda results: str(texts.TOGETHER),
+    "together": lambda results: str(texts.TOGETHER), "processors": costs,
+    "history": lambda results: str(processors.HISTORY),
 }  # fmt: skip
 """What the text may name, in double braces."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.generation import page, texts, ways
+from scripts.generation import page, processors, texts, ways
 from scripts.generation.goals import judged
 from scripts.generation.guesses import Tally, counts
 from scripts.measure_generation import PARTS, parser
@@ -16,6 +16,7 @@ from scripts.quantisation.speed import Asked
 from tgi_server.bench.options import BenchOptions
 from tgi_server.bench.workload import Workload
 from tgi_server.config import load
+from tgi_server.types import SamplingParams
 
 BEFORE = """# TYPE tgi_speculate_guessed_tokens counter
 tgi_speculate_guessed_tokens{position="1"} 10
@@ -85,12 +86,14 @@ def test_the_section_has_every_table() -> None:
     found = {"1": {"tokens a step": 2.5, "guesses a step": 4.0, "right": [0.8, 0.75]}}
     measured.put("guesses", "repetitive", "speculate=8 speculation=ngram", {"clients": found})
     measured.put("texts", "float32", ways.PLAIN, {"texts": 8, "equal": 8})
+    measured.put("processors", "cpu", "greedy", {"1": 21.4, "8": 9.6, "32": 9.0})
     text = page.written(measured, DOCUMENT)
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text and "{{" not in text
     for row in (
         "| greedy, tokens/s | 100 | 100 | 100 |", "| min-p 0.05 | 0.95 | 0.95 | 0.95 |",
         "| speculate=0, tokens/s | 50 | 50 | 50 |", "| speculate=8 speculation=ngram | 2.00 | 2.00 | 2.00 |",
         "| speculate=8 speculation=ngram | repetitive | 1 | 2.5 | 4.0 | 80%, 75% |", "| speculate=0 | 8 of 8 |",
+        "| greedy | 21 | 10 | 9 |",
     ):  # fmt: skip
         assert row in text, row
 
@@ -113,6 +116,18 @@ def test_texts_are_compared_one_by_one() -> None:
     assert texts.compared(expected, expected) == {"texts": 4, "equal": 4}
     assert texts.compared({"greedy": ["a", "x"], "sampled": ["d", "d"]}, expected) == {"texts": 4, "equal": 2}
     assert len(set(texts.prompts(6))) == 6 and texts.prompts(6)[:2] == texts.prompts(2)
+
+
+def test_processors_are_measured_with_what_requests_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    params = {name: processors.parameters(fields) for name, fields in ways.SAMPLING.items()}
+    assert params["greedy"] == SamplingParams(seed=7)
+    assert params["top-k 50"] == SamplingParams(do_sample=True, top_k=50, seed=7)
+    assert params["watermark"] == SamplingParams(do_sample=True, watermark=True, seed=7)
+    likely = processors.scores(1).softmax(-1).sort(descending=True).values.cumsum(-1)
+    assert 0.1 < likely[0, 0] < 0.9 and 0.9 < likely[0, 1000] < 1
+    monkeypatch.setattr(processors, "ROWS", (2,))
+    found = processors.measured(0.0)
+    assert list(found) == list(ways.SAMPLING) and all(list(each) == ["2"] and each["2"] > 0 for each in found.values())
 
 
 def test_parts_are_chosen_on_the_command_line(tmp_path: Path) -> None:
