@@ -89,6 +89,7 @@ def processor_seconds_of_children() -> float:
     return used.ru_utime + used.ru_stime
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("argv", [["--help"], ["-h"], ["--cfg", "job", "deployment=laptop"]])
 def test_quick_and_without_torch(argv: list[str]) -> None:
     code = (
