@@ -188,3 +188,13 @@ def test_a_server_guesses_and_says_so(served: Server, float32_server: Server) ->
     assert "ms of a step by its rows" in served.output
     metrics = served.client.get("/metrics").text
     assert "tgi_request_skipped_tokens_count" in metrics
+    assert 'tgi_speculate_guessed_tokens{position="1"}' in metrics
+    assert 'tgi_speculate_accepted_tokens{position="1"}' in metrics
+
+
+@pytest.mark.parametrize(("longest", "told"), [(16, "ms of a step by its rows"), (8, "speculate has no effect with")])
+def test_more_guesses_than_a_text_may_have_tokens(longest: int, told: str) -> None:
+    options = [f"max_total_tokens={longest}", f"max_input_length={longest - 1}"]
+    with Server("model=smollm2", "dtype=float32", "speculate=64", *options) as server:
+        assert server.generate("a b a b", max_new_tokens=4)["generated_text"] == " c d e f"
+        assert told in server.output

@@ -449,7 +449,7 @@ class Resolved(Options):
     model_dir: str = ""
     adapter_dir: Optional[str] = None
     """Holds the adapter that is merged into the weights in `model_dir`."""
-    medusa_dir: Optional[str] = None
+    heads_dir: Optional[str] = None
     """Holds the heads that guess tokens ahead; None where there are none, or none are wanted."""
     heads: int = 0
     """How many these are: so many tokens are guessed where `speculate` is unset."""

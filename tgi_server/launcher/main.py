@@ -191,7 +191,7 @@ def _resolved(model: Model, num_shard: int, dtype: DType, gpu: bool) -> Resolved
     return Resolved(
         model_dir=str(model.directory),
         adapter_dir=None if model.adapter is None else str(model.adapter),
-        medusa_dir=None if model.heads is None else str(model.heads),
+        heads_dir=None if model.heads is None else str(model.heads),
         heads=0 if model.heads is None else medusa.counted(model.heads).count,
         num_shard=num_shard,
         dtype=dtype,

@@ -37,24 +37,26 @@ Run = Callable[[StepInputs], Tensor]
 
 def best_forward(
     model: Model, caches: Sequence[LayerCache], spec: Description, options: BatchingOptions,
-    cuda_graphs: bool | None = None,
+    cuda_graphs: bool | None = None, rows: int = 1,
 ) -> Run:  # fmt: skip
     """The fastest way to run `model` that works; the log says which.
 
-    `spec` describes the model. `cuda_graphs` None leaves the choice; graphs need a last block in the
-    caches that no sequence has. Raises ConfigError when graphs are demanded where they cannot work.
+    `spec` describes the model. `cuda_graphs` None leaves the choice; graphs need a last block in the caches that no
+    sequence has. `rows` are the most of a sequence in a decode step, guesses included. Raises ConfigError when graphs
+    are demanded where they cannot work.
     """
     if cuda_graphs and caches[0].keys.device.type != "cuda":
         raise ConfigError("enable_cuda_graphs=true: there is no CUDA device")
     if cuda_graphs and model.recorder != "graphs":
         raise ConfigError("enable_cuda_graphs=true: some of the model's operations cannot be recorded")
-    run = _best_forward(model, caches, spec, options, cuda_graphs)
+    run = _best_forward(model, caches, spec, options, cuda_graphs, rows)
     return EncoderForward(model, caches, run) if spec.start_token_id is not None else run
 
 
 def _best_forward(
-    model: Model, caches: Sequence[LayerCache], spec: Description, options: BatchingOptions, cuda_graphs: bool | None
-) -> Run:
+    model: Model, caches: Sequence[LayerCache], spec: Description, options: BatchingOptions, cuda_graphs: bool | None,
+    rows: int,
+) -> Run:  # fmt: skip
     if model.recorder is None or (model.recorder == "graphs" and cuda_graphs is False):
         log.info("steps are not recorded")
         return Forward(model, caches)
@@ -63,7 +65,7 @@ def _best_forward(
         return NativeForward(model, caches, Buffers(MOST_RECORDED, options.max_total_tokens, model, caches, spec))
     try:
         capture = _capture_on(torch.cuda.Stream())  # type: ignore[no-untyped-call]
-        return GraphForward(model, caches, spec, options, capture)
+        return GraphForward(model, caches, spec, options, capture, rows)
     except RuntimeError as error:  # a driver, a library or too little memory: there is another way
         if cuda_graphs:
             raise ConfigError(f"enable_cuda_graphs=true: recording failed: {error}") from error
@@ -231,11 +233,12 @@ class GraphForward:
 
     def __init__(
         self, model: Model, caches: Sequence[LayerCache], spec: Description, options: BatchingOptions,
-        capture: Capture,
+        capture: Capture, rows: int = 1,
     ) -> None:  # fmt: skip
         self._plain = Forward(model, caches)
         self._model = model
-        most = next((size for size in GRAPH_SIZES if size >= options.max_concurrent_requests), GRAPH_SIZES[-1])
+        wanted = options.max_concurrent_requests * rows
+        most = next((size for size in GRAPH_SIZES if size >= wanted), GRAPH_SIZES[-1])
         self._sizes = [size for size in GRAPH_SIZES if size <= most]
         self._buffers = Buffers(most, options.max_total_tokens, model, caches, spec)
         self._buffers.clear(0, most)

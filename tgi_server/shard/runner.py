@@ -27,7 +27,7 @@ from tgi_server.shard.guides import Guides
 from tgi_server.shard.sampler import Watermark
 from tgi_server.shard.step import Stepper
 from tgi_server.shard.timing import STEPS, StepTimer, agreed
-from tgi_server.speculate.base import Surroundings
+from tgi_server.speculate.base import Drafter, Surroundings
 from tgi_server.speculate.costs import Allotment, Costs
 from tgi_server.types import PROGRESS, CacheKind, GroupInfo, NewSequence, Outcome, Plan, SamplingParams, ShardInfo
 
@@ -67,25 +67,19 @@ class ModelRunner:
             library=instantiate(config.attention).wanted,
         )  # fmt: skip
         model = self._load(launch, needs)
+        drafter = self._drafter(launch, model, needs)  # before the caches, which take what memory is left
         state = BatchState(config.max_total_tokens, self._device, spec.groups, start=spec.start_token_id)
         blocks = self._allocate(config)
-        run = best_forward(model, self._caches, spec, config, config.enable_cuda_graphs)
+        run = best_forward(model, self._caches, spec, config, config.enable_cuda_graphs, 1 + self._width)
         parts = run, model.logits, guides, Watermark.of(config), self._group, needs
         self._stepper = Stepper(state, *parts)
         self._warm_up(config)
-        if self._width:
-            heads = launch.resolved.medusa_dir
-            around = Surroundings(model, spec, self._group, needs, None if heads is None else Path(heads), self._width)
-            drafter = instantiate(config.speculation).drafter(around)
+        if drafter is not None:
             timer = StepTimer(
                 lambda state: Stepper(state, *parts).step, spec.groups, blocks, self._group, self._device,
                 spec.start_token_id,
             )  # fmt: skip
-            own = Costs.measure(
-                lambda texts, _: agreed(drafter.seconds(texts), self._group, self._device), (0, 0), MANY_TEXTS
-            )
-            allotment = _allotment(timer, config, self._width, own)
-            self._stepper = Stepper(state, *parts, Drafting(drafter, allotment))
+            self._stepper = Stepper(state, *parts, Drafting(drafter, self._allotment(timer, drafter, config)))
         self.info = self._info(blocks, guides)
 
     def _info(self, blocks: list[int], guides: Guides | None) -> ShardInfo:
@@ -128,6 +122,28 @@ class ModelRunner:
             log.log(logging.WARNING if slow else logging.INFO, "%s%s", choice, ", which is slow" if slow else "")
         return model
 
+    def _drafter(self, launch: Launch, model: Model, needs: Needs) -> Drafter | None:
+        """What guesses; None where nothing is to be guessed."""
+        if not self._width:
+            return None
+        heads = launch.resolved.heads_dir
+        around = Surroundings(
+            model, self._spec, self._group, needs, None if heads is None else Path(heads), self._width
+        )  # fmt: skip
+        drafter: Drafter = instantiate(launch.config.speculation).drafter(around)
+        return drafter
+
+    def _allotment(self, timer: StepTimer, drafter: Drafter, config: ServerConfig) -> Allotment:
+        """What guesses cost on this machine, which the log tells."""
+        longest = config.max_total_tokens - STEPS - 2
+        contexts = min(SHORT_CONTEXT, longest), min(LONG_CONTEXT, longest)
+        own = Costs.measure(
+            lambda texts, _: agreed(drafter.seconds(texts), self._group, self._device), (0, 0), MANY_TEXTS
+        )
+        allotment = Allotment(Costs.measure(timer, contexts), self._width, own)
+        log.info("speculation: %s", allotment)
+        return allotment
+
     def _tell(self, fraction: float) -> None:
         """A line for the launcher, which shows it; not more often than a person can read."""
         now = time.monotonic()
@@ -160,8 +176,8 @@ class ModelRunner:
         One of the two draws its token: on GPUs that takes a kernel of its own. Raises ModelError when they fail.
         """
         prompt = [0] * min(WARM_UP_TOKENS, config.max_input_length)
-        total = len(prompt) + 2 + self._width
-        blocks = [list(range(group.blocks(len(prompt), total, total, 1 + self._width))) for group in self._spec.groups]
+        total = len(prompt) + 1  # positions: the second token is not fed back
+        blocks = [list(range(group.blocks(len(prompt), total, total, 1))) for group in self._spec.groups]
 
         def sequence(id: int, sampling: SamplingParams) -> NewSequence:
             return NewSequence(
@@ -187,21 +203,15 @@ class ModelRunner:
 
 def _draft_width(launch: Launch, spec: Description) -> int:
     """Most tokens that may be guessed of a sequence in a step."""
-    speculate = launch.config.speculate
+    speculate, longest = launch.config.speculate, launch.config.max_total_tokens
     width = launch.resolved.heads if speculate is None else speculate
     if width and any(group.kind is CacheKind.STATE for group in spec.groups):
         log.warning("speculate has no effect with this model: what a layer remembers in a state cannot be taken back")
         return 0
+    if width and longest <= STEPS + 2:
+        log.warning("speculate has no effect with max_total_tokens=%d: guesses pay in longer texts only", longest)
+        return 0
     return width
-
-
-def _allotment(timer: StepTimer, config: ServerConfig, width: int, own: Costs) -> Allotment:
-    """What guesses cost on this machine, which the log tells; `own` is what they take beside the step."""
-    longest = config.max_total_tokens - STEPS - 2
-    contexts = min(SHORT_CONTEXT, longest), min(LONG_CONTEXT, longest)
-    allotment = Allotment(Costs.measure(timer, contexts), width, own)
-    log.info("speculation: %s", allotment)
-    return allotment
 
 
 def _device(rank: int, memory_fraction: float) -> torch.device:

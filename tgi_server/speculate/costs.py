@@ -48,8 +48,7 @@ class Costs:
     def measure(cls, step: Callable[[int, int], float], contexts: tuple[int, int], most: int = LARGEST) -> Costs:
         """Of a machine on which `step(rows, context)` takes so many seconds.
 
-        The best of a few tries counts. A number of rows that is no cheaper than two steps of half as many ends the
-        measurement, and so does PATIENCE.
+        The best of a few tries counts. Rows are doubled up to `most`, or until PATIENCE is over.
         """
         short, long = contexts
         rows, seconds, spent = [1], [_best(step, 1, short)], 0.0

@@ -113,7 +113,7 @@ class Medusa:
             for own in asked:
                 for id in own:
                     guessed[id].append(next(answers))
-        self._guessed |= guessed
+        self._guessed = guessed  # what is left of a step that failed is not to be learnt from
         return guessed
 
     def _changed(self, head: int, x: Tensor) -> Tensor:

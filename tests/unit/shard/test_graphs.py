@@ -86,3 +86,21 @@ def test_cuda_graphs_need_a_device(directory: Path) -> None:
     native = machine(directory, False)
     with pytest.raises(ConfigError, match="enable_cuda_graphs=true: there is no CUDA device"):
         best_forward(native.model, native.caches, native.spec, OPTIONS, True)
+
+
+@torch.inference_mode()
+def test_steps_with_guesses_have_graphs_too(directory: Path) -> None:
+    """Where few requests are allowed: each of them is several rows."""
+    few, sizes = machine(directory, False), list[int]()
+
+    def noted(run: Callable[[], Tensor]) -> tuple[Replayed, Tensor]:
+        replayed, hidden = capture(run)
+        sizes.append(len(hidden))
+        return replayed, hidden
+
+    options = BatchingOptions(max_total_tokens=LONGEST, max_concurrent_requests=2)
+    GraphForward(few.model, few.caches, few.spec, options, noted)
+    assert sorted(sizes) == [1, 2]
+    sizes.clear()
+    GraphForward(few.model, few.caches, few.spec, options, noted, rows=4)
+    assert sorted(sizes) == [1, 2, 4, 8]
