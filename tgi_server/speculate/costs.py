@@ -16,8 +16,10 @@ FEWEST_GAINED = 1.03
 LARGEST = 128
 """Rows of the largest step that is measured; what lies beyond is taken to grow as before."""
 REPEATS = 3
-PATIENCE = 4.0
-"""Seconds after which no larger step is measured."""
+SLOW = 0.3
+"""Seconds of a step that is tried twice only."""
+PATIENCE = 20.0
+"""Seconds after which no larger step is measured: of slow models only, which guesses help most."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Costs:
         while 2 * rows[-1] <= most and spent < PATIENCE:
             rows.append(2 * rows[-1])
             seconds.append(max(seconds[-1], _best(step, rows[-1], short)))  # a larger step is never cheaper
-            spent += REPEATS * seconds[-1]
+            spent += (REPEATS if seconds[-1] < SLOW else 2) * seconds[-1]
         middle = min(8, rows[-1])
         more = _best(step, middle, long) - seconds[rows.index(middle)] if long > short else 0.0
         position = max(0.0, more) / (middle * max(1, long - short))
@@ -64,7 +66,8 @@ class Costs:
 
 
 def _best(step: Callable[[int, int], float], rows: int, context: int) -> float:
-    return min(step(rows, context) for _ in range(REPEATS))
+    seconds = min(step(rows, context), step(rows, context))  # what is set up lazily is over then
+    return seconds if seconds >= SLOW else min(seconds, *(step(rows, context) for _ in range(REPEATS - 2)))
 
 
 FREE = Costs((1,), (0.0,))

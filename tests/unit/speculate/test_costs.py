@@ -88,4 +88,11 @@ def test_what_is_measured_is_the_best_of_several_and_ends_in_time() -> None:
     assert costs.position == pytest.approx(1e-6)
     assert costs.seconds == pytest.approx([0.01 + rows * 0.001 for rows in costs.rows])
     calls.clear()
-    assert Costs.measure(lambda rows, context: 1.0, (10, 10)).rows == (1, 2, 4)
+    assert Costs.measure(lambda rows, context: 10.0, (10, 10)).rows == (1, 2)
+
+
+def test_guesses_pay_where_a_slow_step_costs_the_same_with_more_rows() -> None:
+    """As of large models, which wait for memory."""
+    for seconds in (0.001, 0.3, 1.0, 2.0):
+        costs = Costs.measure(lambda rows, context, each=seconds: each, (10, 10))  # type: ignore[misc]
+        assert Allotment(costs, 8).widths({0: [0.9] * 8}, {0: 10}, 1) == {0: 8}
