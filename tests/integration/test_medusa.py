@@ -1,12 +1,17 @@
-"""Medusa heads, alone, beside a model's weights or among them, here or on the hub: found like any other checkpoint."""
+"""Medusa heads, alone, beside a model's weights or among them, here or on the hub: found like any other checkpoint.
+
+And heads of the demo model, trained for this test, which guess its texts."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -14,13 +19,19 @@ from safetensors.torch import load_file, save_file
 
 from tests.adapters import VOCABULARY, make_adapter, make_base
 from tests.hub_server import COMMIT, Hub, Repository, running
+from tests.integration import reference
+from tests.integration.server import Server
+from tests.integration.test_speculation import model
 from tests.medusa_heads import random_heads, write_heads
+from tests.medusa_training import learnt, others, write_trained
 from tgi_server.config.schema import DType, ModelOptions
 from tgi_server.errors import FitError, ModelError
 from tgi_server.launcher import weights
 from tgi_server.launcher.origin import Model
 from tgi_server.models import medusa
 from tgi_server.models.families import read_spec
+from tgi_server.speculate.base import Drafter, Surroundings
+from tgi_server.speculate.medusa import load
 
 WIDTH = 32
 TENSORS = random_heads(WIDTH, VOCABULARY)
@@ -187,3 +198,56 @@ def test_weights_from_elsewhere_are_not_for_heads_alone(base: Path, tmp_path: Pa
     for model_id, override in ((heads, base), (base, heads)):
         with pytest.raises(ModelError, match=r"^weights_cache_override=.* holds Medusa heads; give it as model_id"):
             fetch(model_id, tmp_path, weights_cache_override=str(override))
+
+
+@dataclass
+class Guessing:
+    """Heads in a directory as a part `speculation`."""
+
+    directory: Path
+    most: int | None = None
+    uses_heads: ClassVar[bool] = True
+
+    def drafter(self, surroundings: Surroundings) -> Drafter:
+        return load(surroundings, self.directory, self.most)
+
+
+@pytest.mark.timeout(900)  # training takes a minute, or more beside other tests
+@pytest.mark.parametrize(("own", "safe", "most"), [(False, True, 3), (True, True, 3), (False, True, 1)])
+def test_trained_heads_guess_right_and_change_nothing(tmp_path: Path, own: bool, safe: bool, most: int) -> None:
+    directory = write_trained(tmp_path, own, safe)
+    requests = [model().request(prompt, 48) for prompt in [*learnt()[:4], others()[0]]]
+    requests.append(model().request(learnt()[4], 48, do_sample=True, seed=3, repetition_penalty=1.1))
+    plain = model().texts(requests, None, 0)
+    assert model().texts(requests, Guessing(directory, most), most) == plain
+    right = sum(count - 1 for count in model().counts if count > 1)
+    assert max(model().counts) == 1 + most, "all guesses of a step were right at times"
+    assert right > 0.3 * model().guessed / most, "so much of the first guesses alone"
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("num_shard", "own", "safe", "speculate"), [(1, False, False, None), (2, True, True, 2), (3, False, True, 3)]
+)
+def test_served(
+    tmp_path: Path, float32_server: Server, num_shard: int, own: bool, safe: bool, speculate: int | None
+) -> None:
+    """With as many guesses as there are heads, unless it is said."""
+    directory = write_trained(tmp_path / "heads", own, safe)
+    given = [f"model_id={directory}", "dtype=float32", f"num_shard={num_shard}", "max_total_tokens=2000"]
+    given += [f"conversion_cache={tmp_path / 'cache'}"] if not safe else []
+    given += [] if speculate is None else [f"speculate={speculate}"]
+    prompts = others()[:2]
+    right = [float32_server.generate(prompt, max_new_tokens=24)["generated_text"] for prompt in prompts]
+    with Server(*given) as server:
+        assert [server.generate(prompt, max_new_tokens=24)["generated_text"] for prompt in prompts] == right
+        assert "of guessing by texts" in server.output
+
+
+def test_more_guesses_than_heads_are_refused(tmp_path: Path) -> None:
+    """Before the base model is read."""
+    directory = write_heads(tmp_path, random_heads(576, 49152, 2, shared=True), reference.DEMO)
+    command = [sys.executable, "-m", "tgi_server", f"model_id={directory}", "speculate=3", "port=0"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert (result.returncode, result.stderr.strip().count("\n")) == (1, 0), result.stderr
+    assert "speculate=3: the checkpoint has 2 Medusa heads; speculate=2 works" in result.stderr

@@ -233,6 +233,11 @@ def _fetch(config: ServerConfig, dtype: DType, report: Callable[[str, float], No
 
     method: QuantizeMethod = load.instantiate(config.quantize)
 
+    def judge(heads: Path, spec: Description) -> medusa.Heads:
+        found = medusa.read(heads, spec)
+        medusa.check(found, config.speculate)
+        return found
+
     def weigh(
         directory: Path, files: Mapping[str, TensorInfo], changes: Path | None = None, heads: Path | None = None
     ) -> None:
@@ -242,12 +247,9 @@ def _fetch(config: ServerConfig, dtype: DType, report: Callable[[str, float], No
         if changes is not None:
             own = adapter.read(changes, spec)
             spec, files = own.spec, own.tensors(files)
+        beside = 0 if heads is None else judge(heads, spec).bytes(ITEM_BYTES[dtype], config.speculate)
         if not (hardware.torch_knows_cuda() and hardware.accelerators(environment())):
-            beside = 0 if heads is None else medusa.read(heads, spec).bytes(ITEM_BYTES[dtype], config.speculate)
             check_memory(spec, config, files, dtype, reader, host.free_memory(), beside)
-
-    def judge(heads: Path, spec: Description) -> None:
-        medusa.check(medusa.read(heads, spec), config.speculate)
 
     guesses = config.speculate != 0 and load.instantiate(config.speculation).uses_heads
     model = weights.fetch(config, dtype, report, look, weigh, judge if guesses else None)
