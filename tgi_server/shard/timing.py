@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -45,12 +46,12 @@ class StepTimer:
         self._batch: tuple[int, int, int, Callable[[Plan], Outcome]] | None = None
 
     def __call__(self, rows: int, context: int) -> float:
-        """Seconds of a step of `rows` sequences of about `context` positions."""
+        """Seconds of a step of `rows` sequences of about `context` positions; infinity for one that fails."""
         run = self._running(rows, context)
         plan = Plan(0, [*range(rows)], [1] * rows)
         begin = time.perf_counter()
-        run(plan)
-        return agreed(time.perf_counter() - begin, self._ranks, self._device)
+        failed = run(plan).failed
+        return agreed(math.inf if failed else time.perf_counter() - begin, self._ranks, self._device)
 
     def _running(self, rows: int, context: int) -> Callable[[Plan], Outcome]:
         if self._batch is None or self._batch[:2] != (rows, context) or self._batch[2] == STEPS:

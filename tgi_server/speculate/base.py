@@ -61,7 +61,7 @@ class Drafter(Protocol):
         ...
 
     def seconds(self, sequences: int) -> float:
-        """What `guess` takes for so many sequences by itself, measured now; 0 where it is next to nothing."""
+        """What `chances` and `guess` take by themselves for so many sequences, measured now."""
         ...
 
 

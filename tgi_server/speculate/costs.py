@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,6 +14,8 @@ import numpy.typing as npt
 
 FEWEST_GAINED = 1.03
 """Tokens a second with guesses, in the measure of those without, from which on it is worth while to guess."""
+DEAR = 0.005
+"""Share of a step from which on guesses are not asked for in vain all the time."""
 LARGEST = 128
 """Rows of the largest step that is measured; what lies beyond is taken to grow as before."""
 REPEATS = 3
@@ -50,17 +53,21 @@ class Costs:
     def measure(cls, step: Callable[[int, int], float], contexts: tuple[int, int], most: int = LARGEST) -> Costs:
         """Of a machine on which `step(rows, context)` takes so many seconds.
 
-        The best of a few tries counts. Rows are doubled up to `most`, or until PATIENCE is over.
+        The best of a few tries counts. Rows are doubled up to `most`, or until PATIENCE is over, or as far as it works:
+        a step that fails takes infinitely long.
         """
         short, long = contexts
         rows, seconds, spent = [1], [_best(step, 1, short)], 0.0
         while 2 * rows[-1] <= most and spent < PATIENCE:
+            larger = _best(step, 2 * rows[-1], short)
+            if math.isinf(larger):
+                break
             rows.append(2 * rows[-1])
-            seconds.append(max(seconds[-1], _best(step, rows[-1], short)))  # a larger step is never cheaper
+            seconds.append(max(seconds[-1], larger))  # a larger step is never cheaper
             spent += (REPEATS if seconds[-1] < SLOW else 2) * seconds[-1]
         middle = min(8, rows[-1])
         more = _best(step, middle, long) - seconds[rows.index(middle)] if long > short else 0.0
-        position = max(0.0, more) / (middle * max(1, long - short))
+        position = max(0.0, more if math.isfinite(more) else 0.0) / (middle * max(1, long - short))
         base = [max(1e-9, s - n * short * position) for n, s in zip(rows, seconds, strict=True)]
         return cls(tuple(rows), tuple(accumulate(base, max)), position)
 
@@ -91,6 +98,8 @@ class Allotment:
         self._extra = extra
         self.may_pay = lru_cache(maxsize=None)(self._may_pay)
         """Whether guesses could pay in a step of so many sequences if all of them were right."""
+        self.dear = lru_cache(maxsize=None)(self._dear)
+        """Whether to ask so many sequences for guesses takes a share of a step that counts."""
 
     def widths(self, chances: Mapping[int, Sequence[float]], contexts: Mapping[int, int], batch: int) -> dict[int, int]:
         """How many guesses of each sequence pay in a step with `batch` sequences; those with none are left out.
@@ -124,6 +133,10 @@ class Allotment:
     def _may_pay(self, batch: int) -> bool:
         ids = range(batch)
         return bool(self.widths({id: [1.0] * self._most for id in ids}, dict.fromkeys(ids, 0), batch))
+
+    def _dear(self, batch: int) -> bool:
+        each = np.array([batch])
+        return bool(self._extra.of(each)[0] > DEAR * self._costs.of(each)[0])
 
     def __str__(self) -> str:
         """For a log: what was measured and what follows from it."""

@@ -96,3 +96,14 @@ def test_guesses_pay_where_a_slow_step_costs_the_same_with_more_rows() -> None:
     for seconds in (0.001, 0.3, 1.0, 2.0):
         costs = Costs.measure(lambda rows, context, each=seconds: each, (10, 10))  # type: ignore[misc]
         assert Allotment(costs, 8).widths({0: [0.9] * 8}, {0: 10}, 1) == {0: 8}
+
+
+def test_a_step_that_fails_ends_the_measurement() -> None:
+    costs = Costs.measure(lambda rows, context: math.inf if rows > 4 or context > 10 else 0.01, (10, 500))
+    assert costs == Costs((1, 2, 4), (0.01, 0.01, 0.01))
+
+
+def test_asking_counts_where_it_takes_a_share_of_a_step() -> None:
+    slow = Costs((1, 32), (0.0001, 0.002))
+    assert not Allotment(FLAT, 4, Costs((1, 32), (1e-6, 3e-5))).dear(32)
+    assert Allotment(FLAT, 4, slow).dear(1) and Allotment(FLAT, 4, slow).dear(32)

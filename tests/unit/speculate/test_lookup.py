@@ -193,3 +193,11 @@ def test_what_comes_behind_a_wrong_guess_teaches_nothing(make: Callable[[], Draf
         drafter.learn(0, [first + 1, second] if behind else [first + 1])
         told.append([*drafter.chances(0, ids, 4)])
     assert told[0] == told[1]
+
+
+@each
+def test_what_asking_takes_is_measured_and_leaves_nothing(make: Callable[[], Drafter]) -> None:
+    drafter = make()
+    one, many = (min(drafter.seconds(count) for _ in range(5)) for count in (1, 30))
+    assert 0 < one < 0.01 and one < many
+    assert drafter.chances(-1, np.array([3, 4]), 4) == [], "what was measured with is forgotten"
