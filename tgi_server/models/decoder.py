@@ -29,13 +29,14 @@ class Decoder:
 
     Attributes:
         choices: who computes its operations.
+        head: scores its tokens.
     """
 
     def __init__(self, spec: ModelSpec, load: WeightLoader, max_positions: int) -> None:
         self.hidden_size = spec.hidden_size
         self._group_of = spec.group_of
-        self._head = OutputHead(spec, spec.head, load, spec.embedding.name)
-        self._embedding = Embedding(spec.embedding, spec.vocab_size, load, max_positions, self._head.vectors)
+        self.head = OutputHead(spec, spec.head, load, spec.embedding.name)
+        self._embedding = Embedding(spec.embedding, spec.vocab_size, load, max_positions, self.head.vectors)
         self._ropes = list(dict.fromkeys(b.attention.rope for b in spec.blocks if b.attention.rope is not None))
         self._rope_of = [_place(self._ropes, block.attention.rope) for block in spec.blocks]
         self._tables = [RotaryTable(rope, max_positions, load.needs.device) for rope in self._ropes]
@@ -62,7 +63,7 @@ class Decoder:
 
     def logits(self, hidden: Tensor) -> Tensor | None:
         """See `Model`."""
-        return self._head(hidden)
+        return self.head(hidden)
 
 
 class Embedding:

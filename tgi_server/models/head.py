@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Protocol, runtime_checkable
+
 import torch
 from torch import Tensor
 
+from tgi_server.kernels.formats import Dense
 from tgi_server.kernels.plain import HeadOp
+from tgi_server.kernels.streamed import Streamed
 from tgi_server.models.description import Description
 from tgi_server.models.spec import HeadSpec
 from tgi_server.models.weights import WeightLoader
@@ -34,7 +38,7 @@ class OutputHead:
         if own.offsets is not None and load.has(own.offsets):
             self._bias = load.vector(own.offsets)[0, slice(*rows)]
         self._scale, self._softcap = own.scale, own.softcap
-        self._size = spec.vocab_size
+        self._size, self._width, self._device = spec.vocab_size, spec.hidden_size, load.needs.device
         self._group = load.group
 
     def __call__(self, x: Tensor) -> Tensor | None:
@@ -49,6 +53,24 @@ class OutputHead:
         if self._softcap is not None:
             logits = self._softcap * (logits / self._softcap).tanh()
         return self._group.gather_columns(logits, self._size)
+
+    def rows(self) -> Streamed | None:
+        """This rank's part of the weight, where scores are in the order of the products with it; else None."""
+        if self._lengths is not None or self._bias is not None:
+            return None
+        first, last = self._group.span(self._size)
+
+        def read(begin: int, end: int) -> Dense:
+            return Dense(self._product.vectors(torch.arange(begin, end, device=self._device)))
+
+        return Streamed(last - first, self._width, read)
+
+
+@runtime_checkable
+class Headed(Protocol):
+    """A model whose head can be had."""
+
+    head: OutputHead
 
 
 def _lengths(head: HeadOp, count: int, device: torch.device) -> Tensor:

@@ -32,8 +32,8 @@ class Recurrent:
 
     def __init__(self, spec: RecurrentSpec, load: WeightLoader, max_positions: int) -> None:
         self.hidden_size = spec.hidden_size
-        self._head = OutputHead(spec, spec.head, load, spec.embedding.name)
-        self._embedding = Embedding(spec.embedding, spec.vocab_size, load, max_positions, self._head.vectors)
+        self.head = OutputHead(spec, spec.head, load, spec.embedding.name)
+        self._embedding = Embedding(spec.embedding, spec.vocab_size, load, max_positions, self.head.vectors)
         self._stream = Stream(load)
         self._norms = [load.norm(mixer.norm) for mixer in spec.mixers]
         self._mixers = [Mixer(spec, mixer, load) for mixer in spec.mixers]
@@ -54,7 +54,7 @@ class Recurrent:
 
     def logits(self, hidden: Tensor) -> Tensor | None:
         """See `Model`."""
-        return self._head(hidden)
+        return self.head(hidden)
 
 
 class Mixer:

@@ -47,10 +47,10 @@ class Seq2Seq:
         first = spec.encoder.layers[0].attention
         self._source_attention = load.best("attention", key_width=first.key.width, value_width=first.value.width)
         _, kv = load.group.heads(first.query.units, first.key.units)
-        self._heads = kv[1] - kv[0]
+        self.heads = kv[1] - kv[0]
         first_words, words = spec.encoder.embedding, spec.decoder.embedding
-        self._head = OutputHead(spec, spec.head, load, first_words.name)
-        self._embed_source = Embedding(first_words, spec.vocab_size, load, max_positions, self._head.vectors)
+        self.head = OutputHead(spec, spec.head, load, first_words.name)
+        self._embed_source = Embedding(first_words, spec.vocab_size, load, max_positions, self.head.vectors)
         self._embed = Embedding(words, spec.vocab_size, load, max_positions, self._embed_source.vectors)
         self._encoder, self._decoder = (Stack(stack, load) for stack in (spec.encoder, spec.decoder))
         self.choices = load.choices
@@ -72,7 +72,7 @@ class Seq2Seq:
         """
         crosses = caches[1::2]
         attend = self._source_attention.run(batch)
-        step = LayerStep(None, attend, batch.slots, _of_heads(crosses[0], self._heads))
+        step = LayerStep(None, attend, batch.slots, _of_heads(crosses[0], self.heads))
         encoded = self._encoder(residual, [[step, step] for _ in self._encoder.layers])
         for cross, cache in zip(self._decoder.crosses, crosses, strict=True):
             cross.remember(encoded, batch.slots, cache)
@@ -88,7 +88,7 @@ class Seq2Seq:
 
     def logits(self, hidden: Tensor) -> Tensor | None:
         """See `Model`."""
-        return self._head(hidden)
+        return self.head(hidden)
 
 
 class Layer:

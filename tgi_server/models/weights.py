@@ -65,7 +65,7 @@ class WeightLoader:
 
     def product(self, weight: Tensor, bias: Tensor | None) -> LinearOp:
         """A layer of a weight `[out, in]` in memory, which is quantised by a method that makes its own of it."""
-        return self._built(self._served(self._reader.read({"weight": weight})), bias)
+        return self.built(self._served(self._reader.read({"weight": weight})), bias)
 
     def vector(
         self, name: str, pieces: Sequence[Span] | None = None, dtype: torch.dtype = torch.float32,
@@ -137,11 +137,11 @@ class WeightLoader:
 
     def column(self, sources: Sequence[Source], parts: Sequence[Span]) -> LinearOp:
         """One layer from several that share their input; of `sources[i]` this rank takes the units `parts[i]`."""
-        return self._built(*self._column(sources, parts))
+        return self.built(*self._column(sources, parts))
 
     def row(self, source: Source, part: Span) -> LinearOp:
         """A layer of whose inputs this rank takes the units `part`; the ranks' outputs are to be summed."""
-        return self._built(*self._row(source, part))
+        return self.built(*self._row(source, part))
 
     def column_weight(self, sources: Sequence[Source], parts: Sequence[Span]) -> Weight:
         """What `column` multiplies by."""
@@ -236,7 +236,7 @@ class WeightLoader:
 
     def dense(self, weight: Tensor, bias: Tensor | None = None) -> LinearOp:
         """A layer that no method quantises, of its part `[out, in]` in the serving dtype."""
-        return self._built(Dense(weight), bias)
+        return self.built(Dense(weight), bias)
 
     def _has_bias(self, source: Source) -> bool:
         """Whether a layer has one: tools that quantise give one to layers that had none."""
@@ -248,7 +248,8 @@ class WeightLoader:
         size = sum(stop - start for start, stop in pieces or ())
         return torch.zeros(size, dtype=self.needs.dtype, device=self.needs.device)
 
-    def _built(self, weight: Format | Streamed, bias: Tensor | None) -> LinearOp:
+    def built(self, weight: Format | Streamed, bias: Tensor | None = None) -> LinearOp:
+        """A layer of weights as they are, by what is best for their format."""
         sample = weight.sample() if isinstance(weight, Streamed) else weight
         choice = self.best("linear", format=type(sample), inputs=sample.inputs)
         layer: LinearOp = choice.run(weight if choice.streams else _in_memory(weight), bias, self.needs.dtype)

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,6 +20,7 @@ from tgi_server.kernels.row import Needs
 from tgi_server.layers.parallel import Group
 from tgi_server.models import medusa
 from tgi_server.models.checkpoint import Checkpoint
+from tgi_server.models.head import Headed
 from tgi_server.models.model import Model
 from tgi_server.models.spec import Source
 from tgi_server.models.weights import WeightLoader
@@ -66,12 +69,28 @@ def load(surroundings: Surroundings, directory: Path, most: int | None = None) -
     loader = WeightLoader(Checkpoint(directory, infos=heads.tensors), ("",), EightBits(), group, needs)
     numbers = range(heads.count if most is None else min(most, heads.count))
     layers = [[_layer(loader, heads.layer(n, m)) for m in range(heads.layers)] for n in numbers]
-    vote: Vote = SharedVote(surroundings.model, group)
+    rows = group.span(spec.vocab_size)
     if not heads.shared:
-        rows = group.span(spec.vocab_size)
         own = [loader.column([Source(heads.projection(n), spec.vocab_size)], [rows]) for n in numbers]
-        vote = OwnVote(own, rows[0], group)
-    return Medusa(layers, vote, spec.hidden_size, needs)
+        return Medusa(layers, Ballot(partial(_each, own), rows[0], group), spec.hidden_size, needs)
+    head = surroundings.model.head.rows() if isinstance(surroundings.model, Headed) else None
+    if head is None:
+        return Medusa(layers, ModelVote(surroundings.model, group), spec.hidden_size, needs)
+    coarse = loader.built(
+        replace(head, read=lambda first, last: rounded(head.read(first, last).widened(torch.float32)))
+    )
+    return Medusa(layers, Ballot(partial(_together, coarse), rows[0], group), spec.hidden_size, needs)
+
+
+def _each(projections: Sequence[LinearOp], hidden: Sequence[Tensor]) -> Tensor:
+    """Each head's scores by a projection of its own."""
+    scores = [product(x) for product, x in zip(projections, hidden, strict=False)]
+    return scores[0] if len(scores) == 1 else torch.cat(scores)
+
+
+def _together(projection: LinearOp, hidden: Sequence[Tensor]) -> Tensor:
+    """The same where all heads share one, whose weights are read once."""
+    return projection(torch.cat([*hidden]))
 
 
 def _layer(loader: WeightLoader, name: str) -> LinearOp:
@@ -149,8 +168,8 @@ class Medusa:
         self._guessed.pop(id, None)
 
 
-class SharedVote:
-    """Of heads that share the model's own: all of them at once, so that its weights are read once."""
+class ModelVote:
+    """By the scores of the model itself, all of its head."""
 
     def __init__(self, model: Model, group: Group) -> None:
         self._model = model
@@ -164,26 +183,25 @@ class SharedVote:
         return self._group.broadcast(logits.argmax(dim=-1))
 
 
-class OwnVote:
-    """Of heads that have projections of their own, each rank a part of their rows.
+class Ballot:
+    """By projections of which each rank has a part of the rows.
 
     Args:
-        projections: this rank's.
-        first: of the vocabulary that their rows stand for.
+        scores: hidden states, as `Vote` has them, to `[rows, this rank's part of the vocabulary]`.
+        first: where that part begins.
         group: the ranks.
     """
 
-    def __init__(self, projections: Sequence[LinearOp], first: int, group: Group) -> None:
-        self._projections = projections
+    def __init__(self, scores: Callable[[Sequence[Tensor]], Tensor], first: int, group: Group) -> None:
+        self._scores = scores
         self._first = first
         self._group = group
 
     def __call__(self, hidden: Sequence[Tensor]) -> Tensor:
         """See `Vote`."""
-        scores = [product(x) for product, x in zip(self._projections, hidden, strict=False)]
+        values, ids = self._scores(hidden).max(dim=-1)
         if self._group.world == 1:
-            return torch.cat([own.argmax(dim=-1) for own in scores])
-        values, ids = (torch.cat(parts) for parts in zip(*(own.max(dim=-1) for own in scores), strict=True))
+            return ids
         return unranked(self._group.maxima(ranked(values, ids + self._first)))
 
 

@@ -47,7 +47,7 @@ def expected(place: Path, heads: dict[str, Tensor], layers: int, shared: bool) -
             x = x + silu(x @ heads[f"{name}.weight"].T + heads[f"{name}.bias"])
         weight = heads.get(f"{head}.{layers}.weight")
         own = load_file(place / "model.safetensors")["model.embed_tokens.weight"]
-        scores = x @ (own if weight is None else rounded(weight).widened(torch.float32)).T
+        scores = x @ rounded(own if weight is None else weight).widened(torch.float32).T
         assert shared == (weight is None)
         for id, token in zip(WIDTHS, scores.argmax(dim=1).tolist(), strict=True):
             found[id].append(token)
