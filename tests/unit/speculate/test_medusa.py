@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -16,8 +17,10 @@ from tests.families.harness import ThreadGroup
 from tests.medusa_heads import random_heads, write_heads
 from tests.models import HIDDEN, VOCABULARY, needs, write_llama
 from tgi_server.kernels.formats import rounded
+from tgi_server.layers.parallel import Group
 from tgi_server.models.families import read_spec
 from tgi_server.models.load import load_model
+from tgi_server.models.model import Model
 from tgi_server.speculate.base import Surroundings
 from tgi_server.speculate.medusa import Chances, Medusa, load, ranked, unranked
 
@@ -61,6 +64,32 @@ def drafters(place: Path, directory: Path, world: int, most: int | None = None, 
         load(Surroundings(load_model(place, spec, of, 64, group=group), spec, group, of), directory, most)
         for group in groups
     ]
+
+
+class Scores:
+    """A model of which nothing is known but its scores, as one is whose head is more than a product."""
+
+    def __init__(self, model: Model) -> None:
+        self.logits = model.logits
+
+
+def test_heads_share_what_scores_the_models_own_tokens(place: Path, tmp_path: Path) -> None:
+    spec, of, groups = read_spec(place), needs(), ThreadGroup.of(2)
+    heads = random_heads(HIDDEN, VOCABULARY, shared=True)
+    directory = write_heads(tmp_path, heads, "base")
+
+    def guess(group: Group) -> dict[int, list[int]]:
+        model = Scores(load_model(place, spec, of, 64, group=group))
+        rank = load(Surroundings(cast(Model, model), spec, group, of), directory)
+        rank.see([*WIDTHS], states(), range(4))
+        return rank.guess(dict.fromkeys(WIDTHS, 3))
+
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(guess, groups))
+    right = [silu(states() @ heads[f"{n}.0.linear.weight"].T + heads[f"{n}.0.linear.bias"]) for n in range(3)]
+    own = load_file(place / "model.safetensors")["model.embed_tokens.weight"]
+    exact = torch.stack([((states() + x) @ own.T).argmax(dim=1) for x in right], dim=1)
+    assert answers == [dict(zip(WIDTHS, exact.tolist(), strict=True))] * 2
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
