@@ -58,8 +58,17 @@ def _ratios(results: Results, model: str, names: Mapping[str, object], base: str
 
 def new_tokens(results: Results) -> str:
     """Of each request, in the latest run."""
-    lengths = {str(run["new_tokens"]) for model in MODELS for run in results.runs(model)[-1:]}
-    return " or ".join(sorted(lengths)) or "-"
+    return _told(results, "new_tokens")
+
+
+def dtype(results: Results) -> str:
+    """Of the servers whose speed was measured, in the latest run."""
+    return _told(results, "dtype")
+
+
+def _told(results: Results, name: str) -> str:
+    told = {str(run[name]) for model in MODELS for run in results.runs(model)[-1:]}
+    return " or ".join(sorted(told)) or "-"
 
 
 def guesses(results: Results) -> str:
@@ -107,8 +116,8 @@ def goals(results: Results) -> str:
 
 
 TABLES: page.Tables = {
-    "machine": machine, "new_tokens": new_tokens, "sampling": sampling, "speculation": speculation, "guesses": guesses,
-    "texts": equal_texts, "chosen": lambda results: ", ".join(texts.CHOICES), "goals": goals,
+    "machine": machine, "new_tokens": new_tokens, "dtype": dtype, "sampling": sampling, "speculation": speculation,
+    "guesses": guesses, "texts": equal_texts, "chosen": lambda results: ", ".join(texts.CHOICES), "goals": goals,
     "together": lambda results: str(texts.TOGETHER), "processors": costs,
     "history": lambda results: str(processors.HISTORY),
 }  # fmt: skip
