@@ -100,7 +100,7 @@ def test_quick_and_without_torch(argv: list[str]) -> None:
     )
     before = processor_seconds_of_children()
     done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True)
-    assert processor_seconds_of_children() - before < 1
+    assert processor_seconds_of_children() - before < 1.5
     assert done.returncode == 0, done.stderr
 
 

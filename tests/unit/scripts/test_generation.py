@@ -38,7 +38,7 @@ def results(**rates: dict[str, float]) -> Results:
     made = Results()
     for model, each in rates.items():
         run = {name: {clients: [rate] for clients in ("1", "8", "32")} for name, rate in each.items()}
-        made.add_speeds(model.replace("_", "-"), run, {"new_tokens": 128})
+        made.add_speeds(model.replace("_", "-"), run, {"new_tokens": 128, "dtype": "bfloat16"})
     return made
 
 
