@@ -176,7 +176,7 @@ class BatchState:
         counts = self._counts(plan)
         # one that has all its tokens is computed again: the plan was made before that was known
         yielding = np.flatnonzero((computed + counts == known) & (known < lengths[:, 1]))
-        guessed = self._write(plan, rows, drafts or {})
+        guessed = self._write(plan, rows, drafts) if drafts else np.zeros_like(rows)
         each = 1 + guessed  # as many sequences as the model sees in the place of one
         seen = rows, computed, counts
         if drafts:
