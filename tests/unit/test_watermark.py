@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 
 from tgi_server import greenlist
-from tgi_server.shard.sampler import Watermark
+from tgi_server.kernels.sampling import green as favoured
 from tgi_server.watermark import FAILED, MARKED, UNMARKED, Detection, detect, main
 
 SIZE = 400
@@ -52,13 +52,13 @@ def write(length: int, green: bool, gamma: float = 0.5) -> list[int]:
 @given(ids=st.lists(st.integers(0, 2**31 - 1), min_size=2, max_size=50), gamma=st.floats(0.01, 0.99))
 def test_the_hash_is_the_shards(ids: list[int], gamma: float) -> None:
     numbers = np.array(ids)
-    expected = Watermark(gamma).green(torch.tensor(ids[:-1]), torch.tensor(ids[1:]))
+    expected = favoured(torch.tensor(ids[:-1]), torch.tensor(ids[1:]), gamma)
     assert greenlist.green(numbers[:-1], numbers[1:], gamma).tolist() == expected.tolist()
 
 
 def test_the_hash_is_the_shards_for_a_whole_vocabulary() -> None:
     ids = np.arange(50_000)
-    expected = Watermark().green(torch.tensor([[0], [49_999]]), torch.arange(50_000))
+    expected = favoured(torch.tensor([[0], [49_999]]), torch.arange(50_000), greenlist.GAMMA)
     assert (greenlist.green(ids[[0, -1], None], ids) == expected.numpy()).all()
 
 
@@ -66,7 +66,7 @@ def test_the_hash_is_the_shards_for_a_whole_vocabulary() -> None:
 def test_each_pair_of_neighbours_counts_once(tokenizer: Tokenizer, ids: list[int], gamma: float) -> None:
     pairs = sorted(set(itertools.pairwise(ids)))
     first, second = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).T
-    green = int(Watermark(gamma).green(first, second).sum())
+    green = int(favoured(first, second, gamma).sum())
     found = detect(words(ids), tokenizer, gamma)
     assert (found.scored, found.green) == (len(pairs), green)
     if pairs:

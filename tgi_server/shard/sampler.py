@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tgi_server import greenlist
 from tgi_server.config.schema import WatermarkOptions
-from tgi_server.kernels.sampling import SamplingRows, green
+from tgi_server.kernels.sampling import SamplingRows
 from tgi_server.types import TopTokens
 
 Sample = Callable[[Tensor, SamplingRows], tuple[Tensor, Tensor, Tensor]]
@@ -44,10 +44,6 @@ class Watermark:
         """As the options say; what they leave out is as in the paper."""
         gamma, delta, unset = options.watermark_gamma, options.watermark_delta, cls()
         return cls(unset.gamma if gamma is None else gamma, unset.delta if delta is None else delta)
-
-    def green(self, previous: Tensor, ids: Tensor) -> Tensor:
-        """Whether the tokens `ids` are favoured after the tokens `previous`, see `kernels.sampling.green`."""
-        return green(previous, ids, self.gamma)
 
 
 def choose(logits: Tensor, rows: SamplingRows, sample: Sample) -> Choice:

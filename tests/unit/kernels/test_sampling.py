@@ -15,6 +15,7 @@ from transformers.generation import logits_process as theirs
 from tests.sampling import rows_of
 from tgi_server.kernels.native import operations as native
 from tgi_server.kernels.sampling import SamplingRows, sample
+from tgi_server.kernels.sampling import green as favoured
 from tgi_server.shard.sampler import Watermark
 from tgi_server.types import SamplingParams
 
@@ -112,7 +113,7 @@ def test_green_tokens_are_favoured(way: str) -> None:
     logits, mark = torch.randn(3, 1003), Watermark(0.3, 1.5)
     got = processed(way, logits, [SamplingParams(watermark=row != 1) for row in range(3)], watermark=mark)
     expected = logits.clone()
-    green = mark.green(torch.tensor([TEXT[-1]]), torch.arange(1003))
+    green = favoured(torch.tensor([TEXT[-1]]), torch.arange(1003), mark.gamma)
     expected[0, green] += 1.5
     expected[2, green] += 1.5
     assert alike(got, expected.log_softmax(-1))

@@ -8,6 +8,7 @@ import torch
 
 from tests.sampling import rows_of
 from tgi_server.config.schema import WatermarkOptions
+from tgi_server.kernels.sampling import green as favoured
 from tgi_server.kernels.sampling import sample
 from tgi_server.shard.sampler import Watermark, choose
 from tgi_server.types import SamplingParams
@@ -33,7 +34,7 @@ def write(watermark: Watermark, marked: bool, beside: int = 0, prompt: int = 7) 
 def z_score(watermark: Watermark, text: list[int]) -> float:
     """How many standard deviations the green tokens are more than chance has it (equation 3 of the paper)."""
     ids = torch.tensor(text)
-    green = int(watermark.green(ids[:-1], ids[1:]).sum())
+    green = int(favoured(ids[:-1], ids[1:], watermark.gamma).sum())
     n, gamma = len(text) - 1, watermark.gamma
     return (green - gamma * n) / float(np.sqrt(n * gamma * (1 - gamma)))
 
@@ -59,18 +60,18 @@ def test_company_makes_no_difference() -> None:
 
 @pytest.mark.parametrize("gamma", [0.1, 0.5, 0.9])
 def test_green_is_a_part_of_the_vocabulary_that_differs_with_the_token_before(gamma: float) -> None:
-    watermark, ids = Watermark(gamma), torch.arange(50000)
-    green = watermark.green(torch.tensor([[1], [2], [49999]]), ids)
+    ids = torch.arange(50000)
+    green = favoured(torch.tensor([[1], [2], [49999]]), ids, gamma)
     assert torch.allclose(green.double().mean(dim=1), torch.full((3,), gamma, dtype=torch.float64), atol=0.01)
     both = (green[0] & green[1]).double().mean()
     assert abs(both - gamma**2) < 0.01, "independent of each other"
-    assert torch.equal(watermark.green(torch.full_like(ids, 2), ids), green[1])
+    assert torch.equal(favoured(torch.full_like(ids, 2), ids, gamma), green[1])
 
 
 def test_greedy_choices_are_marked_too() -> None:
     logits = torch.zeros(1, 1000)
     choice = choose(logits, rows_of([SamplingParams(watermark=True)], [[5]], watermark=Watermark(0.1, 1.0)), sample)
-    assert Watermark(0.1).green(torch.tensor([5]), choice.tokens).all()
+    assert favoured(torch.tensor([5]), choice.tokens, 0.1).all()
 
 
 def test_what_the_options_leave_out() -> None:
