@@ -18,6 +18,8 @@ FIELDS = tl.constexpr(len(_NAMES))
 GUIDE, TOP_K, TEMPERATURE, TOP_P, TYPICAL_P, MIN_P = (
     tl.constexpr(_NAMES.index(name)) for name in ("guide", "top_k", "temperature", "top_p", "typical_p", "min_p")
 )
+OFF = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "typical_p": 1.0, "min_p": 0.0}
+"""Rows that have nothing else are left as they are; so are all of a greedy step, which then takes no pass over them."""
 BY_COUNT, BY_MASS, BY_TYPICAL = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 
 
@@ -132,6 +134,8 @@ def _filter(
 def filter_rows(logits: Tensor, rows: SamplingRows, records: Tensor) -> None:
     """The part of `kernels.sampling.process` from the guides on; `records` are those of the rows as int64, on a GPU."""
     size, masks = logits.shape[1], rows.masks
+    if masks is None and not any(len(rows.which(name, off)) for name, off in OFF.items()):
+        return
     block, words = min(BLOCK, triton.next_power_of_2(size)), 0 if masks is None else masks.shape[1]
     _filter[(len(logits),)](
         logits, records, masks, size, logits.stride(0), words, GUIDED=masks is not None, BLOCK=block,
