@@ -8,7 +8,7 @@ from typing import Any
 from openapi_schema_validator import OAS30Validator
 from quart import Response
 
-from tgi_server.router.openapi.document import document
+from tgi_server.router.document import document
 
 DOCUMENT = document(chat_at_invocations=False)
 

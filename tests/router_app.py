@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tgi_server.config.schema import Resolved, ServerConfig
 from tgi_server.engine.engine import Engine
 from tgi_server.router.app import create_app
-from tgi_server.router.chat import ChatTemplate
+from tgi_server.router.chat.template import ChatTemplate
 from tgi_server.rpc.fake import FAKE_INFO, FakeShards
 from tgi_server.telemetry.metrics import Metrics
 from tgi_server.types import CacheKind, GroupInfo, NewSequence

@@ -18,8 +18,8 @@ import pytest
 from tests.integration.listening import listening, send, until
 from tests.router_app import started
 from tgi_server.config.schema import NetworkOptions
+from tgi_server.router.http.protocol import MAX_HEAD_BYTES
 from tgi_server.router.main import Server
-from tgi_server.router.protocol import MAX_HEAD_BYTES
 
 LONG: dict[str, Any] = {"inputs": "x", "parameters": {"max_new_tokens": 1500}}
 SHORT: dict[str, Any] = {"inputs": "x", "parameters": {"max_new_tokens": 2}}

@@ -23,7 +23,7 @@ from tests.integration.listening import listening, until
 from tests.integration.server import Server
 from tgi_server.engine.generation import Generation
 from tgi_server.errors import OverloadedError
-from tgi_server.router.protocol import HttpProtocol
+from tgi_server.router.http.protocol import HttpProtocol
 
 GOOD, BAD = 32, 200
 SMALL_WINDOW = 2048

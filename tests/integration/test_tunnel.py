@@ -13,7 +13,7 @@ import pytest
 from tests.integration.listening import listening
 from tgi_server.config.schema import NetworkOptions
 from tgi_server.errors import ConfigError
-from tgi_server.router import tunnel
+from tgi_server.router.http import tunnel
 
 BODY = {"inputs": "x", "parameters": {"max_new_tokens": 2}}
 EVERYTHING = [("GET", "/info"), ("POST", "/generate"), ("POST", "/generate_stream"), ("GET", "/v1/models")]

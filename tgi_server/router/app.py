@@ -13,21 +13,23 @@ from werkzeug.exceptions import HTTPException
 
 from tgi_server.config.schema import Resolved, ServerConfig
 from tgi_server.engine.engine import Engine
-from tgi_server.router.answers import ErrorKind
-from tgi_server.router.calls import Calls
-from tgi_server.router.chat import ChatTemplate
-from tgi_server.router.cors import Cors
-from tgi_server.router.openai_answers import Served, error_object
-from tgi_server.router.routes import invocations
-from tgi_server.router.routes.body import answer
-from tgi_server.router.routes.docs import DocsRoutes
-from tgi_server.router.routes.native import NativeRoutes
-from tgi_server.router.routes.openai import OpenAIRoutes
-from tgi_server.router.routes.ops import OpsRoutes
-from tgi_server.router.routes.pages import PageRoutes
-from tgi_server.router.stream import Asgi, Closing
-from tgi_server.router.tunnel import LocalPaths
-from tgi_server.router.validate import Limits
+from tgi_server.router import invocations
+from tgi_server.router.chat.template import ChatTemplate
+from tgi_server.router.document import document
+from tgi_server.router.http.body import answer
+from tgi_server.router.http.calls import Calls
+from tgi_server.router.http.cors import Cors
+from tgi_server.router.http.limits import Limits
+from tgi_server.router.http.stream import Asgi, Closing
+from tgi_server.router.http.tunnel import LocalPaths
+from tgi_server.router.native.routes import NativeRoutes
+from tgi_server.router.openai.answers import ErrorKind
+from tgi_server.router.openai.errors import error_object
+from tgi_server.router.openai.rendering import Served
+from tgi_server.router.openai.routes import OpenAIRoutes
+from tgi_server.router.ops.routes import OpsRoutes
+from tgi_server.router.pages.documentation import DocsRoutes
+from tgi_server.router.pages.ui import PageRoutes
 from tgi_server.telemetry import tracing
 from tgi_server.telemetry.metrics import Metrics
 
@@ -66,7 +68,7 @@ def create_app(
     app.register_blueprint(invocations.blueprint(native, openai, config.messages_api_enabled))
     app.register_blueprint(OpsRoutes(config, resolved, engine, metrics).blueprint())
     app.register_blueprint(PageRoutes(config).blueprint())
-    app.register_blueprint(DocsRoutes(config.messages_api_enabled).blueprint())
+    app.register_blueprint(DocsRoutes(document(config.messages_api_enabled)).blueprint())
     openai_paths = ("/v1/", invocations.PATH) if config.messages_api_enabled else ("/v1/",)
     app.register_error_handler(HTTPException, partial(_http_error, openai_paths))
     inner: Asgi = Closing(app.asgi_app)

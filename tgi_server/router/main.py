@@ -23,9 +23,9 @@ from tgi_server.config import load
 from tgi_server.config.schema import Launch, NetworkOptions
 from tgi_server.engine.engine import Engine
 from tgi_server.errors import ConfigError, TgiError
-from tgi_server.router import tunnel
-from tgi_server.router.chat import find_template
-from tgi_server.router.protocol import HttpProtocol
+from tgi_server.router.chat.template import find_template
+from tgi_server.router.http import tunnel
+from tgi_server.router.http.protocol import HttpProtocol
 from tgi_server.rpc.client import GrpcShards
 from tgi_server.telemetry import logging as log_setup
 from tgi_server.telemetry.metrics import Metrics

@@ -18,16 +18,21 @@ from tests.router_app import Router, says, started
 from tests.unit.router import test_properties as plausible
 from tgi_server import __version__
 from tgi_server.config.schema import Resolved
-from tgi_server.router import wire
-from tgi_server.router.openapi.document import document
-from tgi_server.router.openapi.words import FIELDS
+from tgi_server.router.chat import messages
+from tgi_server.router.document import document
+from tgi_server.router.http import formats
+from tgi_server.router.http.openapi.words import field_docs
+from tgi_server.router.http.wire import Body
+from tgi_server.router.native import requests as native
+from tgi_server.router.openai import requests as openai
 
 SCHEMAS = DOCUMENT["components"]["schemas"]
 FOR_PEOPLE = {"/ui", "/docs", "/docs/", "/docs/<name>", "/api-doc/openapi.json"}
 STRUCTS = [
     kind
-    for _, kind in inspect.getmembers(wire, inspect.isclass)
-    if issubclass(kind, msgspec.Struct) and kind not in (msgspec.Struct, wire.OpenAIBody)
+    for room in (messages, formats, native, openai)
+    for _, kind in inspect.getmembers(room, inspect.isclass)
+    if issubclass(kind, msgspec.Struct) and kind not in (msgspec.Struct, Body, openai.OpenAIBody)
 ]
 
 
@@ -79,11 +84,11 @@ def test_every_field_of_a_request_is_in_it(struct: type[msgspec.Struct]) -> None
     assert set(schema.get("required", [])) == wanted and schema["description"]
 
 
-@pytest.mark.parametrize("name", ["Parameters", "GenerateBody", "ChatBody", "CompletionBody"])
-def test_every_field_of_a_body_is_explained(name: str) -> None:
-    assert set(FIELDS[name]) == set(SCHEMAS[name]["properties"])
+@pytest.mark.parametrize("body", [native.Parameters, native.GenerateBody, openai.ChatBody, openai.CompletionBody])
+def test_every_field_of_a_body_is_explained(body: type[Body]) -> None:
+    assert list(field_docs(body)) == list(SCHEMAS[body.__name__]["properties"])
     default = SCHEMAS["Parameters"]["properties"]["max_new_tokens"]["default"]
-    assert default == wire.Parameters().max_new_tokens == 100
+    assert default == native.Parameters().max_new_tokens == 100
 
 
 TOOL: dict[str, Any] = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}

@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 
 from tests.documented import DOCUMENT, strict, validator
 from tests.unit.router import test_properties as plausible
-from tgi_server.router import wire
+from tgi_server.router.http import wire
+from tgi_server.router.native.requests import GenerateBody
+from tgi_server.router.openai.requests import ChatBody, CompletionBody
 
 BODIES: dict[str, Any] = {
-    "GenerateBody": wire.GenerateBody,
-    "ChatBody": wire.ChatBody,
-    "CompletionBody": wire.CompletionBody,
+    "GenerateBody": GenerateBody,
+    "ChatBody": ChatBody,
+    "CompletionBody": CompletionBody,
 }
 HELLO = [{"role": "user", "content": "hello"}]
 NAME = st.sampled_from(["weather", "a b", "", None])

@@ -12,7 +12,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from tests.collector import Collector, attributes, collecting
 from tests.router_app import Router, says, started
-from tests.unit.router.test_native import post
+from tests.unit.router.native.test_native import post
 from tgi_server.telemetry import tracing
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"

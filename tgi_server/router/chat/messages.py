@@ -1,0 +1,83 @@
+"""Conversations and the functions that may be called in them, as clients of the OpenAI API write them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+
+class TextPart(Struct, frozen=True):
+    """The one kind of content part that a text model can read."""
+
+    text: str
+    type: Literal["text"] = "text"
+
+
+class FunctionCall(Struct, frozen=True):
+    """Which function is called; the arguments are a JSON object, or its text."""
+
+    name: str
+    arguments: str | dict[str, Any] = "{}"
+    """A JSON object, or its text."""
+
+
+class ToolCall(Struct, frozen=True):
+    """A call that the assistant made earlier."""
+
+    function: FunctionCall
+    id: str | None = None
+    type: Literal["function"] = "function"
+
+
+class Message(Struct, frozen=True):
+    """One turn of a conversation."""
+
+    role: str
+    """Such as `system`, `user`, `assistant` or `tool`."""
+    content: str | list[TextPart] | None = None
+    """A text, or a list of texts. A message without it needs `tool_calls`."""
+    name: str | None = None
+    """Of who speaks, for chat templates that use it."""
+    tool_calls: list[ToolCall] | None = None
+    """What the assistant called."""
+    tool_call_id: str | None = None
+    """The call that this message answers."""
+
+
+class Function(Struct, frozen=True, omit_defaults=True):
+    """A function that the model may call; `parameters` is the JSON schema of its arguments, always followed."""
+
+    name: Annotated[str, Meta(pattern="^[a-zA-Z0-9_.-]{1,64}$")]
+    description: str | None = None
+    """What the function does, for the model."""
+    parameters: dict[str, Any] | None = None
+    """The JSON schema of the arguments. Any object if it is not given."""
+    strict: bool | None = None
+    """Without effect: the schema is always followed."""
+
+    def __post_init__(self) -> None:
+        if self.name.endswith("\n"):  # which `$` lets pass
+            raise ValueError("a line break in the name of a function")
+        if self.parameters is not None and self.parameters.get("type", "object") != "object":
+            raise ValueError("the arguments of a function are an object")
+
+
+class Tool(Struct, frozen=True):
+    """Something the model may use."""
+
+    function: Function
+    type: Literal["function"] = "function"
+
+
+class FunctionName(Struct, frozen=True):
+    """The name of a function."""
+
+    name: str
+
+
+class NamedTool(Struct, frozen=True):
+    """The tool that has to be used."""
+
+    function: FunctionName
+    type: Literal["function"] = "function"

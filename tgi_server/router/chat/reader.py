@@ -1,0 +1,150 @@
+"""An answer of the assistant, taken apart while it is written: text and function calls."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from tgi_server.router.chat.tools import ToolFormat
+from tgi_server.types import TokenEvent
+
+_HEAD = re.compile(r'\{"name": "([\w.-]+)", "(?:arguments|parameters)": ')
+_HEAD_START = '{"name": "'
+
+
+@dataclass(frozen=True, slots=True)
+class CallPart:
+    """A piece of call number `index`: its beginning, which has `id` and `name`, or some of its arguments' text."""
+
+    index: int
+    arguments: str = ""
+    id: str | None = None
+    name: str | None = None
+
+
+Part = str | CallPart
+"""A piece of an answer: text for the reader, or of a call."""
+
+
+class AnswerReader:
+    """Turns the tokens of an answer into its pieces, the same for answers that are streamed and for whole ones.
+
+    Args:
+        calls: tells calls from text, None where the answer holds no calls.
+    """
+
+    def __init__(self, calls: CallReader | None) -> None:
+        self._calls = calls
+
+    @property
+    def called(self) -> bool:
+        """A call has begun."""
+        return self._calls is not None and self._calls.called
+
+    def parts(self, event: TokenEvent) -> list[Part]:
+        """What a token adds; special ones have no text, but one may begin calls."""
+        token, calls = event.token, self._calls
+        if calls is None:
+            return ["" if token.special else token.text]
+        parts = calls.special(token.text) if token.special else calls.feed(token.text)
+        return parts + calls.end() if event.finish else parts
+
+
+class CallReader:
+    """Takes an answer apart as it is written. What may still become the beginning of a call is held back.
+
+    Args:
+        required: the answer is nothing but calls.
+        special: texts of the tokenizer's special tokens. Where one of them announces calls, no other text does.
+    """
+
+    def __init__(self, format: ToolFormat, required: bool, special: Collection[str] = ()) -> None:
+        mark = format.begin.split()[0] if format.begin else None
+        self._mark = mark if mark in special else None
+        self._begin = format.begin or _HEAD_START
+        self._anywhere = bool(format.begin)
+        self._read = self._calls if required else self._plain if self._mark else self._text
+        self._buffer = ""
+        self._calls_begun = 0
+        self._depth = 0
+        self._in_string = self._escaped = False
+
+    @property
+    def called(self) -> bool:
+        """A call has begun."""
+        return self._calls_begun > 0
+
+    def feed(self, text: str) -> list[Part]:
+        """The pieces that `text` completes."""
+        self._buffer += text
+        parts: list[Part] = []
+        while self._buffer:
+            reader = self._read
+            parts += reader()
+            if reader == self._read:
+                break
+        return parts
+
+    def special(self, token: str) -> list[Part]:
+        """Take a special token, which has no text."""
+        if token == self._mark:
+            self._read = self._calls
+        return []
+
+    def end(self) -> list[Part]:
+        """What was held back, once nothing more comes."""
+        rest = self._buffer if self._read == self._text else ""
+        self._buffer = ""
+        return [rest] if rest else []
+
+    def _text(self) -> Iterator[Part]:
+        """Up to where a call begins, or may begin."""
+        at = self._buffer.find(self._begin) if self._anywhere else -1 + self._buffer.startswith(self._begin)
+        if at >= 0:
+            self._read = self._calls
+            text, self._buffer = self._buffer[:at], self._buffer[at:]
+        else:
+            held = _overlap(self._buffer, self._begin)
+            if not self._anywhere and held < len(self._buffer):
+                self._read, held = self._plain, 0
+            cut = len(self._buffer) - held
+            text, self._buffer = self._buffer[:cut], self._buffer[cut:]
+        if text:
+            yield text
+
+    def _plain(self) -> Iterator[Part]:
+        text, self._buffer = self._buffer, ""
+        yield text
+
+    def _calls(self) -> Iterator[Part]:
+        """Between calls; only their heads matter."""
+        if head := _HEAD.search(self._buffer):
+            self._buffer = self._buffer[head.end() :]
+            self._read, self._depth = self._arguments, 0
+            yield CallPart(self._calls_begun, id=f"call_{uuid.uuid4().hex[:24]}", name=head[1])
+            self._calls_begun += 1
+
+    def _arguments(self) -> Iterator[Part]:
+        """Up to the end of the JSON object."""
+        end = next((at for at, sign in enumerate(self._buffer, 1) if self._closes(sign)), None)
+        text, self._buffer = self._buffer[:end], "" if end is None else self._buffer[end:]
+        if end is not None:
+            self._read = self._calls
+        yield CallPart(self._calls_begun - 1, arguments=text)
+
+    def _closes(self, sign: str) -> bool:
+        """Follow JSON by one character; whether it closes the outermost object."""
+        if self._in_string:
+            self._in_string = self._escaped or sign != '"'
+            self._escaped = sign == "\\" and not self._escaped
+            return False
+        self._in_string = sign == '"'
+        self._depth += (sign in "{[") - (sign in "}]")
+        return sign in "}]" and self._depth == 0
+
+
+def _overlap(text: str, begin: str) -> int:
+    """Length of the longest end of `text` that is a beginning of `begin`."""
+    return next((length for length in range(min(len(text), len(begin)), 0, -1) if begin.startswith(text[-length:])), 0)

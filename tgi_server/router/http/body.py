@@ -1,0 +1,30 @@
+"""Reading request bodies and writing answers, the same for all routes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from quart import Response, request
+
+from tgi_server.router.http.wire import BodyError, BodyType, check_type, dumps, parse
+
+
+async def read(body_type: type[BodyType]) -> BodyType:
+    """The body of the current request.
+
+    Raises:
+        BodyError: it cannot be read as a `body_type`.
+    """
+    content_type = request.headers.get("content-type", "")
+    check_type(content_type)  # it needs no body, and one that is too long is another error
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.strip().lower() not in ("", "identity"):
+        raise BodyError(f"Content-Encoding {encoding} is not supported: send the body as it is", 415)
+    data = await request.get_data(cache=False, as_text=False, parse_form_data=False)
+    return parse(body_type, data, content_type)
+
+
+def answer(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A JSON answer."""
+    return Response(dumps(body), status=status, content_type="application/json", headers=dict(headers or {}))

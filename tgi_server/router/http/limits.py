@@ -1,0 +1,188 @@
+"""What one request may ask for, and what it becomes: prompts with a request to the engine for each text.
+
+The functions tokenise, so they are run in the validation threads. Pure: no I/O, no shared state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from tokenizers import Encoding, Tokenizer
+
+from tgi_server.config.schema import BatchingOptions, ValidationOptions
+from tgi_server.errors import ValidationError
+from tgi_server.router.http.rules import require
+from tgi_server.types import GenerationRequest, Guide, ShardInfo
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one request may ask for; lengths in tokens. What the batch can hold is the scheduler's to know."""
+
+    max_input_length: int
+    max_total_tokens: int
+    max_best_of: int
+    max_stop_sequences: int
+    max_top_n_tokens: int
+    max_candidates: int
+    vocab_size: int
+    unguided: str | None = None
+    scores_prompts: bool = True
+    """Whether the tokens of a prompt have scores; those that an encoder reads have none."""
+
+    @staticmethod
+    def of(batching: BatchingOptions, validation: ValidationOptions, shard: ShardInfo) -> Limits:
+        """The limits of a configuration and of the model that the shards run."""
+        return Limits(
+            max_input_length=batching.max_input_length,
+            max_total_tokens=batching.max_total_tokens,
+            max_best_of=validation.max_best_of,
+            max_stop_sequences=validation.max_stop_sequences,
+            max_top_n_tokens=validation.max_top_n_tokens,
+            max_candidates=batching.max_concurrent_requests,
+            vocab_size=shard.vocab_size,
+            unguided=shard.unguided,
+            scores_prompts=shard.start_token_id is None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt that may run, and a request for each text to generate from it. `text` is empty where it came as ids."""
+
+    text: str
+    requests: Sequence[GenerationRequest]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """All that a client's request asks for."""
+
+    prompts: Sequence[Prompt]
+
+    @property
+    def requests(self) -> list[GenerationRequest]:
+        """One for each text to generate."""
+        return [request for prompt in self.prompts for request in prompt.requests]
+
+    @property
+    def characters(self) -> int:
+        """Length of the prompts' texts."""
+        return sum(len(prompt.text) for prompt in self.prompts)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Length of the prompts that the model sees."""
+        return sum(len(prompt.requests[0].prompt_ids) for prompt in self.prompts)
+
+
+def guide_of(grammar: str | None, max_new_tokens: int, limits: Limits) -> Guide | None:
+    """The guide of a text that has to match `grammar`, if any.
+
+    Raises:
+        ValidationError: texts of this model cannot be guided.
+    """
+    if grammar is None:
+        return None
+    if limits.unguided is not None:
+        raise ValidationError(f"texts of this model cannot be guided: {limits.unguided}")
+    return Guide(grammar, max_new_tokens)
+
+
+def variants(request: GenerationRequest, count: int) -> list[GenerationRequest]:
+    """`count` requests that differ in their seeds: the one there is, and those after it."""
+    sampling = request.sampling
+    seeds = ((sampling.seed + index) % 2**64 for index in range(count))
+    return [replace(request, sampling=replace(sampling, seed=seed)) for seed in seeds]
+
+
+def tokenise(
+    tokenizer: Tokenizer, text: str, *, truncate: int | None = None, add_special_tokens: bool = True
+) -> list[int]:
+    """Token ids of a text, the last `truncate` of them.
+
+    Raises:
+        ValidationError: the tokenizer refuses the text.
+    """
+    return last(encode(tokenizer.encode_batch_fast, text, add_special_tokens).ids, truncate)
+
+
+def allowed_tokens(
+    ids: Sequence[int],
+    max_new_tokens: int | None,
+    limits: Limits,
+    prompt_field: str = "inputs",
+    count_field: str = "max_new_tokens",
+) -> int:
+    """How many tokens may follow the prompt `ids`; None fills up to `max_total_tokens`.
+
+    The two fields are what the API calls the prompt and the number.
+
+    Raises:
+        ValidationError: prompt and answer are too long, or hold ids the model does not know.
+    """
+    length = len(ids)
+    total = limits.max_total_tokens
+    allowed = max(total - length, 0) if max_new_tokens is None else max_new_tokens
+    require(length > 0, f"`{prompt_field}` must have at least one token", prompt_field)
+    require(
+        length + allowed <= total,
+        f"`{prompt_field}` tokens + `{count_field}` must be <= {total}. "
+        f"Given: {length} `{prompt_field}` tokens and {allowed} `{count_field}`",
+        count_field,
+    )
+    require(
+        length <= limits.max_input_length,
+        f"`{prompt_field}` must have less than or equal to {limits.max_input_length} tokens. Given: {length}",
+        prompt_field,
+    )
+    foreign = next((token for token in ids if not 0 <= token < limits.vocab_size), None)
+    require(foreign is None, f"the model has no token {foreign}; ids must be < {limits.vocab_size}", prompt_field)
+    return allowed
+
+
+def encode(encode_batch: Callable[..., list[Encoding]], text: str, add_special_tokens: bool) -> Encoding:
+    """The encoding of one text by a tokenizer's method for several.
+
+    `Tokenizer.encode` would keep all other threads waiting, for a second if the text is long; batches do not.
+
+    Raises:
+        ValidationError: the tokenizer refuses the text.
+    """
+    try:
+        return encode_batch([text], add_special_tokens=add_special_tokens)[0]
+    except Exception as error:  # the binding raises bare Exception for every failure of the tokenizer
+        raise ValidationError(f"Tokenizer error {error}", "inputs") from None
+
+
+def last(items: list[Item], count: int | None) -> list[Item]:
+    """The last `count` of the items, all of them for None."""
+    return items if count is None else items[max(0, len(items) - count) :]
+
+
+def check_stop(stop: Sequence[str], limits: Limits) -> None:
+    """Refuse too many stop sequences, or an empty one, which would match everywhere.
+
+    Raises:
+        ValidationError: see above.
+    """
+    require(
+        len(stop) <= limits.max_stop_sequences,
+        f"`stop` supports up to {limits.max_stop_sequences} stop sequences. Given: {len(stop)}",
+        "stop",
+    )
+    require("" not in stop, "`stop` cannot hold an empty string", "stop")
+
+
+def check_top_n(name: str, value: int, limits: Limits) -> None:
+    """Refuse more alternatives a token than the server gives.
+
+    Raises:
+        ValidationError: see above.
+    """
+    maximum = limits.max_top_n_tokens
+    require(value <= maximum, f"`{name}` must be >= 0 and <= {maximum}. Given: {value}", name)

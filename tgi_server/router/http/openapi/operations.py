@@ -1,0 +1,113 @@
+"""What the parts of the OpenAPI document are made with: routes, and what they answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tgi_server.router.http.openapi.schemas import Schema, ref
+
+Operation = dict[str, Any]
+Responses = dict[str, Any]
+
+EVENTS = "Server-sent events, each one line `data: ` with JSON; lines that begin with `:` are to be left out. "
+DEFECT = "A defect of the server."
+STREAM_HEADERS = ("x-compute-type", "x-compute-characters")
+HEADERS = {
+    "x-compute-type": "What the model runs on.",
+    "x-compute-characters": "Length of the prompt, in characters.",
+    "x-compute-time": "Time from arrival to answer, in milliseconds, as `x-total-time`.",
+    "x-total-time": "Time from arrival to answer, in milliseconds.",
+    "x-validation-time": "Time for checking and tokenising, in milliseconds.",
+    "x-queue-time": "Time waited for a place in the batch, in milliseconds.",
+    "x-inference-time": "Time from there to the end of the text, in milliseconds.",
+    "x-time-per-token": "The same for each generated token, in milliseconds.",
+    "x-prompt-tokens": "Length of the prompt, in tokens.",
+    "x-generated-tokens": "Number of generated tokens.",
+}
+"""Of answers. All but the first are integers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """The part of the document about one API.
+
+    Attributes:
+        tag: its name.
+        description: a sentence about it.
+        paths: its routes by path and method.
+        types: what the routes refer to, by name: types of requests and answers.
+        constants: values of text fields that are always the same, by type and field.
+    """
+
+    tag: str
+    description: str
+    paths: Mapping[str, Mapping[str, Operation]]
+    types: Mapping[str, Any]
+    constants: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+def get_operation(name: str, tag: str, summary: str, responses: Responses) -> Operation:
+    """A route that takes no body."""
+    return {"operationId": name, "tags": [tag], "summary": summary, "responses": responses}
+
+
+def post_operation(name: str, tag: str, summary: str, body: str, example: Any, responses: Responses) -> Operation:
+    """A route that takes a body of the schema `body`."""
+    content = {"application/json": {"schema": ref(body), "example": example}}
+    return {**get_operation(name, tag, summary, responses), "requestBody": {"required": True, "content": content}}
+
+
+def unreadable() -> Responses:
+    """Errors that come before anything else, as plain text."""
+    return {
+        "400": plain("The body is not JSON."),
+        "408": plain("The body did not arrive in time."),
+        "413": plain("The body is too long."),
+        "415": plain("The `Content-Type` is not `application/json`, or there is a `Content-Encoding`."),
+        "422": plain("The body has another shape; the text names the field."),
+    }
+
+
+def events(about: str, event: str, error: str) -> dict[str, Any]:
+    """A stream of events, each of which may be an error."""
+    return {"text/event-stream": {"schema": {"anyOf": [ref(event), ref(error)], "description": about}}}
+
+
+def server_error(description: str) -> dict[str, Any]:
+    """An error as the server's own endpoints tell it."""
+    return json_answer(description, ref("Error"))
+
+
+def broken_rule(description: str) -> dict[str, Any]:
+    """An error that is JSON, or plain text if it is told while the body is read."""
+    response = server_error(description)
+    response["content"] |= plain(description)["content"]
+    return response
+
+
+def plain(description: str) -> dict[str, Any]:
+    """An answer of plain text."""
+    return {"description": description, "content": {"text/plain": {"schema": {"type": "string"}}}}
+
+
+def json_answer(description: str, schema: Schema, headers: Any = ()) -> dict[str, Any]:
+    """An answer of JSON."""
+    response = {"description": description, "content": {"application/json": {"schema": schema}}}
+    return with_headers(response, headers) if headers else response
+
+
+def with_headers(response: dict[str, Any], names: Any) -> dict[str, Any]:
+    """The response with the headers of these names."""
+    return {**response, "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in names}}
+
+
+def list_of(name: str) -> Schema:
+    """A list of what the schema `name` describes."""
+    return {"type": "array", "items": ref(name)}
+
+
+def header(name: str, text: str) -> dict[str, Any]:
+    """A header that answers may have."""
+    return {"description": text, "schema": {"type": "string" if name == "x-compute-type" else "integer"}}

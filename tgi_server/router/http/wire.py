@@ -1,0 +1,130 @@
+"""How request bodies are read and answers are written as JSON, the same for all APIs.
+
+Integer fields refuse `10.0`, float fields accept `1`, `null` is taken only where a field allows it, and fields that
+nobody knows are ignored. Fields that are known but not served are read and refused by the rules of their API.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from functools import cache
+from typing import Annotated, Any, ClassVar, TypeVar
+
+import msgspec
+import orjson
+from msgspec import Meta, Struct, structs
+
+from tgi_server.errors import TgiError
+
+UInt32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
+Int32 = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
+UInt64 = Annotated[int, Meta(ge=0)]
+"""Never negative; the upper bound is checked by `fits_64_bits`, as it is beyond what `Meta` can say."""
+MAX_UINT64 = 2**64 - 1
+_SINGLE = struct.Struct("f")
+
+
+class Body(Struct, frozen=True):
+    """A request, or the part of one that says how to generate.
+
+    Attributes:
+        TEXTS: the fields that hold what a client wrote, or may be of any shape.
+        GUIDES: the fields that may need a grammar made, which can take a while.
+    """
+
+    TEXTS: ClassVar[frozenset[str]] = frozenset()
+    GUIDES: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def guided(self) -> bool:
+        """Whether a grammar may have to be made."""
+        return any(getattr(self, name) for name in self.GUIDES)
+
+
+BodyType = TypeVar("BodyType", bound=Body)
+
+
+class BodyError(TgiError):
+    """A body that cannot be read as the expected request; native routes answer it as plain text."""
+
+    error_type = "validation"
+    label = "validation"
+
+    def __init__(self, message: str, status: int, param: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.param = param
+
+
+def fits_64_bits(**values: int | None) -> None:
+    """Raise ValueError for a number that is larger than any of 64 bits, naming its field."""
+    for name, value in values.items():
+        if value is not None and not -(2**63) <= value <= MAX_UINT64:
+            raise ValueError(f"`{name}` does not fit into 64 bits")
+
+
+def parse(body_type: type[BodyType], data: bytes, content_type: str) -> BodyType:
+    """Read a request body.
+
+    Raises:
+        BodyError: status 415 for another content type than JSON, 400 for text that is not JSON (or not UTF-8),
+            422 for JSON of another shape, naming the field.
+    """
+    check_type(content_type)
+    try:
+        body: BodyType = _decoder(body_type).decode(data)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$.")
+        param = path.rstrip("`") or None
+        raise BodyError(f"{param}: {message}" if param else message, 422, param) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BodyError(f"Failed to parse the request body as JSON: {error}", 400) from None
+    return body
+
+
+def check_type(content_type: str) -> None:
+    """Raise BodyError (415) for another content type than JSON."""
+    kind, _, subtype = content_type.partition(";")[0].strip().lower().partition("/")
+    if kind != "application" or not (subtype == "json" or subtype.endswith("+json")):
+        raise BodyError("Expected request with `Content-Type: application/json`", 415)
+
+
+@cache
+def _decoder(body_type: type[BodyType]) -> msgspec.json.Decoder[BodyType]:
+    return msgspec.json.Decoder(body_type)
+
+
+def without_text(asked: Body) -> dict[str, Any]:
+    """What a client set, for the log: without defaults, and without the texts, which are nobody else's business.
+
+    The fields of free shape go with them: one may be nested so deep that it can be read but not be written.
+    """
+    fields: dict[str, Any] = msgspec.to_builtins(structs.replace(asked, **_blanks(type(asked))))
+    return {name: value for name, value in fields.items() if name not in asked.TEXTS}
+
+
+@cache
+def _blanks(kind: type[Body]) -> dict[str, None]:
+    return dict.fromkeys(kind.TEXTS)
+
+
+def dumps(answer: Any) -> bytes:
+    """JSON text of an answer; NaN and infinities become `null`."""
+    return orjson.dumps(answer)
+
+
+def single(value: float | None) -> float | None:
+    """The float whose shortest decimal is the shortest one of the 32-bit float nearest to `value`.
+
+    Log-probabilities are 32-bit numbers; printed as 64-bit ones they would show digits that mean nothing.
+    NaN and infinities, which JSON cannot say, become None.
+    """
+    if value is None or not math.isfinite(value):
+        return None
+    exact: float = _SINGLE.unpack(_SINGLE.pack(value))[0]
+    for digits in (6, 7, 8):
+        short = float(f"{exact:.{digits}g}")
+        if _SINGLE.unpack(_SINGLE.pack(short))[0] == exact:
+            return short
+    return float(f"{exact:.9g}")

@@ -1,0 +1,98 @@
+"""The OpenAI endpoints: `/v1/chat/completions`, `/v1/completions` and `/v1/models`."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Any
+
+from quart import Blueprint, Response
+
+from tgi_server.errors import TgiError
+from tgi_server.router.chat.template import ChatTemplate
+from tgi_server.router.chat.tools import HERMES
+from tgi_server.router.http.body import answer, read
+from tgi_server.router.http.calls import Calls, Prepare
+from tgi_server.router.http.headers import headers
+from tgi_server.router.http.stream import DONE, close_with_request, complete, event_stream, token_chunks
+from tgi_server.router.openai import rules
+from tgi_server.router.openai.answers import Model, ModelList
+from tgi_server.router.openai.errors import envelope, error_object, error_status
+from tgi_server.router.openai.rendering import ChatAnswer, CompletionAnswer, OpenAIAnswer, Served
+from tgi_server.router.openai.requests import ChatBody, CompletionBody, OpenAIBody
+
+
+class OpenAIRoutes:
+    """The handlers.
+
+    Args:
+        template: the model's chat template, None where it has none.
+        served: what answers say of the server; requests may name any model.
+        compute_type: told in a header of every answer.
+    """
+
+    def __init__(self, calls: Calls, template: ChatTemplate | None, served: Served, compute_type: str) -> None:
+        self._calls = calls
+        self._template = template
+        self._served = served
+        self._compute_type = compute_type
+        self._created = int(time.time())
+        tokens = calls.tokenizer.get_added_tokens_decoder().values()
+        self._special = frozenset(token.content for token in tokens if token.special)
+
+    def blueprint(self) -> Blueprint:
+        """The routes with their error format."""
+        blueprint = Blueprint("openai", __name__, url_prefix="/v1")
+        blueprint.add_url_rule("/chat/completions", view_func=self.chat, methods=["POST"])
+        blueprint.add_url_rule("/completions", view_func=self.completion, methods=["POST"])
+        blueprint.add_url_rule("/models", view_func=self.models, methods=["GET"])
+        blueprint.add_url_rule("/models/<path:name>", view_func=self.model, methods=["GET"])
+        blueprint.register_error_handler(TgiError, error_response)
+        return blueprint
+
+    async def chat(self) -> Response:
+        """The assistant's answer to a conversation."""
+        body = await read(ChatBody)
+        prepare = partial(rules.chat, body, self._template)
+        format = self._template.tool_format if self._template else HERMES
+        return await self._answer(body, prepare, ChatAnswer(body, self._served, format, self._special))
+
+    async def completion(self) -> Response:
+        """The continuation of a text."""
+        body = await read(CompletionBody)
+        return await self._answer(body, partial(rules.completion, body), CompletionAnswer(body, self._served))
+
+    async def models(self) -> Response:
+        """The one model that is served."""
+        models: ModelList = {"object": "list", "data": [self._described()]}
+        return answer(models)
+
+    async def model(self, name: str) -> Response:
+        """The model of that name, if it is served."""
+        if name != self._served.model:
+            message = f"The model {name!r} is not served"
+            return answer(error_object(message, "invalid_request_error", "model", "model_not_found"), 404)
+        return answer(self._described())
+
+    def _described(self) -> Model:
+        return {"id": self._served.model, "object": "model", "created": self._created, "owned_by": "tgi_server"}
+
+    async def _answer(self, body: OpenAIBody, prepare: Prepare, making: OpenAIAnswer[Any, Any]) -> Response:
+        check = partial(rules.check_texts, body, self._calls.limits)
+        opening = self._calls.begin(prepare, body, check, self._calls.span())
+        if not body.stream:
+            async with opening as call:
+                making.start(call)
+                whole = making.whole(await call.answers())
+                told = headers(call, self._compute_type)
+            return answer(whole, headers=told)
+        chunks = token_chunks(opening, making.chunks, making.start)
+        close_with_request(chunks)
+        await anext(chunks)  # what is wrong with the request is still answered with a status
+        about = {"x-compute-type": self._compute_type}
+        return event_stream(complete(chunks, envelope, making.closing, DONE), about)
+
+
+async def error_response(error: TgiError) -> Response:
+    """The error envelope of the OpenAI API."""
+    return answer(envelope(error), error_status(error))

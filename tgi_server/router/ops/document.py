@@ -1,0 +1,43 @@
+"""The OpenAPI document about what operators ask for."""
+
+from __future__ import annotations
+
+from tgi_server.router.http.openapi.operations import (
+    Api,
+    Operation,
+    get_operation,
+    json_answer,
+    plain,
+    server_error,
+)
+from tgi_server.router.http.openapi.schemas import ref
+from tgi_server.router.ops.answers import Info
+
+TAG = "Operators"
+
+
+def api() -> Api:
+    """The part about these routes."""
+    paths = {
+        "/": {"get": _health("root_health")},
+        "/health": {"get": _health("health")},
+        "/ping": {"get": _health("ping")},
+        "/info": {"get": _info()},
+        "/metrics": {"get": _metrics()},
+    }
+    return Api(TAG, "How the server is, and what it serves.", paths, {"Info": Info})
+
+
+def _health(name: str) -> Operation:
+    healthy = {"description": "The server answers requests. The body is empty."}
+    ill = server_error("A shard does not answer, or the server is about to stop.")
+    return get_operation(name, TAG, "Whether the server is well", {"200": healthy, "503": ill})
+
+
+def _info() -> Operation:
+    told = json_answer("Names, limits and versions.", ref("Info"))
+    return get_operation("info", TAG, "What is served, and within which limits", {"200": told})
+
+
+def _metrics() -> Operation:
+    return get_operation("metrics", TAG, "What was counted and measured", {"200": plain("For Prometheus.")})

@@ -1,1 +1,0 @@
-"""The HTTP routes, a class for each kind of API."""
