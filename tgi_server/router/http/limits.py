@@ -80,17 +80,20 @@ class Prepared:
         return sum(len(prompt.requests[0].prompt_ids) for prompt in self.prompts)
 
 
-def guide_of(grammar: str | None, max_new_tokens: int, limits: Limits) -> Guide | None:
-    """The guide of a text that has to match `grammar`, if any.
+def with_grammar(request: GenerationRequest, grammar: str | None, limits: Limits) -> GenerationRequest:
+    """The request for a text that has to match `grammar`, if any.
 
     Raises:
-        ValidationError: texts of this model cannot be guided.
+        ValidationError: texts of this model cannot be guided, or this one is not to end where the grammar does.
     """
     if grammar is None:
-        return None
+        return request
     if limits.unguided is not None:
         raise ValidationError(f"texts of this model cannot be guided: {limits.unguided}")
-    return Guide(grammar, max_new_tokens)
+    if request.stopping.ignore_eos:
+        raise ValidationError("`ignore_eos` cannot be combined with `tools` or a `response_format`", "ignore_eos")
+    guide = Guide(grammar, request.stopping.max_new_tokens)
+    return replace(request, sampling=replace(request.sampling, guide=guide))
 
 
 def variants(request: GenerationRequest, count: int) -> list[GenerationRequest]:

@@ -8,9 +8,8 @@ from typing import Any
 from tgi_server.router.http.calls import Answer
 from tgi_server.router.http.wire import dumps, single
 from tgi_server.router.native import answers
-from tgi_server.router.native.answers import Token
 from tgi_server.router.native.requests import Parameters
-from tgi_server.types import Finish, TokenEvent
+from tgi_server.types import Finish, Token, TokenEvent
 
 
 def whole(answer: Answer, parameters: Parameters, before: str) -> answers.Generated:

@@ -17,10 +17,10 @@ from tgi_server.router.http.limits import (
     check_stop,
     check_top_n,
     encode,
-    guide_of,
     last,
     tokenise,
     variants,
+    with_grammar,
 )
 from tgi_server.router.http.rules import check_above_zero, check_penalty, require, single_precision
 from tgi_server.router.native.answers import TokenSpan
@@ -91,10 +91,9 @@ def prepare(body: GenerateBody, limits: Limits, tokenizer: Tokenizer, random_see
         top_n_tokens=top_n_tokens,
         prompt_logprobs=parameters.decoder_input_details,
         watermark=parameters.watermark,
-        guide=guide_of(grammar, max_new_tokens, limits),
     )
     stopping = StoppingParams(max_new_tokens=max_new_tokens, stop_sequences=tuple(parameters.stop))
-    request = GenerationRequest(prompt_ids=ids, sampling=sampling, stopping=stopping)
+    request = with_grammar(GenerationRequest(prompt_ids=ids, sampling=sampling, stopping=stopping), grammar, limits)
     return Prepared([Prompt(body.inputs, variants(request, candidates(parameters)))])
 
 

@@ -9,8 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 from tgi_server import __version__
-from tgi_server.router.chat.reader import AnswerReader, CallReader
-from tgi_server.router.chat.tools import ToolFormat
+from tgi_server.router.chat.conversation import PreparedConversation
 from tgi_server.router.http.calls import Answer, Call
 from tgi_server.router.openai.answers import (
     AnyChoice,
@@ -24,7 +23,6 @@ from tgi_server.router.openai.answers import (
 )
 from tgi_server.router.openai.choices import ChatChoice, Choice, CompletionChoice
 from tgi_server.router.openai.requests import ChatBody, CompletionBody, OpenAIBody, StreamOptions
-from tgi_server.router.openai.rules import tools_of
 from tgi_server.types import TokenEvent
 
 Whole = TypeVar("Whole", bound=Numbered)
@@ -131,7 +129,6 @@ class ChatAnswer(OpenAIAnswer[MessageChoice, MessagePiece]):
     """Answers of `/v1/chat/completions`.
 
     Args:
-        format: how the model writes calls.
         special: texts of the tokenizer's special tokens.
     """
 
@@ -139,16 +136,14 @@ class ChatAnswer(OpenAIAnswer[MessageChoice, MessagePiece]):
     kind = "chat.completion"
     chunk_kind = "chat.completion.chunk"
 
-    def __init__(self, body: ChatBody, served: Served, format: ToolFormat, special: Collection[str]) -> None:
+    def __init__(self, body: ChatBody, served: Served, special: Collection[str]) -> None:
         super().__init__(body, served)
         self._body = body
-        self._format = format
         self._special = special
 
     def _choice(self, index: int, call: Call) -> ChatChoice:
-        usable, required = tools_of(self._body)
-        calls = CallReader(self._format, required, self._special) if usable else None
-        return ChatChoice(index, self._body, AnswerReader(calls))
+        assert isinstance(call.prepared, PreparedConversation)
+        return ChatChoice(index, self._body, call.prepared.reader(self._special))
 
 
 class CompletionAnswer(OpenAIAnswer[TextChoice, TextChoice]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta, Struct
 
@@ -24,7 +24,7 @@ class OpenAIBody(Body, frozen=True, kw_only=True, omit_defaults=True):
     """What the chat and the completion request share. The last fields are read to be refused."""
 
     TEXTS = frozenset({"response_format", "logit_bias"})
-    GUIDES = ("response_format",)
+    GUIDES: ClassVar[tuple[str, ...]] = ("response_format",)
 
     model: str | None = None
     """Any name. The answer is that of the one model that is served."""

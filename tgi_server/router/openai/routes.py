@@ -10,7 +10,6 @@ from quart import Blueprint, Response
 
 from tgi_server.errors import TgiError
 from tgi_server.router.chat.template import ChatTemplate
-from tgi_server.router.chat.tools import HERMES
 from tgi_server.router.http.body import answer, read
 from tgi_server.router.http.calls import Calls, Prepare
 from tgi_server.router.http.headers import headers
@@ -54,8 +53,7 @@ class OpenAIRoutes:
         """The assistant's answer to a conversation."""
         body = await read(ChatBody)
         prepare = partial(rules.chat, body, self._template)
-        format = self._template.tool_format if self._template else HERMES
-        return await self._answer(body, prepare, ChatAnswer(body, self._served, format, self._special))
+        return await self._answer(body, prepare, ChatAnswer(body, self._served, self._special))
 
     async def completion(self) -> Response:
         """The continuation of a text."""

@@ -8,12 +8,11 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from tgi_server.errors import TemplateError, ValidationError
-from tgi_server.router.chat import tools
+from tgi_server.errors import ValidationError
+from tgi_server.router.chat.conversation import Conversation, prepare
 from tgi_server.router.chat.messages import NamedTool, Tool
 from tgi_server.router.chat.template import ChatTemplate
 from tgi_server.router.http import grammars
-from tgi_server.router.http.formats import RegexFormat
 from tgi_server.router.http.limits import (
     Limits,
     Prepared,
@@ -21,9 +20,9 @@ from tgi_server.router.http.limits import (
     allowed_tokens,
     check_stop,
     check_top_n,
-    guide_of,
     tokenise,
     variants,
+    with_grammar,
 )
 from tgi_server.router.http.rules import check_above_zero, check_penalty
 from tgi_server.router.http.wire import MAX_UINT64
@@ -88,27 +87,34 @@ def chat(
         ValidationError: the first rule the request breaks.
         TemplateError: there is no template, or it refused the conversation.
     """
+    return prepare(conversation_of(body, limits, random_seed), template, limits, tokenizer)
+
+
+def conversation_of(body: ChatBody, limits: Limits, random_seed: int) -> Conversation:
+    """What a chat request asks for; `random_seed` is used where the client gives none.
+
+    Raises:
+        ValidationError: the first rule the request breaks.
+    """
     check_fields(body, limits)
-    for index, message in enumerate(body.messages):
-        if message.content is None and not message.tool_calls:
-            raise ValidationError("a message needs text content, or calls", f"messages[{index}]")
     if body.top_logprobs and not body.logprobs:
         raise ValidationError("`top_logprobs` needs `logprobs` to be true", "top_logprobs")
     check_top_n("top_logprobs", body.top_logprobs or 0, limits)
     check_above_zero("max_completion_tokens", body.max_completion_tokens)
     check_above_zero("max_tokens", body.max_tokens)
     usable, required = tools_of(body)
-    if template is None:
-        raise TemplateError("the model has no chat template")
-    text = template.render(body.messages, usable)
-    # The template has written the special tokens already.
-    ids = tokenise(tokenizer, text, add_special_tokens=False)
-    asked = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-    max_new_tokens = allowed_tokens(ids, asked, limits, "messages", "max_tokens")
-    grammar = _call_grammar(body, usable, required, template, tokenizer) if usable else _grammar(body)
-    sampling = replace(sampling_of(body, limits, random_seed), top_n_tokens=body.top_logprobs or 0)
-    request = _request(body, ids, sampling, max_new_tokens, grammar, limits)
-    return Prepared([Prompt(text, variants(request, texts(body)))])
+    return Conversation(
+        messages=body.messages,
+        tools=usable,
+        required=required,
+        parallel=body.parallel_tool_calls is not False and body.tool_choice in (None, "auto", "required"),
+        format=body.response_format,
+        sampling=replace(sampling_of(body, limits, random_seed), top_n_tokens=body.top_logprobs or 0),
+        max_new_tokens=body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens,
+        stop_sequences=_stop_sequences(body),
+        ignore_eos=bool(body.ignore_eos),
+        texts=texts(body),
+    )
 
 
 def tools_of(body: ChatBody) -> tuple[list[Tool], bool]:
@@ -155,7 +161,9 @@ def completion(body: CompletionBody, limits: Limits, tokenizer: Tokenizer, rando
         text, ids = (prompt, tokenise(tokenizer, prompt)) if isinstance(prompt, str) else ("", prompt)
         asked = COMPLETION_TOKENS if body.max_tokens is None else max(body.max_tokens, 1)
         max_new_tokens = allowed_tokens(ids, asked, limits, "prompt", "max_tokens")
-        request = replace(_request(body, ids, sampling, max_new_tokens, grammar, limits), echo=bool(body.echo))
+        stopping = _stopping(body, max_new_tokens)
+        request = GenerationRequest(prompt_ids=ids, sampling=sampling, stopping=stopping, echo=bool(body.echo))
+        request = with_grammar(request, grammar, limits)
         if body.echo and not text:
             text = tokenizer.decode(ids, skip_special_tokens=False)
         prompts.append(Prompt(text, variants(request, max(body.n or 1, body.best_of or 1))))
@@ -249,34 +257,10 @@ def _grammar(body: OpenAIBody) -> str | None:
     return None if body.response_format is None else grammars.of_format(body.response_format, "response_format")
 
 
-def _call_grammar(
-    body: ChatBody, usable: Sequence[Tool], required: bool, template: ChatTemplate, tokenizer: Tokenizer
-) -> str:
-    if isinstance(body.response_format, RegexFormat):
-        raise ValidationError("a regular expression cannot be combined with `tools`", "response_format")
-    schema = None
-    if body.response_format is not None and not required:
-        schema = grammars.schema_of(body.response_format, "response_format")
-    special = {token.content: id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-    parallel = body.parallel_tool_calls is not False and body.tool_choice in (None, "auto", "required")
-    return tools.grammar(usable, template.tool_format, special, required=required, parallel=parallel, schema=schema)
-
-
-def _request(
-    body: OpenAIBody,
-    ids: list[int],
-    sampling: SamplingParams,
-    max_new_tokens: int,
-    grammar: str | None,
-    limits: Limits,
-) -> GenerationRequest:
-    if grammar is not None and body.ignore_eos:
-        raise ValidationError("`ignore_eos` cannot be combined with `tools` or a `response_format`", "ignore_eos")
-    sampling = replace(sampling, guide=guide_of(grammar, max_new_tokens, limits))
-    stopping = StoppingParams(
+def _stopping(body: OpenAIBody, max_new_tokens: int) -> StoppingParams:
+    return StoppingParams(
         max_new_tokens=max_new_tokens,
         stop_sequences=_stop_sequences(body),
         ignore_eos=bool(body.ignore_eos),
         keep_stop=False,
     )
-    return GenerationRequest(prompt_ids=ids, sampling=sampling, stopping=stopping)

@@ -1,0 +1,111 @@
+"""A conversation that the assistant goes on with: what is asked, whichever API it came by, and what becomes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer
+
+from tgi_server.errors import TemplateError, ValidationError
+from tgi_server.router.chat import tools
+from tgi_server.router.chat.messages import Message, Tool
+from tgi_server.router.chat.reader import AnswerReader, CallReader
+from tgi_server.router.chat.template import ChatTemplate
+from tgi_server.router.http import grammars
+from tgi_server.router.http.formats import Format, RegexFormat
+from tgi_server.router.http.limits import Limits, Prepared, Prompt, allowed_tokens, tokenise, variants, with_grammar
+from tgi_server.types import GenerationRequest, SamplingParams, StoppingParams
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversation:
+    """What an assistant is asked for.
+
+    Attributes:
+        messages: so far.
+        tools: that the answer may use.
+        required: it has to use one.
+        parallel: it may hold several calls.
+        format: what an answer that is no call has to look like, None for any text.
+        sampling: how to pick tokens.
+        max_new_tokens: None for as many as fit.
+        stop_sequences: that end the answer and are left out of it.
+        ignore_eos: whether to go on after the model's end-of-sequence token.
+        texts: how many answers to make.
+    """
+
+    messages: Sequence[Message]
+    tools: Sequence[Tool] = ()
+    required: bool = False
+    parallel: bool = True
+    format: Format | None = None
+    sampling: SamplingParams
+    max_new_tokens: int | None = None
+    stop_sequences: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    texts: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedConversation(Prepared):
+    """A conversation that may go on; `template` is the one it was rendered with."""
+
+    conversation: Conversation
+    template: ChatTemplate
+
+    def reader(self, special: Collection[str]) -> AnswerReader:
+        """What takes one answer apart; `special` are the texts of the tokenizer's special tokens."""
+        if not self.conversation.tools:
+            return AnswerReader(None)
+        return AnswerReader(CallReader(self.template.tool_format, self.conversation.required, special))
+
+
+def prepare(
+    conversation: Conversation, template: ChatTemplate | None, limits: Limits, tokenizer: Tokenizer
+) -> PreparedConversation:
+    """Render and tokenise a conversation, and make the grammar of its answer.
+
+    Raises:
+        ValidationError: a message or a tool cannot be used, or the conversation is too long.
+        TemplateError: there is no template, or it refused the conversation.
+    """
+    for index, message in enumerate(conversation.messages):
+        if message.content is None and not message.tool_calls:
+            raise ValidationError("a message needs text content, or calls", f"messages[{index}]")
+    if template is None:
+        raise TemplateError("the model has no chat template")
+    text = template.render(conversation.messages, conversation.tools)
+    # The template has written the special tokens already.
+    ids = tokenise(tokenizer, text, add_special_tokens=False)
+    max_new_tokens = allowed_tokens(ids, conversation.max_new_tokens, limits, "messages", "max_tokens")
+    stopping = StoppingParams(
+        max_new_tokens=max_new_tokens,
+        stop_sequences=conversation.stop_sequences,
+        ignore_eos=conversation.ignore_eos,
+        keep_stop=False,
+    )
+    request = GenerationRequest(prompt_ids=ids, sampling=conversation.sampling, stopping=stopping)
+    request = with_grammar(request, _grammar(conversation, template, tokenizer), limits)
+    prompt = Prompt(text, variants(request, conversation.texts))
+    return PreparedConversation([prompt], conversation, template)
+
+
+def _grammar(conversation: Conversation, template: ChatTemplate, tokenizer: Tokenizer) -> str | None:
+    format = conversation.format
+    if not conversation.tools:
+        return None if format is None else grammars.of_format(format, "response_format")
+    if isinstance(format, RegexFormat):
+        raise ValidationError("a regular expression cannot be combined with `tools`", "response_format")
+    schema = None
+    if format is not None and not conversation.required:
+        schema = grammars.schema_of(format, "response_format")
+    special = {token.content: id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    return tools.grammar(
+        conversation.tools,
+        template.tool_format,
+        special,
+        required=conversation.required,
+        parallel=conversation.parallel,
+        schema=schema,
+    )
