@@ -103,7 +103,7 @@ def _job_flags() -> list[str]:
 
 
 def _following_value(flag: str, name: str, tokens: deque[str]) -> str:
-    if options.hint(name) is bool:
+    if options.is_switch(name):
         return tokens.popleft() if tokens and tokens[0].lower() in BOOLEANS else "true"
     if not tokens or re.match(r"--?[A-Za-z]", tokens[0]):
         raise UsageError(f"{flag} needs a value")

@@ -10,7 +10,7 @@ from dataclasses import fields
 from typing import Any, get_args, get_origin, get_type_hints
 
 from tgi_server.config import files, parts
-from tgi_server.config.schema import Part, ServerConfig, documented_options
+from tgi_server.config.schema import Part, ServerConfig, documented_options, flags_with_value
 
 _METADATA: Mapping[str, Mapping[str, Any]] = {field.name: field.metadata for field in documented_options()}
 
@@ -48,6 +48,11 @@ def is_list(hint: Any) -> bool:
 def inner_type(hint: Any) -> Any:
     """The type without `Optional`, or of one value of a list."""
     return next((part for part in get_args(hint) if part is not type(None)), hint)
+
+
+def is_switch(name: str) -> bool:
+    """Whether the flag alone stands for true."""
+    return inner_type(hint(name)) is bool and name not in flags_with_value()
 
 
 def canonical(name: str) -> str:

@@ -442,6 +442,11 @@ def without_variable() -> set[str]:
     return {"job"}
 
 
+def flags_with_value() -> set[str]:
+    """Truth values whose flag always has a value, as the option page has it; other flags alone stand for true."""
+    return {"sharded"}
+
+
 @dataclass
 class Resolved(Options):
     """What the launcher found out from the configuration and this machine, told to its child processes."""

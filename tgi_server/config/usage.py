@@ -115,8 +115,9 @@ def _flag(name: str, hint: Any) -> str:
     """The spelling as a flag where there is one, else as an override."""
     short = options.short(name)
     if "." in short:
-        return f"{short}={_metavar(hint).strip() or 'true|false'}"
-    return f"{'-p, ' if name == 'port' else ''}--{short.replace('_', '-')}{_metavar(hint)}"
+        return f"{short}={_metavar(hint)}"
+    value = "" if options.is_switch(name) else f" {_metavar(hint)}"
+    return f"{'-p, ' if name == 'port' else ''}--{short.replace('_', '-')}{value}"
 
 
 def _variable(name: str) -> str:
@@ -126,8 +127,8 @@ def _variable(name: str) -> str:
 def _metavar(hint: Any) -> str:
     kind = inner_type(hint)
     if kind is bool:
-        return "" if hint is bool else " true|false"
-    return " " + ("|".join(kind.__members__) if issubclass(kind, Enum) else _METAVARS[kind])
+        return "true|false"
+    return "|".join(kind.__members__) if issubclass(kind, Enum) else _METAVARS[kind]
 
 
 def _allowed(hint: Any, low: float | None, high: float | None) -> str:

@@ -111,6 +111,31 @@ def test_a_flag_without_value_takes_no_other_argument() -> None:
     assert config.json_output and config.port == 1
 
 
+SWITCHES = [
+    "trust_remote_code", "enable_cuda_graphs", "disable_custom_kernels", "prefix_caching", "messages_api_enabled",
+    "ngrok", "json_output",
+]  # fmt: skip
+
+
+def test_switches_are_all_truth_values_but_one() -> None:
+    booleans = [name for name, hint in options.TYPES.items() if options.inner_type(hint) is bool]
+    assert sorted(booleans) == sorted([*SWITCHES, "sharded"])
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+@pytest.mark.parametrize("rest", [[], ["port=1"], ["-p", "1"], ["--revision", "true"]])
+def test_the_flag_of_a_truth_value_alone_is_true(name: str, rest: list[str]) -> None:
+    flag, others = f"--{name.replace('_', '-')}", cli.parse(rest, {}).overrides
+    for argv, value in (([], "true"), (["true"], "true"), (["False"], "false"), (["1"], "true"), (["0"], "false")):
+        assert cli.parse([flag, *argv, *rest], {}).overrides == [f"{name}={value}", *others]
+    assert cli.parse([*rest, f"{flag}=false"], {}).overrides == [*others, f"{name}=false"]
+
+
+def test_sharded_has_a_value() -> None:
+    assert compose("--sharded", "false").sharded is False
+    assert "--sharded needs a value" in refusal("--sharded", "--num-shard", "2")
+
+
 def test_groups_are_flags_too() -> None:
     assert compose("--batching", "latency").max_batch_size == 8
     config = compose("--quantize", "none", ATTENTION="sdpa")
