@@ -23,6 +23,7 @@ from tgi_server.router.main import Server
 
 LONG: dict[str, Any] = {"inputs": "x", "parameters": {"max_new_tokens": 1500}}
 SHORT: dict[str, Any] = {"inputs": "x", "parameters": {"max_new_tokens": 2}}
+HEAD = b"POST /generate HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
 
 
 async def healthy(port: int) -> None:
@@ -36,7 +37,7 @@ async def healthy(port: int) -> None:
         (b"GET /health HTTP/1.1\r\nx: ", b"a" * 1000),
         (b"GET /health HTTP/1.1\r\n", b"x: a\r\n" * 100),
         (b"GET /", b"a" * 1000),
-        (b"POST /generate HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n", b"x: a\r\n" * 100),
+        (b"POST /generate HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\n", b"x: a\r\n" * 100),
         (b"\r\n", b"\r\n" * 500),
     ],
 )
@@ -86,19 +87,37 @@ async def test_requests_sent_ahead_are_answered_in_order() -> None:
         writer.close()
 
 
+@pytest.mark.parametrize(("version", "hosts", "status"), [
+    ("1.1", 0, b"400"), ("1.1", 1, b"200"), ("1.1", 2, b"400"), ("1.0", 0, b"200"), ("1.0", 1, b"200"),
+])  # fmt: skip
+async def test_http_1_1_needs_one_host(version: str, hosts: int, status: bytes) -> None:
+    """The answer comes in its turn, behind that to a request before."""
+    async with listening() as (router, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        named = "Host: x\r\n" * hosts
+        writer.write(f"GET /info HTTP/1.1\r\nhost: x\r\n\r\nGET /health HTTP/{version}\r\n{named}\r\n".encode())
+        if status == b"200" and version == "1.1":
+            writer.write(b"GET /health HTTP/1.0\r\n\r\n")  # which ends the connection
+        answers = await asyncio.wait_for(reader.read(), 5)
+        assert re.findall(rb"HTTP/1.1 (\d+)", answers)[:2] == [b"200", status]
+        assert answers.endswith(b"needs one Host header.") == (status == b"400")
+        writer.close()
+        await healthy(port)
+        assert router.metric("tgi_request_count") == 1
+
+
 async def test_a_client_that_sent_requests_ahead_and_went_away() -> None:
     async with listening(step_seconds=0.02) as (router, port):
         _, writer = await send(port, "/generate", SHORT)
         for _ in range(2):
             data = json.dumps(LONG).encode()
-            head = f"POST /generate HTTP/1.1\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
-            writer.write(head.encode() + data)
+            writer.write(HEAD % len(data) + data)
         await until(lambda: router.metric("tgi_request_success") == 1 and router.engine.running == 1)
         writer.close()
         await until(lambda: router.engine.running + router.engine.waiting == 0, 2)
 
 
-@pytest.mark.parametrize("begin", [b"", b"GET /health HTTP/1.1\r\n\r\n"])
+@pytest.mark.parametrize("begin", [b"", b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"])
 @pytest.mark.parametrize("more", [b"", b"\r\n"])
 async def test_a_connection_that_asks_nothing_is_closed(begin: bytes, more: bytes) -> None:
     async with started() as router:
@@ -118,7 +137,7 @@ async def test_a_connection_that_asks_nothing_is_closed(begin: bytes, more: byte
         await serving
 
 
-BODY = b'POST /generate HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n{"inputs"'
+BODY = HEAD % 1000 + b'{"inputs"'
 
 
 @pytest.mark.parametrize(
@@ -131,7 +150,7 @@ BODY = b'POST /generate HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\
         (BODY.replace(b"application", b"text"), b" ", [b"415"]),
         (BODY.replace(b" /generate", b" /nothing"), b" ", [b"404"]),  # answered before it has arrived
         (BODY.replace(b"1000", b"9999999"), b" ", [b"413"]),
-        (b"GET /health HTTP/1.1\r\n\r\nGET /health", b" ", [b"200", b"408"]),
+        (b"GET /health HTTP/1.1\r\nhost: x\r\n\r\nGET /health", b" ", [b"200", b"408"]),
     ],
 )
 async def test_a_request_that_does_not_arrive(begin: bytes, then: bytes, answers: list[bytes]) -> None:
@@ -149,7 +168,9 @@ async def test_a_request_that_does_not_arrive(begin: bytes, then: bytes, answers
         writer.close()
 
 
-@pytest.mark.parametrize("more", [b"\r\n", b"GET /he", b'POST / HTTP/1.1\r\ncontent-length: 99\r\n\r\n{"inputs":'])
+@pytest.mark.parametrize(
+    "more", [b"\r\n", b"GET /he", b'POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 99\r\n\r\n{"inputs":']
+)
 async def test_what_a_client_sends_ahead_does_not_end_the_request_before(more: bytes) -> None:
     async with listening(receive_timeout=0.2, step_seconds=0.02) as (_, port):
         reader, writer = await send(port, "/generate", {"inputs": "x", "parameters": {"max_new_tokens": 50}})

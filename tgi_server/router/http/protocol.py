@@ -30,12 +30,13 @@ LEAST_READ_BYTES = 4 * 1024
 
 _UPGRADE = re.compile(rb"\r\nupgrade[ \t]*:", re.IGNORECASE)
 _LATE = b"The request did not arrive in time."
+_NO_HOST = b"A request of HTTP/1.1 needs one Host header."
 
 
 class HttpProtocol(HttpToolsProtocol):
     """One connection. On its own, uvicorn would lose the body of a request that offers HTTP/2, keep a request's head
-    in memory however long it gets, wait for ever for a client that says or reads nothing, and work on for a client
-    that went away after it had sent a second request ahead of time."""
+    in memory however long it gets, wait for ever for a client that says or reads nothing, work on for a client that
+    went away after it had sent a second request ahead of time, and serve requests that name no host."""
 
     def __init__(self, options: NetworkOptions, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -151,7 +152,23 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
-        super()._start_asgi_task(cycle, app)
+        super()._start_asgi_task(cycle, app if _has_host(cycle.scope) else _refuse_hostless)
+
+
+def _has_host(scope: Any) -> bool:
+    """Whether it names its host as its version of HTTP demands (RFC 9112, section 3.2)."""
+    return scope["http_version"] != "1.1" or sum(name == b"host" for name, _ in scope["headers"]) == 1
+
+
+async def _refuse_hostless(scope: Any, receive: Any, send: Any) -> None:
+    """An ASGI application that answers 400 and ends the connection."""
+    headers = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", str(len(_NO_HOST)).encode()),
+        (b"connection", b"close"),
+    ]
+    await send({"type": "http.response.start", "status": 400, "headers": headers})
+    await send({"type": "http.response.body", "body": _NO_HOST})
 
 
 def _bound_kernel(connection: socket.socket, send_timeout: float) -> None:

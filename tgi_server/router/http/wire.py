@@ -72,6 +72,8 @@ def parse(body_type: type[BodyType], data: bytes, content_type: str) -> BodyType
             422 for JSON of another shape, naming the field.
     """
     check_type(content_type)
+    if not data.strip():  # the decoder would call it truncated
+        raise BodyError("The request body is empty; a JSON object is expected", 400)
     try:
         body: BodyType = _decoder(body_type).decode(data)
     except msgspec.ValidationError as error:

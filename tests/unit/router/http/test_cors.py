@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -45,6 +46,18 @@ async def test_a_preflight_is_answered_before_anything_else() -> None:
         answer = await call(router, "OPTIONS", "/info", origin=OTHER, access_control_request_method="GET")
         assert answer.status_code == 200 and ALLOW not in answer.headers
         assert (await call(router, "OPTIONS", "/generate")).headers["allow"], "not a preflight"
+
+
+@pytest.mark.parametrize("origins", [[], [PAGE]])
+@pytest.mark.parametrize("wanted", ["authorization, content-type, x-stainless-os", "x-api-key,anthropic-version", None])
+async def test_who_may_call_may_send_any_header(origins: list[str], wanted: str | None) -> None:
+    asked = {} if wanted is None else {"access_control_request_headers": wanted}
+    async with started(cors_allow_origin=origins) as router:
+        preflight = partial(call, router, "OPTIONS", "/v1/messages", access_control_request_method="POST", **asked)
+        usual = "content-type,authorization,x-api-key"
+        allowed = wanted or usual
+        for origin, expected in ((PAGE, allowed), (OTHER, usual if origins else allowed)):
+            assert (await preflight(origin=origin)).headers["access-control-allow-headers"] == expected
 
 
 async def test_errors_carry_the_headers_too() -> None:

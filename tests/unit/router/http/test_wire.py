@@ -53,6 +53,20 @@ def test_text_that_is_not_json_is_400(data: bytes) -> None:
     assert caught.value.status == 400
 
 
+@pytest.mark.parametrize(("data", "words"), [
+    (b"", "body is empty"),
+    (b" \r\n", "body is empty"),
+    (b'{"inputs": "x"', "as JSON: Input data was truncated"),
+    (b'{"inputs": x}', "as JSON: JSON is malformed: invalid character (byte 11)"),
+    (b"inputs=x", "as JSON: JSON is malformed: invalid character (byte 0)"),
+    (b'{"inputs": "x"} {}', "as JSON: JSON is malformed: trailing characters (byte 17)"),
+])  # fmt: skip
+def test_what_is_no_json_is_told(data: bytes, words: str) -> None:
+    with pytest.raises(BodyError) as caught:
+        parse(GenerateBody, data, JSON)
+    assert caught.value.status == 400 and words in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "parameters",
     [
