@@ -48,16 +48,22 @@ class FitError(ModelError):
 
 
 class ValidationError(TgiError):
-    """A request breaks a rule. `param` is the field at fault, where there is one."""
+    """A request breaks a rule.
+
+    Attributes:
+        param: the field at fault, where there is one.
+        code: what clients know the mistake by, where there is an established word for it.
+    """
 
     status = 422
     error_type = "validation"
     label = "validation"
     prefix = "Input validation error: "
 
-    def __init__(self, message: str, param: str | None = None) -> None:
+    def __init__(self, message: str, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
         self.param = param
+        self.code = code
 
 
 class TemplateError(TgiError):

@@ -14,7 +14,7 @@ from tgi_server.router.chat.reader import AnswerReader, CallReader
 from tgi_server.router.chat.template import ChatTemplate
 from tgi_server.router.http import grammars
 from tgi_server.router.http.formats import Format, RegexFormat
-from tgi_server.router.http.limits import Limits, Prepared, Prompt, allowed_tokens, tokenise, variants, with_grammar
+from tgi_server.router.http.limits import Limits, Prepared, Prompt, context_tokens, tokenise, variants, with_grammar
 from tgi_server.types import GenerationRequest, SamplingParams, StoppingParams
 
 
@@ -78,7 +78,7 @@ def prepare(
     text = template.render(conversation.messages, conversation.tools)
     # The template has written the special tokens already.
     ids = tokenise(tokenizer, text, add_special_tokens=False)
-    max_new_tokens = allowed_tokens(ids, conversation.max_new_tokens, limits, "messages", "max_tokens")
+    max_new_tokens = context_tokens(ids, conversation.max_new_tokens, limits, "messages")
     stopping = StoppingParams(
         max_new_tokens=max_new_tokens,
         stop_sequences=conversation.stop_sequences,

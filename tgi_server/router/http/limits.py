@@ -18,6 +18,9 @@ from tgi_server.types import GenerationRequest, Guide, ShardInfo
 
 Item = TypeVar("Item")
 
+CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
+"""The code by which clients know that a conversation has to be shortened."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -114,38 +117,37 @@ def tokenise(
     return last(encode(tokenizer.encode_batch_fast, text, add_special_tokens).ids, truncate)
 
 
-def allowed_tokens(
-    ids: Sequence[int],
-    max_new_tokens: int | None,
-    limits: Limits,
-    prompt_field: str = "inputs",
-    count_field: str = "max_new_tokens",
-) -> int:
+def context_tokens(ids: Sequence[int], max_new_tokens: int | None, limits: Limits, param: str) -> int:
     """How many tokens may follow the prompt `ids`; None fills up to `max_total_tokens`.
 
-    The two fields are what the API calls the prompt and the number.
+    What is wrong is said in the words that clients of the OpenAI API look for; `param` is the field of the prompt.
 
     Raises:
-        ValidationError: prompt and answer are too long, or hold ids the model does not know.
+        ValidationError: prompt and answer are too long, or the prompt holds ids the model does not know.
     """
-    length = len(ids)
-    total = limits.max_total_tokens
-    allowed = max(total - length, 0) if max_new_tokens is None else max_new_tokens
-    require(length > 0, f"`{prompt_field}` must have at least one token", prompt_field)
-    require(
-        length + allowed <= total,
-        f"`{prompt_field}` tokens + `{count_field}` must be <= {total}. "
-        f"Given: {length} `{prompt_field}` tokens and {allowed} `{count_field}`",
-        count_field,
-    )
-    require(
-        length <= limits.max_input_length,
-        f"`{prompt_field}` must have less than or equal to {limits.max_input_length} tokens. Given: {length}",
-        prompt_field,
-    )
+    check_ids(ids, limits, param)
+    length, total = len(ids), limits.max_total_tokens
+    known = f"This model's maximum context length is {total} tokens"
+    if max_new_tokens is not None and length + max_new_tokens > total:
+        asked = f"{length} for the prompt and {max_new_tokens} for the answer"
+        message = f"{known}. However, {length + max_new_tokens} tokens are asked for: {asked}"
+        raise ValidationError(message, param, CONTEXT_LENGTH_EXCEEDED)
+    if length > limits.max_input_length:
+        share = f"{limits.max_input_length} of them for the prompt"
+        message = f"{known}, {share}. However, the prompt has {length} tokens"
+        raise ValidationError(message, param, CONTEXT_LENGTH_EXCEEDED)
+    return total - length if max_new_tokens is None else max_new_tokens
+
+
+def check_ids(ids: Sequence[int], limits: Limits, param: str) -> None:
+    """Refuse a prompt without tokens, or with ids that the model does not know.
+
+    Raises:
+        ValidationError: see above.
+    """
+    require(len(ids) > 0, f"`{param}` must have at least one token", param)
     foreign = next((token for token in ids if not 0 <= token < limits.vocab_size), None)
-    require(foreign is None, f"the model has no token {foreign}; ids must be < {limits.vocab_size}", prompt_field)
-    return allowed
+    require(foreign is None, f"the model has no token {foreign}; ids must be < {limits.vocab_size}", param)
 
 
 def encode(encode_batch: Callable[..., list[Encoding]], text: str, add_special_tokens: bool) -> Encoding:

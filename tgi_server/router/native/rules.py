@@ -5,6 +5,8 @@ Rules are checked in the order of the TGI router.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from msgspec import UNSET
 from tokenizers import Tokenizer
 
@@ -13,7 +15,7 @@ from tgi_server.router.http.limits import (
     Limits,
     Prepared,
     Prompt,
-    allowed_tokens,
+    check_ids,
     check_stop,
     check_top_n,
     encode,
@@ -77,7 +79,7 @@ def prepare(body: GenerateBody, limits: Limits, tokenizer: Tokenizer, random_see
     require(body.inputs != "", "`inputs` cannot be empty", "inputs")
     _check_truncate(parameters.truncate, limits)
     ids = tokenise(tokenizer, body.inputs, truncate=parameters.truncate)
-    max_new_tokens = allowed_tokens(ids, parameters.max_new_tokens, limits)
+    max_new_tokens = _allowed_tokens(ids, parameters.max_new_tokens, limits)
     grammar = None if parameters.grammar is None else grammars.of_format(parameters.grammar, "grammar")
     sampling = SamplingParams(
         do_sample=parameters.do_sample or several,
@@ -95,6 +97,25 @@ def prepare(body: GenerateBody, limits: Limits, tokenizer: Tokenizer, random_see
     stopping = StoppingParams(max_new_tokens=max_new_tokens, stop_sequences=tuple(parameters.stop))
     request = with_grammar(GenerationRequest(prompt_ids=ids, sampling=sampling, stopping=stopping), grammar, limits)
     return Prepared([Prompt(body.inputs, variants(request, candidates(parameters)))])
+
+
+def _allowed_tokens(ids: Sequence[int], max_new_tokens: int | None, limits: Limits) -> int:
+    """How many tokens may follow the prompt `ids`; None fills up to `max_total_tokens`."""
+    check_ids(ids, limits, "inputs")
+    length, total = len(ids), limits.max_total_tokens
+    allowed = max(total - length, 0) if max_new_tokens is None else max_new_tokens
+    require(
+        length + allowed <= total,
+        f"`inputs` tokens + `max_new_tokens` must be <= {total}. "
+        f"Given: {length} `inputs` tokens and {allowed} `max_new_tokens`",
+        "max_new_tokens",
+    )
+    require(
+        length <= limits.max_input_length,
+        f"`inputs` must have less than or equal to {limits.max_input_length} tokens. Given: {length}",
+        "inputs",
+    )
+    return allowed
 
 
 def _samples(parameters: Parameters) -> bool:

@@ -16,7 +16,8 @@ class OpenAIError(TypedDict):
     param: str | None
     """The field at fault, where there is one."""
     code: str | None
-    """The server's own name of what is wrong, as in `error_type` of the native API."""
+    """What is wrong, for a program: `context_length_exceeded` and `model_not_found` as OpenAI has them, or else the
+    server's own word, as in `error_type` of the native API."""
 
 
 class OpenAIErrorEnvelope(TypedDict):

@@ -23,9 +23,10 @@ def error_status(error: TgiError) -> int:
 
 
 def envelope(error: TgiError) -> OpenAIErrorEnvelope:
-    """The error object of the OpenAI API. `code` is the server's own name of the error."""
+    """The error object of the OpenAI API. `code` is OpenAI's word for the error, or else the server's own."""
     kind = _ERROR_TYPES.get(error_status(error), "server_error")
-    return error_object(error.public_message(), kind, getattr(error, "param", None), error.error_type)
+    code = getattr(error, "code", None) or error.error_type
+    return error_object(error.public_message(), kind, getattr(error, "param", None), code)
 
 
 def error_object(message: str, kind: ErrorKind, param: str | None, code: str | None) -> OpenAIErrorEnvelope:

@@ -17,9 +17,9 @@ from tgi_server.router.http.limits import (
     Limits,
     Prepared,
     Prompt,
-    allowed_tokens,
     check_stop,
     check_top_n,
+    context_tokens,
     tokenise,
     variants,
     with_grammar,
@@ -160,7 +160,7 @@ def completion(body: CompletionBody, limits: Limits, tokenizer: Tokenizer, rando
             raise ValidationError("`prompt` cannot be empty", "prompt")
         text, ids = (prompt, tokenise(tokenizer, prompt)) if isinstance(prompt, str) else ("", prompt)
         asked = COMPLETION_TOKENS if body.max_tokens is None else max(body.max_tokens, 1)
-        max_new_tokens = allowed_tokens(ids, asked, limits, "prompt", "max_tokens")
+        max_new_tokens = context_tokens(ids, asked, limits, "prompt")
         stopping = _stopping(body, max_new_tokens)
         request = GenerationRequest(prompt_ids=ids, sampling=sampling, stopping=stopping, echo=bool(body.echo))
         request = with_grammar(request, grammar, limits)

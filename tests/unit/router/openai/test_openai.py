@@ -136,7 +136,7 @@ async def test_token_prompts_and_ignored_end() -> None:
         ("/v1/completions", {"prompt": ["a", 5]}, "prompt"),
         ("/v1/completions", {"prompt": []}, "prompt"),
         ("/v1/completions", {"prompt": ["a", ""]}, "prompt"),
-        ("/v1/completions", {"prompt": "x", "max_tokens": 9999}, "max_tokens"),
+        ("/v1/completions", {"prompt": "x", "max_tokens": 9999}, "prompt"),
     ],
 )
 @pytest.mark.parametrize("streaming", [False, True])
@@ -147,6 +147,47 @@ async def test_client_errors(path: str, body: dict[str, Any], param: str | None,
     error = answer["error"]
     assert list(error) == ["message", "type", "param", "code"] and error["message"]
     assert (error["type"], error["param"]) == ("invalid_request_error", param)
+
+
+LONG = [{"role": "user", "content": "z" * 30}]
+CONTEXT = "Input validation error: This model's maximum context length is 40 tokens"
+TOO_LONG: list[tuple[str, dict[str, Any], str, str]] = [
+    (
+        "/v1/chat/completions",
+        {"messages": LONG, "max_tokens": 9},
+        "messages",
+        f"{CONTEXT}. However, 55 tokens are asked for: 46 for the prompt and 9 for the answer",
+    ),
+    (
+        "/v1/chat/completions",
+        {"messages": LONG},
+        "messages",
+        f"{CONTEXT}, 20 of them for the prompt. However, the prompt has 46 tokens",
+    ),
+    (
+        "/v1/completions",
+        {"prompt": "z" * 21, "max_tokens": 1},
+        "prompt",
+        f"{CONTEXT}, 20 of them for the prompt. However, the prompt has 21 tokens",
+    ),
+    (
+        "/v1/completions",
+        {"prompt": [5] * 4, "max_tokens": 37},
+        "prompt",
+        f"{CONTEXT}. However, 41 tokens are asked for: 4 for the prompt and 37 for the answer",
+    ),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "param", "message"), TOO_LONG)
+async def test_what_is_too_long_is_told_as_clients_know_it(
+    path: str, body: dict[str, Any], param: str, message: str
+) -> None:
+    async with started(max_input_length=20, max_total_tokens=40, max_batch_prefill_tokens=20) as router:
+        for streaming in (False, True):
+            status, answer, _ = await post(router, path, body | {"stream": streaming})
+            expected = {"type": "invalid_request_error", "param": param, "code": "context_length_exceeded"}
+            assert (status, answer["error"]) == (400, {"message": message} | expected)
 
 
 async def test_unreadable_bodies_and_unknown_paths() -> None:
