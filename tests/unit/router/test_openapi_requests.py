@@ -35,6 +35,7 @@ FORMAT = st.fixed_dictionaries(
     {"type": st.sampled_from(["text", "json_object", "json", "json_schema", "regex", "xml"])},
     optional={
         "value": st.just({"type": "object"}) | st.just("a+"),
+        "schema": st.just({"type": "object"}),
         "json_schema": plausible.objects(schema=st.just({}), name=NAME, strict=plausible.FLAG, description=NAME),
     },
 )

@@ -39,7 +39,7 @@ SCHEMA = st.recursive(
 FORMAT = st.none() | st.builds(
     lambda kind, rest: {"type": kind} | rest,
     st.sampled_from(["text", "json", "json_object", "json_schema", "regex", "other"]),
-    objects(value=SCHEMA | TEXT, json_schema=objects(name=TEXT, schema=SCHEMA, strict=FLAG)),
+    objects(value=SCHEMA | TEXT, schema=SCHEMA, json_schema=objects(name=TEXT, schema=SCHEMA, strict=FLAG)),
 )
 TOOL = st.builds(
     lambda name, rest: {"type": "function", "function": {"name": name} | rest},

@@ -12,10 +12,12 @@ class TextFormat(Struct, frozen=True, tag_field="type", tag="text"):
 
 
 class JsonObjectFormat(Struct, frozen=True, tag_field="type", tag="json_object"):
-    """A JSON object; of TGI's clients one that follows the JSON schema `value`."""
+    """A JSON object, which follows a JSON schema if there is one: `value` as TGI has it, or `schema` as others do."""
 
     value: Any = UNSET
-    """A JSON schema, or its text. Any JSON object if it is not given."""
+    """A JSON schema, or its text. Any JSON object if neither is given."""
+    schema: Any = UNSET
+    """The same, as clients of llama.cpp, Together and others give it. Not beside `value`."""
 
 
 class JsonFormat(Struct, frozen=True, tag_field="type", tag="json"):
@@ -39,12 +41,14 @@ class NamedSchema(Struct, frozen=True):
 
 
 class JsonSchemaFormat(Struct, frozen=True, tag_field="type", tag="json_schema"):
-    """JSON that follows a JSON schema: `json_schema` as OpenAI has it, or `value` as TGI has it."""
+    """JSON that follows a JSON schema: `json_schema` as OpenAI has it, `value` as TGI has it, or `schema`."""
 
     json_schema: NamedSchema | UnsetType = UNSET
     """OpenAI's way to give a schema."""
     value: Any = UNSET
     """TGI's way to give a schema: the schema or its text, or an object with a name and the `schema`."""
+    schema: Any = UNSET
+    """The schema or its text, as clients of llama.cpp, Together and others give it."""
 
 
 class RegexFormat(Struct, frozen=True, tag_field="type", tag="regex"):

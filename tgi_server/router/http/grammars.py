@@ -59,20 +59,27 @@ def schema_of(format: Format, param: str) -> Any:
     """The JSON schema of a format, an object; None where it has none.
 
     Raises:
-        ValidationError: it should have one.
+        ValidationError: it should have one, or has several.
     """
     if isinstance(format, JsonObjectFormat):
-        schema = {"type": "object"} if format.value is UNSET else format.value
-    elif isinstance(format, JsonFormat):
-        schema = format.value
-    elif isinstance(format, JsonSchemaFormat):
-        named = format.json_schema
-        schema = format.value if named is UNSET else named.schema
-        if named is UNSET and isinstance(schema, dict) and isinstance(schema.get("schema"), dict):
-            schema = schema["schema"]  # TGI's clients name it here too
-    else:
-        return None
-    return _schema(schema, param)
+        return _schema(_one(format.value, format.schema, param=param, default={"type": "object"}), param)
+    if isinstance(format, JsonFormat):
+        return _schema(format.value, param)
+    if isinstance(format, JsonSchemaFormat):
+        value = format.value
+        if isinstance(value, dict) and isinstance(value.get("schema"), dict):
+            value = value["schema"]  # TGI's clients name it here too
+        named = UNSET if format.json_schema is UNSET else format.json_schema.schema
+        return _schema(_one(named, value, format.schema, param=param), param)
+    return None
+
+
+def _one(*ways: Any, param: str, default: Any = None) -> Any:
+    """The schema that came in one of several ways."""
+    given = [way for way in ways if way is not UNSET]
+    if len(given) > 1:
+        raise ValidationError(f"`{param}` has more than one schema", param)
+    return given[0] if given else default
 
 
 def _schema(value: Any, param: str) -> Any:

@@ -56,7 +56,9 @@ def completion(prompt: Any = "hi", **fields: Any) -> Prepared:
         ("min_p", 1.1), ("typical_p", 0.0), ("typical_p", 1.1),
         ("min_tokens", 1), ("stop_token_ids", [5]), ("response_format", JsonFormat(7)),
         ("response_format", JsonFormat("{")), ("response_format", JsonFormat({"type": "thing"})),
-        ("response_format", JsonSchemaFormat()), ("response_format", RegexFormat("(")),
+        ("response_format", JsonSchemaFormat()), ("response_format", JsonObjectFormat({}, {})),
+        ("response_format", JsonSchemaFormat(NamedSchema({}), {})), ("response_format", JsonObjectFormat(schema=1)),
+        ("response_format", RegexFormat("(")),
         ("temperature", -0.1), ("temperature", 2.1), ("top_p", 0.0), ("top_p", 1.1), ("top_k", -2),
         ("temperature", 1e-60), ("repetition_penalty", 0.0), ("frequency_penalty", 3.0), ("max_tokens", 0),
         ("stop", ["a", "b", "c"]), ("stop", ""), ("stream_options", StreamOptions(include_usage=True)),
@@ -125,6 +127,7 @@ def test_what_guides_a_text() -> None:
     same = [
         JsonFormat(schema), JsonFormat(json.dumps(schema)), JsonObjectFormat(schema), JsonSchemaFormat(value=schema),
         JsonSchemaFormat(NamedSchema(schema, "x")), JsonSchemaFormat(value={"name": "x", "schema": schema}),
+        JsonObjectFormat(schema=schema), JsonSchemaFormat(schema=schema), JsonObjectFormat(schema=json.dumps(schema)),
     ]  # fmt: skip
     guides = [chat(response_format=format, max_tokens=9).requests[0].sampling.guide for format in same]
     assert guides[0] is not None and guides[0].max_tokens == 9 and len(set(guides)) == 1
