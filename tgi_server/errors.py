@@ -5,6 +5,8 @@ Stdlib only. HTTP fields follow section 2.6 of the TGI router's behaviour: `{"er
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 
 class TgiError(Exception):
     """Base of all errors whose text is meant for a person; anything else that is raised is a defect.
@@ -34,9 +36,13 @@ class ConfigError(TgiError):
 
 
 class UsageError(ConfigError):
-    """An option cannot be read at all: unknown name, wrong type."""
+    """An option cannot be read at all: unknown name, wrong type. `names` are the options at fault, where known."""
 
     exit_code = 2
+
+    def __init__(self, message: str, names: Collection[str] = ()) -> None:
+        super().__init__(message)
+        self.names = names
 
 
 class ModelError(ConfigError):

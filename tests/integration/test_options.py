@@ -70,7 +70,9 @@ TABLE: Mapping[str, tuple[Any, Any]] = {
     "send_timeout": (50.0, 70.0),
     "json_output": (True, False),
     "otlp_endpoint": ("http://a:4317", "http://b:4317"),
+    "otlp_service_name": ("a", "b.c"),
     "log_level": (LogLevel.debug, LogLevel.warn),
+    "log_levels": (["router=debug"], ["tgi_server.engine=warn"]),
     "compute_type": ("1-fast", "2-slow"),
 }
 """Two values of each option."""

@@ -57,6 +57,17 @@ class Bench(BenchOptions):
         """Whether the configured server is measured, which is started for it."""
         return self.target is None
 
+    def check(self, config: ServerConfig, origins: Mapping[str, str]) -> None:
+        """Raise UsageError where an option cannot be read or has no effect."""
+        Workload.of(self)
+        if self.output is not None:
+            report.check_output("output", Path(self.output))
+        if self.target is None:
+            _own_address(config)
+        else:
+            Target.parse(self.target)
+            _refuse_unused(config, origins)
+
     def run(self, config: ServerConfig, origins: Mapping[str, str], serve: Callable[[], None], stop: Stop) -> None:
         """Measure and print the table; logs go to standard error.
 
@@ -64,16 +75,14 @@ class Bench(BenchOptions):
             UsageError: an option cannot be read or has no effect.
             BenchError: nothing could be measured.
         """
+        self.check(config, origins)
         work = Workload.of(self)
         output = None if self.output is None else Path(self.output)
-        if output is not None:
-            report.check_output("output", output)
         with contextlib.redirect_stdout(sys.stderr):
             if self.target is None:
                 bench = _Bench(work, _own_address(config), None, output, not config.json_output, stop)
                 runs = _beside(bench, serve)
             else:
-                _refuse_unused(config, origins)
                 log.setup(config, "bench")
                 named = config.model_id if config.model_id != ModelOptions.model_id else None
                 bench = _Bench(work, Target.parse(self.target), named, output, not config.json_output, stop)

@@ -23,6 +23,12 @@ class Quantize(QuantizeOptions):
     endless: ClassVar[bool] = False
     starts_server: ClassVar[bool] = False
 
+    def check(self, config: ServerConfig, origins: Mapping[str, str]) -> None:
+        """Raise ConfigError for what can be refused without a model."""
+        from tgi_server.compress import start
+
+        start.refuse(self, config, origins)
+
     def run(
         self, config: ServerConfig, origins: Mapping[str, str], serve: Callable[[], None], stop: StopSignals
     ) -> None:

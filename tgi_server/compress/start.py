@@ -59,9 +59,8 @@ def quantise(options: QuantizeOptions, config: ServerConfig, origins: Mapping[st
         StoppedEarlyError: a signal came; the work goes on from there with the same command.
     """
     log.setup(config, "quantize")
-    _refuse(options, config, origins)
-    out = conversions.expanded(options.out or "").absolute()
-    _check_out(options, out)
+    refuse(options, config, origins)
+    out = _out(options)
     progress = Progress(bar=not config.json_output)
 
     def report(stage: str, fraction: float) -> None:
@@ -81,8 +80,12 @@ def quantise(options: QuantizeOptions, config: ServerConfig, origins: Mapping[st
     logger.info("%s: %s, %d bits, %.0f MB; model_id=%s serves it", out, options.method.value, options.bits, size, out)
 
 
-def _refuse(options: QuantizeOptions, config: ServerConfig, origins: Mapping[str, str]) -> None:
-    """What can be refused without a model."""
+def _out(options: QuantizeOptions) -> Path:
+    return conversions.expanded(options.out or "").absolute()
+
+
+def refuse(options: QuantizeOptions, config: ServerConfig, origins: Mapping[str, str]) -> None:
+    """Raise ConfigError, of which UsageError is one, for what can be refused without a model."""
     used = {field.name for kind in (ModelOptions, TelemetryOptions) for field in fields(kind)} | {"job"}
     unused = [field.name for field in fields(ServerConfig) if field.name not in used - {"tokenizer_config_path"}]
     if lines := list(describe.given(config, origins, unused, "has no effect on job=quantize; leave it out")):
@@ -90,6 +93,7 @@ def _refuse(options: QuantizeOptions, config: ServerConfig, origins: Mapping[str
     _raise(own.problems(options), origins)
     if options.calibration is not None and not Path(options.calibration).is_file():
         _raise([("calibration", options.calibration, "there is no such file")], origins)
+    _check_out(options, _out(options))
 
 
 def _raise(problems: Iterable[tuple[str, Any, str]], origins: Mapping[str, str]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,8 @@ class Arguments:
         overrides: in Hydra's override grammar, the last one wins; with `multirun` some hold several values.
         origins: where the value of an option or group was written.
         warnings: what was left out, and why.
+        suspects: variables that are not read, but are named much like some that are.
+        problems: what cannot be understood; nothing can be composed then, but its own problems are told beside these.
         config_dir: a directory of YAML files that is searched before our own.
         config_name: the YAML file to start from.
         show: what to print instead of running the job: `summary` or `help`, `version`, `config`, or `hydra`, which is
@@ -38,6 +41,8 @@ class Arguments:
     overrides: list[str] = field(default_factory=list)
     origins: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    suspects: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
     config_dir: str | None = None
     config_name: str = "config"
     show: str | None = None
@@ -46,6 +51,7 @@ class Arguments:
     report: bool = False
     multirun: bool = False
     _lists: dict[str, list[str]] = field(default_factory=dict)
+    _said: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def set(self, name: str, text: str, origin: str) -> None:
         """Give an option or a group a value that is meant literally, in place of all before."""
@@ -63,8 +69,37 @@ class Arguments:
     def write(self, name: str, override: str, origin: str) -> None:
         """Take over an override as it is."""
         self._lists.pop(name, None)
+        self._said.setdefault(name, {})[origin] = override
         self.origins[name] = origin
         self.overrides.append(override)
+
+    def add_variable(self, name: str, text: str, origin: str) -> None:
+        """As `add`, for a variable that has another name than its option: whatever has set that already stays."""
+        if self.origins.get(name, origin) == origin:
+            self.add(name, text, origin)
+        else:
+            self._said[name][origin] = _override(name, text, origin)
+
+    def contradictions(self) -> Iterator[str]:
+        """A line for each option that two flags, or two variables, of different names give different values."""
+        for name, said in self._said.items():
+            for kind in ("--", "environment variable"):
+                given = {origin: override for origin, override in said.items() if origin.startswith(kind)}
+                if len(set(given.values())) > 1:
+                    yield f"{name}: {' and '.join(given)} say different things; leave one of them out"
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Make what cannot be understood one of `problems`."""
+        try:
+            yield
+        except UsageError as error:
+            self.problems.append(str(error))
+
+    def check(self) -> None:
+        """Raise UsageError that tells all `problems`."""
+        if self.problems:
+            raise UsageError("; ".join([*self.problems, *self.suspects]))
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tgi_server.config import environment, files, options, parts
+from tgi_server.config import environment, files, later, options, parts
 from tgi_server.config.arguments import BOOLEANS, Arguments
 from tgi_server.config.describe import nearest
 from tgi_server.config.options import TYPES, is_list, is_optional
 from tgi_server.errors import UsageError
 
-_SHORT = {"-p": "--port", "-e": "--env", "-V": "--version"}
+_SHORT = {"-p": "--port", "-g": "--graceful-termination-timeout", "-e": "--env", "-V": "--version"}
 _SHORT |= {"-c": "--cfg", "-cd": "--config-dir", "-cn": "--config-name", "-m": "--multirun"}  # as Hydra has them
 _SHORT |= {"-i": "--info", "-sc": "--shell-completion"}
 _SWITCHES: Mapping[str, Callable[[Arguments], None]] = {
@@ -42,20 +42,27 @@ _COMMAND_LINE = "command line"
 def parse(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Arguments:
     """Read the arguments after the program's name, and the environment.
 
+    What cannot be understood is among the `problems` of what is returned, and raised when that is composed.
+
     Raises:
-        UsageError: an argument cannot be understood.
+        UsageError: an argument cannot be understood, where none will be composed (`--help`).
     """
     arguments = Arguments(multirun=not {"-m", "--multirun"}.isdisjoint(argv))  # it changes what commas mean
     tokens = deque(argv)
     while tokens:
         token = tokens.popleft()
-        if token.startswith("-"):
-            _read_flag(arguments, token, tokens)
-        else:
-            _read_override(arguments, token)
-    _check_combination(arguments)
-    if arguments.show not in ("summary", "help", "version") and "--shell-completion" not in arguments.hydra:
+        with arguments.collecting():
+            if token.startswith("-"):
+                _read_flag(arguments, token, tokens)
+            else:
+                _read_override(arguments, token)
+    with arguments.collecting():
+        _check_combination(arguments)
+    if arguments.show in ("summary", "help", "version") or "--shell-completion" in arguments.hydra:
+        arguments.check()
+    else:
         environment.read(arguments, environ)
+        arguments.problems += arguments.contradictions()
     return arguments
 
 
@@ -75,8 +82,8 @@ def _check_combination(arguments: Arguments) -> None:
 
 def _read_flag(arguments: Arguments, token: str, tokens: deque[str]) -> None:
     flag, equals, text = token.partition("=")
-    if re.match(r"-p\d", token):  # -p8080
-        flag, equals, text = "-p", "=", token[2:]
+    if re.match(r"-[pg]\d", token):  # -p8080
+        flag, equals, text = token[:2], "=", token[2:]
     flag = _SHORT.get(flag, flag)
     name = flag[2:].replace("-", "_")
     if flag in _SWITCHES:
@@ -87,14 +94,18 @@ def _read_flag(arguments: Arguments, token: str, tokens: deque[str]) -> None:
         _read_hydra_flag(arguments, flag, text if equals else _value_for_hydra(flag, tokens), tokens)
     elif flag.startswith("--") and (flag[2:] in _flags() or flag[2:] in _job_flags()):
         name = options.canonical(name)
-        arguments.add(name, text if equals else _following_value(flag, name, tokens), flag)
+        text = text if equals else _following_value(flag, name, tokens)
+        if not later.put(arguments, name, text, flag):
+            arguments.add(name, text, flag)
     else:
+        if not equals and tokens and not re.match(r"-|\w+=", tokens[0]):
+            tokens.popleft()  # its value, about which there is no more to say
         known = [*_flags(), *_job_flags(), *(switch.lstrip("-") for switch in (*_SWITCHES, *_HYDRA))]
         raise UsageError(f"unknown option {flag}" + nearest(flag.lstrip("-").replace("_", "-"), known, "--"))
 
 
 def _flags() -> list[str]:
-    return [name.replace("_", "-") for name in [*TYPES, *files.groups()]]
+    return [name.replace("_", "-") for name in [*TYPES, *files.groups(), *later.flags()]]
 
 
 def _job_flags() -> list[str]:
@@ -103,7 +114,7 @@ def _job_flags() -> list[str]:
 
 
 def _following_value(flag: str, name: str, tokens: deque[str]) -> str:
-    if options.is_switch(name):
+    if options.is_switch(name) or later.is_switch(name):
         return tokens.popleft() if tokens and tokens[0].lower() in BOOLEANS else "true"
     if not tokens or re.match(r"--?[A-Za-z]", tokens[0]):
         raise UsageError(f"{flag} needs a value")
@@ -145,7 +156,10 @@ def _read_override(arguments: Arguments, token: str) -> None:
     if arguments.multirun and _is_sweep(token):
         arguments.write(name, token, _COMMAND_LINE)
     elif key in files.groups() or (key == name and hint is not None and _is_literal(hint, text)):
-        arguments.set(key, text, _COMMAND_LINE)
+        if not later.put(arguments, key, text, _COMMAND_LINE):
+            arguments.set(key, text, _COMMAND_LINE)
+    elif key in later.flags():
+        later.put(arguments, key, text, _COMMAND_LINE)
     elif key == name and is_list(hint) and not text.startswith("["):
         arguments.write(key, f"{key}=[{text}]", _COMMAND_LINE)
     else:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -22,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from tgi_server.config import describe, files, options, provenance, sweep, typed_parts
+from tgi_server.config import describe, files, later, options, provenance, sweep, typed_parts
 from tgi_server.config.arguments import Arguments, Composition
 from tgi_server.config.schema import ServerConfig, freeze
 from tgi_server.config.typed_parts import SCHEMA
@@ -45,11 +45,37 @@ Plugins.instance().register(_UserDirectory)
 
 def compose(arguments: Arguments) -> Composition:
     """See `tgi_server.config.load.composition`."""
+    problems: list[str] = []
+    while True:
+        try:
+            composition = _compose(arguments)
+        except UsageError as error:  # which Hydra raises at the first problem; the others are told, too
+            problems.append(str(error))
+            remaining = _without(arguments.overrides, error.names)
+            if len(remaining) < len(arguments.overrides):
+                arguments = replace(arguments, overrides=remaining)
+                continue
+        if problems or arguments.problems:
+            raise UsageError("; ".join([*arguments.problems, *problems, *arguments.suspects]))
+        return composition
+
+
+def _without(overrides: Sequence[str], names: Collection[str]) -> list[str]:
+    """The overrides that set neither an option of `names` nor anything around or inside it."""
+
+    def concerns(override: str, name: str) -> bool:
+        key = override.lstrip("+~").partition("=")[0]
+        return f"{key}.".startswith(f"{name}.") or f"{name}.".startswith(f"{key}.")
+
+    return [override for override in overrides if not any(concerns(override, name) for name in names)]
+
+
+def _compose(arguments: Arguments) -> Composition:
     origins = dict(arguments.origins)
     with _loader(arguments, origins) as loader:
         composed, defaults = _composed(arguments, loader)
-        for name in _unknown_keys(composed):
-            raise UsageError(_unknown_option(name, None, origins))
+        if unknown := list(_unknown_keys(composed)):
+            raise UsageError("; ".join(_unknown_option(name, None, origins) for name in unknown), unknown)
         if provenance.chosen_by_a_file(defaults, "deployment") == "sagemaker":
             raise UsageError("deployment=sagemaker has to be chosen on the command line: it adds environment variables")
         origins |= provenance.origins_in_files(loader, defaults) | _typed_origins(arguments)
@@ -89,7 +115,7 @@ def _loader(arguments: Arguments, origins: Mapping[str, str]) -> Iterator[Config
     except UsageError:
         raise
     except Exception as error:  # Hydra, OmegaConf and YAML raise many kinds, all about what the operator wrote
-        raise UsageError(_explain(error, arguments.config_name, origins)) from error
+        raise _explained(error, arguments.config_name, origins) from error
 
 
 def use_directory(config_dir: str | None) -> None:
@@ -115,17 +141,21 @@ def _unknown_keys(composed: DictConfig) -> Iterator[str]:
     return (name for name in map(str, composed) if name not in allowed)
 
 
-def _explain(error: Exception, config_name: str, origins: Mapping[str, str]) -> str:
+def _explained(error: Exception, config_name: str, origins: Mapping[str, str]) -> UsageError:
     """One line that names the option, its value and what is allowed."""
     for cause in _chain(error):
         if isinstance(cause, MissingConfigException):
-            return _missing_file(cause, config_name, origins)
+            group = str(cause.missing_cfg_file or config_name).rpartition("/")[0]
+            return UsageError(_missing_file(cause, config_name, origins), [group] if group else [])
         if isinstance(cause, OverrideParseException):
-            return f"cannot read {_without_secret(str(cause.override))}: {_first_line(cause)}"
+            override = str(cause.override)
+            line = f"cannot read {_without_secret(override)}: {_first_line(cause)}"
+            return UsageError(line, [override.lstrip("+~").partition("=")[0]])
         if isinstance(cause, OmegaConfBaseException) and cause.full_key:
             file = re.match(r"In '(.+?)':", str(error))
-            return _bad_key(cause, f"{file[1]}.yaml" if file else None, origins)
-    return _first_line(error)
+            line = _bad_key(cause, f"{file[1]}.yaml" if file else None, origins)
+            return UsageError(line, [] if file else [str(cause.full_key)])
+    return UsageError(_first_line(error))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -171,4 +201,6 @@ def _unknown_option(name: str, file: str | None, origins: Mapping[str, str]) -> 
     full = options.canonical(name)
     known = [] if "." in name else [*options.TYPES, *files.groups()]
     meant = f" (did you mean {full}?)" if full != name else describe.nearest(name, known)
+    if advice := later.advice(name):
+        meant = f" ({advice})"
     return f"unknown option {name}{meant}" + (f" ({where})" if where else "")

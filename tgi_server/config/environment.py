@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import re
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
-from tgi_server.config import files
+from tgi_server.config import files, later
 from tgi_server.config.arguments import Arguments
-from tgi_server.config.options import TYPES, inner_type
+from tgi_server.config.options import TYPES
 from tgi_server.config.schema import ServerConfig, without_variable
 
 _SAGEMAKER = {
@@ -22,22 +23,41 @@ _SAGEMAKER = {
 """Variables that a SageMaker endpoint sets, and what they mean. Not interpolations in that deployment's YAML, because
 a choice (quantize) cannot be one."""
 
+_LONG = 10
+"""Letters of a variable's name from which on it hardly resembles another by chance."""
+_ALIKE = 0.9
+
 
 def read(arguments: Arguments, environ: Mapping[str, str]) -> None:
     """Add the variables whose option the command line does not set; it would win over them anyway.
 
-    Raises:
-        UsageError: a variable holds something that its option cannot be.
+    An empty one counts as unset. What a variable's option cannot be is put into the arguments' `problems`.
     """
-    for variable, name in [*_own(), *_of_the_deployment(arguments)]:
-        if variable not in environ or name in arguments.origins:
-            continue
-        text = environ[variable]
-        reason = _not_meant_for_us(name, text)
-        if reason:
-            arguments.warnings.append(f"environment variable {variable}={text} is ignored: {reason}")
-        else:
-            arguments.set(name, text, f"environment variable {variable}")
+    known = {**dict(_own()), **dict(_of_the_deployment(arguments))}
+    known |= {name.upper(): name for name in later.rows() if name.upper() not in known}
+    for variable, name in known.items():
+        text = environ.get(variable)
+        if text and name not in arguments.origins:
+            with arguments.collecting():
+                _take(arguments, variable, name, text)
+    arguments.suspects += _misspelled(known, environ)
+
+
+def _take(arguments: Arguments, variable: str, name: str, text: str) -> None:
+    origin, reason = f"environment variable {variable}", _not_meant_for_us(name, text)
+    if reason:
+        arguments.warnings.append(f"{origin}={text} is ignored: {reason}")
+    elif not later.put(arguments, name, text, origin):
+        arguments.set(name, text, origin)
+
+
+def _misspelled(known: Collection[str], environ: Mapping[str, str]) -> Iterator[str]:
+    """A line for each variable that is not read, but hardly differs from one that is; short names are anybody's."""
+    for variable in environ:
+        long = len(variable) >= _LONG and "_" in variable
+        matches = difflib.get_close_matches(variable, known, n=1, cutoff=_ALIKE) if long else []
+        if matches and variable not in known:
+            yield f"environment variable {variable} is not read (did you mean {matches[0]}?)"
 
 
 def _own() -> Iterator[tuple[str, str]]:
@@ -54,7 +74,7 @@ def _of_the_deployment(arguments: Arguments) -> list[tuple[str, str]]:
 
 def _not_meant_for_us(name: str, text: str) -> str | None:
     """Why a variable that container platforms set for their own purposes is no option."""
-    if inner_type(TYPES.get(name)) is int and re.match(r"(tcp|udp|sctp)://", text):
+    if re.search(r"(^|_)port$", name) and re.match(r"(tcp|udp|sctp)://", text):
         return "it is the address of a Kubernetes service, not a port"
     if name == "hostname" and not _bindable(text):
         return "it is no address of this machine"

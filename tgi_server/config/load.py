@@ -18,6 +18,7 @@ from tgi_server.config.describe import MASK, differing, masked_url
 from tgi_server.config.options import inner_type
 from tgi_server.config.parts import instantiate as instantiate
 from tgi_server.config.schema import Launch, Options, ServerConfig, freeze
+from tgi_server.errors import UsageError
 
 _OptionsT = TypeVar("_OptionsT", bound=Options)
 
@@ -43,7 +44,10 @@ def combinations(arguments: Arguments) -> list[Arguments]:
 
     if not arguments.multirun:
         return [arguments]
-    return [replace(arguments, overrides=overrides) for overrides in composition.combinations(arguments)]
+    try:
+        return [replace(arguments, overrides=overrides) for overrides in composition.combinations(arguments)]
+    except UsageError as error:
+        raise UsageError("; ".join([*arguments.problems, str(error)])) from error
 
 
 def ask_hydra(arguments: Arguments) -> None:

@@ -387,7 +387,14 @@ class TelemetryOptions(Options):
         "URL of an OpenTelemetry collector (OTLP over gRPC) that gets a trace of every request.",
         concerns=("router",),
     )
+    otlp_service_name: str = option(
+        "text-generation-inference.router", "Name of this server in its traces.", concerns=("router",)
+    )
     log_level: LogLevel = option(LogLevel.info, "Least severe log lines to write.")
+    log_levels: list[str] = option_list(
+        "Another level for one kind of process (launcher, router, shard) or one module, as router=debug or "
+        "tgi_server.engine=trace (repeatable)."
+    )
     compute_type: Optional[str] = option(
         None,
         "Kind of machine that the x-compute-type header of answers names. Unset: number of shards and name of the "

@@ -31,6 +31,10 @@ SCHEMA = dataclasses.make_dataclass(
 """What Hydra composes: anything may stand in a part until it is known which class it names."""
 
 
+_Problem = tuple[str, str]
+"""The part or the field at fault, and the line on it."""
+
+
 def opened(overrides: Sequence[str]) -> list[str]:
     """The overrides, those of a part's fields so that Hydra takes what the part's YAML does not have yet."""
     pattern = rf"\+{{0,2}}(({'|'.join(parts.PARTS)})\.[^=]+=.*)"
@@ -46,11 +50,11 @@ def put_in(composed: DictConfig, origins: Mapping[str, str]) -> dict[str, str]:
     Raises:
         UsageError: tells all fields that a class does not have, and all values that are of another type.
     """
-    problems: list[str] = []
+    problems: list[_Problem] = []
     targets = {name: _target(name, composed[name], origins, problems) for name in parts.PARTS}
     nodes = {name: _node(name, path, composed[name], origins, problems) for name, path in targets.items() if path}
     if problems:
-        raise UsageError("; ".join(problems))
+        raise UsageError("; ".join(line for _, line in problems), [name for name, _ in problems])
     for name, node in nodes.items():
         composed[name] = node
     return targets
@@ -80,7 +84,7 @@ def _part(name: str, path: str, node: DictConfig, origins: Mapping[str, str]) ->
     try:
         OmegaConf.to_object(node)  # a class may check in __post_init__ how its fields go together
     except (TypeError, ValueError) as error:
-        raise UsageError(_told(f"{name}: {error}", origins.get(name))) from error
+        raise UsageError(_told(f"{name}: {error}", origins.get(name)), [name]) from error
     values = cast(dict[str, Any], OmegaConf.to_container(node, resolve=True, enum_to_str=True))
     known = parts.fields(name, path)
     return Part(path, {field: values[field] for field in known if values[field] != known[field].default})
@@ -90,28 +94,32 @@ def _told(line: str, origin: str | None) -> str:
     return line + (f" ({origin})" if origin else "")
 
 
-def _target(name: str, content: Any, origins: Mapping[str, str], problems: list[str]) -> str:
+def _target(name: str, content: Any, origins: Mapping[str, str], problems: list[_Problem]) -> str:
     """The class that a part names; empty, and told in `problems`, where that cannot be."""
     path = content.get("_target_") if isinstance(content, DictConfig) else None
     if not isinstance(path, str):
-        problems.append(refused(name, content, "expected a part, which names its _target_", origins.get(name)))
+        line = refused(name, content, "expected a part, which names its _target_", origins.get(name))
+        problems.append((name, line))
         return ""
     try:
         parts.fields(name, path)
         parts.check_kind(name, path)
     except UsageError as error:
-        problems.append(_told(f"{name}.{error}", origins.get(name)))
+        problems.append((name, _told(f"{name}.{error}", origins.get(name))))
         return ""
     return path
 
 
-def _node(name: str, path: str, content: DictConfig, origins: Mapping[str, str], problems: list[str]) -> DictConfig:
+def _node(
+    name: str, path: str, content: DictConfig, origins: Mapping[str, str], problems: list[_Problem]
+) -> DictConfig:
     """A node with the types of the part's class; what cannot be put into it is told in `problems`."""
     known = parts.fields(name, path)
     node = OmegaConf.structured(parts.target(path)) if known else OmegaConf.create({})
     for field, value in cast(dict[str, Any], OmegaConf.to_container(content)).items():
         if field != "_target_":
-            problems += _assign(node, f"{name}.{field}", value, known, origins)
+            full = f"{name}.{field}"
+            problems += ((full, line) for line in _assign(node, full, value, known, origins))
     return node
 
 

@@ -9,9 +9,12 @@ from pathlib import Path
 
 from tgi_server.config import describe
 from tgi_server.config.options import values
-from tgi_server.config.schema import ServerConfig
+from tgi_server.config.schema import LogLevel, ServerConfig
 from tgi_server.errors import ConfigError
 from tgi_server.telemetry import tracing
+
+LEVEL = rf"(launcher|router|shard|tgi_server(\.\w+)*)=({'|'.join(LogLevel.__members__)})"
+"""What `log_levels` may hold."""
 
 Problem = tuple[str, str]
 """The option at fault, and what is wrong with its value and which one works."""
@@ -139,5 +142,8 @@ def _telemetry(config: ServerConfig) -> Iterator[Problem]:
     """Whether traces can be sent, and answers can name the machine."""
     if config.compute_type is not None and not re.fullmatch(r"[!-~]([ -~]*[!-~])?", config.compute_type):
         yield "compute_type", "goes into a header of answers: only visible ASCII characters and spaces between them"
+    for text in config.log_levels:
+        if not re.fullmatch(LEVEL, text):
+            yield "log_levels", f"{text!r} is no level of a process or module; router=debug works"
     if config.otlp_endpoint is not None and (reason := tracing.unusable(config.otlp_endpoint)):
         yield "otlp_endpoint", reason

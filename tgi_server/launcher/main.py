@@ -79,9 +79,21 @@ def _run(argv: Sequence[str], programs: Programs, fetch: Fetch, stop: StopSignal
     else:
         runs = [load.composition(run) for run in load.combinations(arguments)]
         if arguments.show == "config":
-            print("---\n".join(load.as_yaml(run, arguments.resolve) for run in runs), end="")
+            _show(runs, arguments)
         else:
             _run_jobs(runs, arguments, programs, fetch, stop)
+
+
+def _show(runs: Sequence[Composition], arguments: Arguments) -> None:
+    """`--cfg job`: print, then check as a start does before it starts anything."""
+    print("---\n".join(load.as_yaml(run, arguments.resolve) for run in runs), end="", flush=True)
+    for warning in [*arguments.warnings, *arguments.suspects]:
+        print(f"Warning: {warning}", file=sys.stderr)
+    for run in runs:
+        job: Job = load.instantiate(run.config.job)
+        job.check(run.config, run.origins)
+        if job.starts_server:
+            check.options(run.config, run.origins, _accelerators())
 
 
 def _run_jobs(
@@ -129,10 +141,13 @@ class Job(Protocol):
     def starts_server(self) -> bool:
         """Whether it runs the configured server."""
 
+    def check(self, config: ServerConfig, origins: Mapping[str, str]) -> None:
+        """Raise UsageError or ConfigError where the options cannot go together, as far as that can be told quickly."""
+
     def run(
         self, config: ServerConfig, origins: Mapping[str, str], serve: Callable[[], None], stop: StopSignals
     ) -> None:
-        """Do the job.
+        """Do the job, which has not been checked.
 
         Args:
             origins: where the value of an option was written.
@@ -147,6 +162,9 @@ class Serve:
     endless: ClassVar[bool] = True
     starts_server: ClassVar[bool] = True
 
+    def check(self, config: ServerConfig, origins: Mapping[str, str]) -> None:
+        """Nothing beside the server's own options; see `Job`."""
+
     def run(
         self, config: ServerConfig, origins: Mapping[str, str], serve: Callable[[], None], stop: StopSignals
     ) -> None:
@@ -155,7 +173,7 @@ class Serve:
 
 
 def _introduce(run: Composition, arguments: Arguments) -> None:
-    for warning in arguments.warnings:
+    for warning in [*arguments.warnings, *arguments.suspects]:
         logger.warning(warning)
     if arguments.report:
         level = max(logging.INFO, logger.getEffectiveLevel())  # whatever log_level is, it was asked for
@@ -168,7 +186,7 @@ def _introduce(run: Composition, arguments: Arguments) -> None:
 def _serve(
     config: ServerConfig, origins: Mapping[str, str], programs: Programs, fetch: Fetch, stop: StopSignals
 ) -> None:
-    accelerators = hardware.accelerators(environment()) if hardware.torch_knows_cuda() else 0
+    accelerators = _accelerators()
     check.options(config, origins, accelerators)
     num_shard = check.number_of_shards(config, accelerators)
     dtype = config.dtype or hardware.preferred_dtype(gpu=accelerators > 0)
@@ -185,6 +203,11 @@ def _serve(
         model, description = _prepare(config, dtype, fetch, look, stop)
         resolved = replace(_resolved(model, num_shard, dtype, gpu=accelerators > 0), description=description)
         Server(programs, config, resolved, listener, stop).run()
+
+
+def _accelerators() -> int:
+    """Visible GPUs that the installed torch can use."""
+    return hardware.accelerators(environment()) if hardware.torch_knows_cuda() else 0
 
 
 def _resolved(model: Model, num_shard: int, dtype: DType, gpu: bool) -> Resolved:
@@ -248,7 +271,7 @@ def _fetch(config: ServerConfig, dtype: DType, report: Callable[[str, float], No
             own = adapter.read(changes, spec)
             spec, files = own.spec, own.tensors(files)
         beside = 0 if heads is None else judge(heads, spec).bytes(ITEM_BYTES[dtype], config.speculate)
-        if not (hardware.torch_knows_cuda() and hardware.accelerators(environment())):
+        if not _accelerators():
             check_memory(spec, config, files, dtype, reader, host.free_memory(), beside)
 
     guesses = config.speculate != 0 and load.instantiate(config.speculation).uses_heads

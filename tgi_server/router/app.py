@@ -58,7 +58,7 @@ def create_app(
     app.config["BODY_TIMEOUT"] = None  # `HttpProtocol` has one, for the head as well
     pool = ThreadPoolExecutor(config.validation_workers, thread_name_prefix="validation")
     grammar_pool = ThreadPoolExecutor(1, thread_name_prefix="grammars")
-    tracer = tracing.tracer(config.otlp_endpoint, tracing.ROUTER)
+    tracer = tracing.tracer(config.otlp_endpoint, config.otlp_service_name)
     calls = Calls(engine, tokenizer, Limits.of(config, config, engine.info), pool, grammar_pool, metrics, tracer)
     compute_type = config.compute_type or resolved.compute_type
     native = NativeRoutes(calls, compute_type, full_text=resolved.pipeline_tag == "text-generation")

@@ -32,7 +32,7 @@ def setup(options: TelemetryOptions, name: str) -> None:
     """Send the logs of this process to standard output, replacing what was set up before.
 
     Args:
-        options: the format and the least severe level.
+        options: the format and the least severe levels.
         name: the process, as the lines name it: `launcher`, `router`, `shard-0`.
     """
     logging.addLevelName(TRACE, "TRACE")
@@ -40,12 +40,20 @@ def setup(options: TelemetryOptions, name: str) -> None:
     logging.captureWarnings(True)
     handler = _Output(sys.stdout)
     handler.setFormatter(JsonFormatter(name) if options.json_output else TextFormatter(name))
-    level = _LEVELS[options.log_level]
+    levels = dict(map(_split, options.log_levels))
+    level = levels.pop(name.partition("-")[0], _LEVELS[options.log_level])
     root = logging.getLogger()
     root.handlers[:] = [handler]
     # Libraries tell much at info that helps nobody who runs a server.
     root.setLevel(level if level < logging.INFO else max(level, logging.WARNING))
-    logging.getLogger("tgi_server").setLevel(level)
+    for module, own in {"tgi_server": level, **levels}.items():
+        logging.getLogger(module).setLevel(own)
+
+
+def _split(text: str) -> tuple[str, int]:
+    """The two sides of `router=debug`."""
+    name, _, level = text.partition("=")
+    return name, _LEVELS[LogLevel[level]]
 
 
 class _Output(logging.StreamHandler[TextIO]):

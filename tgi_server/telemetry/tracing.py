@@ -16,8 +16,6 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from opentelemetry import trace
 
-ROUTER = "text-generation-inference.router"
-"""Service name of the router's spans."""
 CONTEXT = ("traceparent", "tracestate")
 """Request headers that name the trace a request is a part of (W3C Trace Context)."""
 

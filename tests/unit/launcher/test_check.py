@@ -75,6 +75,8 @@ def test_all_problems_together_each_with_its_origin() -> None:
     ({"otlp_endpoint": "http://host:port"}, "otlp_endpoint=http://host:port: "),
     ({"compute_type": "1-gpu\tx"}, "goes into a header of answers"),
     ({"compute_type": "größer"}, "compute_type=größer: goes into a header of answers"),
+    ({"log_levels": ["router"]}, "'router' is no level of a process or module; router=debug works"),
+    ({"log_levels": ["router=warn", "h2=info"]}, "'h2=info' is no level"),
 ])  # fmt: skip
 def test_refusals(options: dict[str, Any], words: str) -> None:
     assert words in problem(**options)
@@ -87,6 +89,7 @@ def test_refusals(options: dict[str, Any], words: str) -> None:
     {"cors_allow_origin": ["*"]}, {"cors_allow_origin": ["https://page.example:8443", "http://[::1]:3000", "null"]},
     {"ngrok": True, "ngrok_edge": "e", "ngrok_authtoken": "t"}, {"otlp_endpoint": "http://localhost:4317"},
     {"otlp_endpoint": "https://collector.example"}, {"compute_type": "2-Fast GPU+x"},
+    {"log_levels": ["router=warn", "tgi_server.engine=trace"]},
 ], ids=str)  # fmt: skip
 def test_what_works(options: dict[str, Any]) -> None:
     works(**options)

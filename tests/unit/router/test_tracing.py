@@ -30,6 +30,13 @@ async def closed(router: Router) -> None:
     await router.app.shutdown()
 
 
+def service(collector: Collector) -> str:
+    (request,) = collector.requests
+    (resource,) = request.resource_spans
+    (name,) = [entry.value.string_value for entry in resource.resource.attributes if entry.key == "service.name"]
+    return name
+
+
 async def test_a_span_for_each_request(collector: Collector) -> None:
     async with started(says("Paris."), otlp_endpoint=collector.endpoint) as router:
         parameters = {"seed": 2**64 - 1, "do_sample": True, "top_k": 3}
@@ -39,10 +46,7 @@ async def test_a_span_for_each_request(collector: Collector) -> None:
         body = {"messages": [{"role": "user", "content": "secret"}], "stream": True, "max_tokens": 9}
         await post(router, "/v1/chat/completions", body)
         await closed(router)
-    (request,) = collector.requests
-    (resource,) = request.resource_spans
-    told = {entry.key: entry.value.string_value for entry in resource.resource.attributes}
-    assert told["service.name"] == "text-generation-inference.router"
+    assert service(collector) == "text-generation-inference.router"
     assert list(collector.spans) == ["POST /generate", "POST /generate_stream", "POST /v1/chat/completions"]
     whole, stream, chat = collector.spans.values()
     assert before <= whole.start_time_unix_nano < whole.end_time_unix_nano <= time.time_ns()
@@ -57,11 +61,12 @@ async def test_a_span_for_each_request(collector: Collector) -> None:
 
 
 async def test_failures_and_clients_that_go_away(collector: Collector) -> None:
-    async with started(otlp_endpoint=collector.endpoint) as router:
+    async with started(otlp_endpoint=collector.endpoint, otlp_service_name="shop") as router:
         await post(router, "/generate", {"inputs": ""})
         router.shards.model.failures[0] = "out of memory"
         await post(router, "/generate_stream", {"inputs": "x"})
         await closed(router)
+    assert service(collector) == "shop"
     refused, failed = collector.spans.values()
     assert {span.status.code for span in (refused, failed)} == {Status.STATUS_CODE_ERROR}
     assert "`inputs` cannot be empty" in refused.status.message and "out of memory" in failed.status.message
@@ -105,7 +110,7 @@ async def test_requests_do_not_wait_for_the_collector(broken: str, monkeypatch: 
 
 
 def test_the_end_waits_little_for_the_collector(broken: str) -> None:
-    tracer = tracing.OtlpTracer(broken, tracing.ROUTER, flush_seconds=0.2)
+    tracer = tracing.OtlpTracer(broken, "router", flush_seconds=0.2)
     for _ in range(3000):
         tracer.begin("x", {}).end({})
     with at_most(1):

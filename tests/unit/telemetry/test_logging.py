@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 CODE = """
 import logging, warnings
 from tgi_server.config.schema import LogLevel, TelemetryOptions
 from tgi_server.telemetry.logging import TRACE, setup
-setup(TelemetryOptions(json_output={json}, log_level=LogLevel.{level}), "{name}")
+setup(TelemetryOptions(json_output={json}, log_level=LogLevel.{level}, log_levels={levels}), "{name}")
 log = logging.getLogger("tgi_server.x")
 log.log(TRACE, "t")
 log.debug("d")
@@ -27,8 +28,8 @@ warnings.warn("careful")
 """
 
 
-def output(json_output: bool, level: str, name: str = "shard-0") -> str:
-    code = CODE.format(json=json_output, level=level, name=name)
+def output(json_output: bool, level: str, name: str = "shard-0", levels: Sequence[str] = ()) -> str:
+    code = CODE.format(json=json_output, level=level, name=name, levels=list(levels))
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stderr == ""
     return result.stdout
@@ -83,3 +84,14 @@ def test_levels() -> None:
     assert "INFO" not in output(False, "warn")
     text = output(False, "error")
     assert "WARN" not in text and "ERROR" in text
+
+
+def test_levels_of_their_own() -> None:
+    levels = ["shard=debug", "router=error"]
+    assert "DEBUG shard-0: d" in output(False, "warn", "shard-0", levels)
+    assert "WARN" not in output(False, "trace", "router", levels)
+    assert "WARN" in output(False, "warn", "launcher", levels) and "INFO" not in output(
+        False, "warn", "launcher", levels
+    )
+    assert "TRACE shard-0: t" in output(False, "warn", "shard-0", ["tgi_server.x=trace"])
+    assert "INFO" not in output(False, "info", "shard-0", ["tgi_server.x=warn"])
