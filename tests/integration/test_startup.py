@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import time
@@ -36,6 +37,12 @@ def test_first_answer_within_fifteen_seconds_memory_and_imports() -> None:
         total = sum(proportional_memory(p) for p in family)
         print(f"first answer after {elapsed:.1f} s, {total / 2**20:.0f} MiB in all")
         assert total < 1.5e9
+
+
+def test_a_plain_start_warns_of_nothing(server: Server) -> None:
+    start, told, _ = server.output.partition("Serving on")
+    assert told and start.splitlines()[-1].endswith("INFO router: ")
+    assert [line for line in start.splitlines() if not re.match(r"\S+Z  INFO (launcher|shard-0|router): ", line)] == []
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])

@@ -242,12 +242,6 @@ def _prepare(
     finally:
         progress.finish()
     stop.check()
-    if model.pipeline_tag is None:
-        logger.warning(
-            "the hub's pipeline tag of %s is not known: answers of POST / begin with the prompt only for requests "
-            "with return_full_text",
-            config.model_id,
-        )
     return model, examination.text
 
 

@@ -61,7 +61,7 @@ def create_app(
     tracer = tracing.tracer(config.otlp_endpoint, config.otlp_service_name)
     calls = Calls(engine, tokenizer, Limits.of(config, config, engine.info), pool, grammar_pool, metrics, tracer)
     compute_type = config.compute_type or resolved.compute_type
-    native = NativeRoutes(calls, compute_type, full_text=resolved.pipeline_tag == "text-generation")
+    native = NativeRoutes(calls, compute_type, resolved.pipeline_tag)
     openai = OpenAIRoutes(calls, template, Served.of(config.model_id, resolved.docker_label), compute_type)
     app.register_blueprint(native.blueprint())
     app.register_blueprint(openai.blueprint())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from functools import partial
 
 from quart import Blueprint, Response
@@ -18,19 +19,23 @@ from tgi_server.router.native import rendering, rules
 from tgi_server.router.native.answers import Generated
 from tgi_server.router.native.requests import GenerateBody, Parameters
 
+logger = logging.getLogger(__name__)
+
 
 class NativeRoutes:
     """The handlers.
 
     Args:
         compute_type: told in a header of every answer.
-        full_text: whether `/` puts the prompt before the generated text for clients that do not say.
+        purpose: what the hub says the model is for, which decides whether `/` puts the prompt before the generated text
+            for clients that do not say; None where that is not known.
     """
 
-    def __init__(self, calls: Calls, compute_type: str, full_text: bool) -> None:
+    def __init__(self, calls: Calls, compute_type: str, purpose: str | None) -> None:
         self._calls = calls
         self._compute_type = compute_type
-        self._full_text = full_text
+        self._full_text = purpose == "text-generation"
+        self._to_tell = purpose is None
 
     def blueprint(self) -> Blueprint:
         """The routes with their error format."""
@@ -54,6 +59,8 @@ class NativeRoutes:
     async def compatible(self) -> Response:
         """`/`: the body's `stream` decides; a whole answer is a list of one."""
         body = await read(GenerateBody)
+        if self._to_tell and rules.parameters_of(body).return_full_text is None:
+            self._tell()
         if body.stream:
             return self._stream(body, self._full_text)
         generated, told = await self._whole(body, self._full_text)
@@ -66,6 +73,14 @@ class NativeRoutes:
         loop = asyncio.get_running_loop()
         text = await loop.run_in_executor(self._calls.pool, _spans, self._calls.tokenizer, body.inputs, truncate)
         return Response(text, content_type="application/json")
+
+    def _tell(self) -> None:
+        """Once, to who may expect otherwise."""
+        self._to_tell = False
+        logger.warning(
+            "The hub's pipeline tag of the model is not known: answers of POST / begin with the prompt only where "
+            "return_full_text asks for it"
+        )
 
     async def _whole(self, body: GenerateBody, full_text: bool) -> tuple[Generated, dict[str, str]]:
         """The answer and its headers; `full_text` is the default of `return_full_text`."""

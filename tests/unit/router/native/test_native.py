@@ -141,6 +141,23 @@ async def test_what_the_hub_says_a_model_is_for(path: str, tag: str | None, aske
             assert last["generated_text"] == "!"
 
 
+@pytest.mark.parametrize(("tag", "bodies", "told"), [
+    (None, [{"parameters": {}}, {"parameters": {}}, {"parameters": {"return_full_text": True}}], 1), (None, [{}], 1),
+    (None, [{"parameters": {"return_full_text": False}}], 0), ("text2text-generation", [{}], 0),
+])  # fmt: skip
+async def test_an_unknown_purpose_is_told_when_an_answer_depends_on_it(
+    tag: str | None, bodies: list[Any], told: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with started(says("!"), resolved=Resolved(pipeline_tag=tag)) as router:
+        for path in ("/generate", "/generate_stream"):
+            await post(router, path, {"inputs": "x", "parameters": {}})
+        assert not caplog.messages
+        for body in bodies:
+            for path in ("/", "/invocations"):
+                assert (await post(router, path, {"inputs": "x"} | body))[0] == 200
+    assert len([line for line in caplog.messages if "pipeline tag" in line and "return_full_text" in line]) == told
+
+
 async def test_invocations_may_be_chats() -> None:
     chat = {"messages": [{"role": "user", "content": "x"}]}
     async with started(says("Paris."), messages_api_enabled=True, payload_limit=100) as router:
