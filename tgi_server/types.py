@@ -78,6 +78,18 @@ class SamplingParams:
         return self.do_sample or self.temperature != 1.0 or self.top_k != 0 or self.top_p < 1.0 or self.typical_p < 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What begins something other than content within a text, such as a call of a function.
+
+    `special` marks are special tokens, which no other text stands for; `first` ones count at the beginning only.
+    """
+
+    text: str
+    special: bool = False
+    first: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoppingParams:
     """When one sequence ends."""
@@ -87,6 +99,8 @@ class StoppingParams:
     ignore_eos: bool = False
     keep_stop: bool = True
     """Leave the matched stop sequence in the text (native API) or cut it off (OpenAI API); decision D10."""
+    content_until: Mark | None = None
+    """Stop sequences are looked for before this mark only, of which they are no part; None for everywhere."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

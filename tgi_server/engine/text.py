@@ -87,7 +87,7 @@ class GenerationText:
         self._sampling = request.sampling
         self._stopping = request.stopping
         self._detokenizer = vocabulary.detokenizer(context)
-        self._matcher = StopMatcher(request.stopping.stop_sequences)
+        self._matcher = StopMatcher(self._stopping.stop_sequences, self._stopping.content_until)
         self._held: list[TokenEvent] = []
         self._held_length = 0  # characters
         self._shown: list[str] = []  # texts given out, without special tokens
@@ -100,12 +100,17 @@ class GenerationText:
         self._held.append(TokenEvent(token, [] if top is None else self._vocabulary.top(top)))
         self._held_length += len(token.text)
         self._tokens += 1
-        if finish is not FinishReason.EOS_TOKEN:
-            match = self._matcher.feed(token.text)
-            if match is not None:
-                self._cut(self._held_length - len(token.text) + match[self._stopping.keep_stop])
-                finish = FinishReason.STOP_SEQUENCE
+        if token.special and self._ends_content(token.text):
+            self._matcher.close()
+        match = self._matcher.feed("" if finish is FinishReason.EOS_TOKEN else token.text, last=finish is not None)
+        if match is not None:
+            self._cut(self._held_length - len(token.text) + match[self._stopping.keep_stop])
+            finish = FinishReason.STOP_SEQUENCE
         return self._release() if finish is None else self._end(finish)
+
+    def _ends_content(self, special: str) -> bool:
+        mark = self._stopping.content_until
+        return mark is not None and mark.special and mark.text == special
 
     def _cut(self, length: int) -> None:
         """Keep the first `length` characters of the held events."""

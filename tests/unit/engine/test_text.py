@@ -15,6 +15,7 @@ from tgi_server.types import (
     Finish,
     FinishReason,
     GenerationRequest,
+    Mark,
     SamplingParams,
     StoppingParams,
     TokenEvent,
@@ -25,9 +26,14 @@ END, TURN = 0, 1
 
 
 def request_for(
-    tokenizer: Tokenizer, tokens: int, stops: tuple[str, ...], keep_stop: bool, sampling: SamplingParams | None = None
+    tokenizer: Tokenizer,
+    tokens: int,
+    stops: tuple[str, ...],
+    keep_stop: bool,
+    sampling: SamplingParams | None = None,
+    mark: Mark | None = None,
 ) -> GenerationRequest:
-    stopping = StoppingParams(max_new_tokens=tokens, stop_sequences=stops, keep_stop=keep_stop)
+    stopping = StoppingParams(max_new_tokens=tokens, stop_sequences=stops, keep_stop=keep_stop, content_until=mark)
     prompt = tokenizer.encode("Paris").ids
     return GenerationRequest(prompt_ids=prompt, sampling=sampling or SamplingParams(), stopping=stopping)
 
@@ -39,10 +45,11 @@ def generate(
     keep_stop: bool = True,
     last: FinishReason = FinishReason.LENGTH,
     sampling: SamplingParams | None = None,
+    mark: Mark | None = None,
 ) -> tuple[list[list[TokenEvent]], Finish]:
     """What each token released, and the end."""
     ids = list(ids)
-    request = request_for(tokenizer, len(ids), stops, keep_stop, sampling)
+    request = request_for(tokenizer, len(ids), stops, keep_stop, sampling, mark)
     text = GenerationText(Vocabulary(tokenizer), request, request.prompt_ids)
     released = []
     for index, id in enumerate(ids):
@@ -119,6 +126,29 @@ def test_a_special_token_can_be_a_stop_sequence(tokenizer: Tokenizer) -> None:
     ids = [*tokenizer.encode("the").ids, TURN, *tokenizer.encode(" dog").ids]
     _, finish = generate(tokenizer, ids, ("<|turn|>",))
     assert (finish.reason, finish.text) == (FinishReason.STOP_SEQUENCE, "the")
+
+
+@pytest.mark.parametrize(
+    ("mark", "words", "expected"),
+    [
+        (Mark("<|turn|>", special=True), ["the", " fox", TURN, " quick!"], "the fox quick!"),
+        (Mark("<|turn|>", special=True), ["the", " quick", TURN, " fox!"], "the "),
+        (Mark("<call"), ["the", " <", "call", " quick!"], "the <call quick!"),
+        (Mark("<call"), ["the", "<", "quick", "call"], "the<"),
+        (Mark("!!"), ["so", "!", "!", "quick!"], "so!!quick!"),
+        (Mark("!!"), ["so", "!"], "so"),  # a stop sequence, as no second one comes
+        (Mark("!!"), ["so", "!", " quick"], "so"),
+    ],
+)
+def test_stop_sequences_are_looked_for_in_content(
+    tokenizer: Tokenizer, mark: Mark, words: list[str | int], expected: str
+) -> None:
+    ids = [id for word in words for id in ([word] if isinstance(word, int) else tokenizer.encode(word).ids)]
+    for last, ids_ in ((FinishReason.LENGTH, ids), (FinishReason.EOS_TOKEN, [*ids, END])):
+        released, finish = generate(tokenizer, ids_, ("quick", "!"), False, last, mark=mark)
+        events = [event.token for some in released for event in some]
+        assert finish.text == expected == "".join(token.text for token in events if not token.special)
+        assert (finish.reason is last) == (expected.endswith("quick!"))
 
 
 def test_the_seed_is_told_when_the_choice_was_random(tokenizer: Tokenizer) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from tokenizers import Tokenizer
@@ -13,9 +13,9 @@ from tgi_server.router.chat.messages import Message, Tool
 from tgi_server.router.chat.reader import AnswerReader, CallReader
 from tgi_server.router.chat.template import ChatTemplate
 from tgi_server.router.http import grammars
-from tgi_server.router.http.formats import Format, RegexFormat
+from tgi_server.router.http.formats import Format, RegexFormat, TextFormat
 from tgi_server.router.http.limits import Limits, Prepared, Prompt, context_tokens, tokenise, variants, with_grammar
-from tgi_server.types import GenerationRequest, SamplingParams, StoppingParams
+from tgi_server.types import GenerationRequest, Mark, SamplingParams, StoppingParams
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class PreparedConversation(Prepared):
         """What takes one answer apart; `special` are the texts of the tokenizer's special tokens."""
         if not self.conversation.tools:
             return AnswerReader(None)
-        return AnswerReader(CallReader(self.template.tool_format, self.conversation.required, special))
+        return AnswerReader(CallReader(_mark(self.conversation, self.template, special)))
 
 
 def prepare(
@@ -79,19 +79,29 @@ def prepare(
     # The template has written the special tokens already.
     ids = tokenise(tokenizer, text, add_special_tokens=False)
     max_new_tokens = context_tokens(ids, conversation.max_new_tokens, limits, "messages")
+    special = {token.content: id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     stopping = StoppingParams(
         max_new_tokens=max_new_tokens,
-        stop_sequences=conversation.stop_sequences,
+        stop_sequences=() if conversation.required else conversation.stop_sequences,
         ignore_eos=conversation.ignore_eos,
         keep_stop=False,
+        content_until=_mark(conversation, template, special),
     )
     request = GenerationRequest(prompt_ids=ids, sampling=conversation.sampling, stopping=stopping)
-    request = with_grammar(request, _grammar(conversation, template, tokenizer), limits)
+    request = with_grammar(request, _grammar(conversation, template, special), limits)
     prompt = Prompt(text, variants(request, conversation.texts))
     return PreparedConversation([prompt], conversation, template)
 
 
-def _grammar(conversation: Conversation, template: ChatTemplate, tokenizer: Tokenizer) -> str | None:
+def _mark(conversation: Conversation, template: ChatTemplate, special: Collection[str]) -> Mark | None:
+    """Where the content of an answer ends and its calls begin; None where one of them is all there is."""
+    if conversation.required or not conversation.tools:
+        return None
+    alone = conversation.format is not None and not isinstance(conversation.format, TextFormat)
+    return template.tool_format.mark(special, first=alone)
+
+
+def _grammar(conversation: Conversation, template: ChatTemplate, special: Mapping[str, int]) -> str | None:
     format = conversation.format
     if not conversation.tools:
         return None if format is None else grammars.of_format(format, "response_format")
@@ -100,7 +110,6 @@ def _grammar(conversation: Conversation, template: ChatTemplate, tokenizer: Toke
     schema = None
     if format is not None and not conversation.required:
         schema = grammars.schema_of(format, "response_format")
-    special = {token.content: id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     return tools.grammar(
         conversation.tools,
         template.tool_format,

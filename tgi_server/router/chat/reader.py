@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tgi_server.router.chat.tools import ToolFormat
-from tgi_server.types import TokenEvent
+from tgi_server.types import Mark, TokenEvent
 
 _HEAD = re.compile(r'\{"name": "([\w.-]+)", "(?:arguments|parameters)": ')
-_HEAD_START = '{"name": "'
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +29,16 @@ Part = str | CallPart
 class AnswerReader:
     """Turns the tokens of an answer into its pieces, the same for answers that are streamed and for whole ones.
 
+    White space with nothing else before a call is no content.
+
     Args:
         calls: tells calls from text, None where the answer holds no calls.
     """
 
     def __init__(self, calls: CallReader | None) -> None:
         self._calls = calls
+        self._begun = False
+        self._blank = ""  # what there is so far, while it is white space
 
     @property
     def called(self) -> bool:
@@ -49,23 +51,36 @@ class AnswerReader:
         if calls is None:
             return ["" if token.special else token.text]
         parts = calls.special(token.text) if token.special else calls.feed(token.text)
-        return parts + calls.end() if event.finish else parts
+        if event.finish:
+            return self._shown(parts + calls.end()) + ([self._blank] if self._blank else [])
+        return self._shown(parts)
+
+    def _shown(self, parts: Sequence[Part]) -> list[Part]:
+        """`parts` without the white space that may be all there is before a call."""
+        shown: list[Part] = []
+        for part in parts:
+            if isinstance(part, str):
+                part = self._blank + part
+                self._begun = self._begun or not part.isspace()
+                self._blank = "" if self._begun else part
+                if not self._begun:
+                    continue
+            else:
+                self._begun, self._blank = True, ""
+            shown.append(part)
+        return shown
 
 
 class CallReader:
     """Takes an answer apart as it is written. What may still become the beginning of a call is held back.
 
     Args:
-        required: the answer is nothing but calls.
-        special: texts of the tokenizer's special tokens. Where one of them announces calls, no other text does.
+        mark: what calls begin at, see `ToolFormat.mark`; None for an answer that is nothing but calls.
     """
 
-    def __init__(self, format: ToolFormat, required: bool, special: Collection[str] = ()) -> None:
-        mark = format.begin.split()[0] if format.begin else None
-        self._mark = mark if mark in special else None
-        self._begin = format.begin or _HEAD_START
-        self._anywhere = bool(format.begin)
-        self._read = self._calls if required else self._plain if self._mark else self._text
+    def __init__(self, mark: Mark | None) -> None:
+        self._mark = mark
+        self._read = self._calls if mark is None else self._plain if mark.special else self._text
         self._buffer = ""
         self._calls_begun = 0
         self._depth = 0
@@ -89,7 +104,7 @@ class CallReader:
 
     def special(self, token: str) -> list[Part]:
         """Take a special token, which has no text."""
-        if token == self._mark:
+        if self._mark is not None and self._mark.special and token == self._mark.text:
             self._read = self._calls
         return []
 
@@ -101,13 +116,15 @@ class CallReader:
 
     def _text(self) -> Iterator[Part]:
         """Up to where a call begins, or may begin."""
-        at = self._buffer.find(self._begin) if self._anywhere else -1 + self._buffer.startswith(self._begin)
+        mark = self._mark
+        assert mark is not None
+        at = -1 + self._buffer.startswith(mark.text) if mark.first else self._buffer.find(mark.text)
         if at >= 0:
             self._read = self._calls
             text, self._buffer = self._buffer[:at], self._buffer[at:]
         else:
-            held = _overlap(self._buffer, self._begin)
-            if not self._anywhere and held < len(self._buffer):
+            held = _overlap(self._buffer, mark.text)
+            if mark.first and held < len(self._buffer):
                 self._read, held = self._plain, 0
             cut = len(self._buffer) - held
             text, self._buffer = self._buffer[:cut], self._buffer[cut:]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from llguidance import LLMatcher
 from tgi_server.errors import ValidationError
 from tgi_server.router.chat.messages import Tool
 from tgi_server.router.http.grammars import COMPACT, checked, schema_text
+from tgi_server.types import Mark
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,21 @@ class ToolFormat:
     between: str | None
     end: str
     arguments: str = "arguments"
+
+    @property
+    def head(self) -> str:
+        """What a call begins with."""
+        return f'{self.begin}{{"name": "'
+
+    def mark(self, special: Collection[str], first: bool = False) -> Mark:
+        """What tells calls from the text before them, with a tokenizer whose special tokens are `special`.
+
+        Calls of which nothing else tells are an answer from its first character on, as all are where `first` says so.
+        """
+        words = self.begin.split()
+        if words and words[0] in special:
+            return Mark(words[0], special=True)
+        return Mark(self.begin or self.head, first=first or not self.begin)
 
 
 HERMES = ToolFormat("<tool_call>", "<tool_call>\n", "\n</tool_call>\n<tool_call>\n", "\n</tool_call>")

@@ -53,8 +53,7 @@ class ChatChoice:
                 calls.append({"id": part.id, "type": "function", "function": function})
             else:
                 calls[-1]["function"]["arguments"] += part.arguments
-        text = "".join(texts)
-        content = None if calls and not text.strip() else text
+        content = "".join(texts) if texts or not calls else None
         message: answers.AssistantMessage = {"role": "assistant", "content": content, "refusal": None}
         if calls:
             message["tool_calls"] = calls

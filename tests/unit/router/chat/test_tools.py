@@ -97,7 +97,7 @@ def test_a_function_whose_parameters_cannot_be_followed() -> None:
 
 def read(format: ToolFormat, pieces: list[str], required: bool = False) -> tuple[str, list[tuple[str, str]]]:
     """The text and the calls of an answer that comes in `pieces`."""
-    reader = CallReader(format, required)
+    reader = CallReader(None if required else format.mark(()))
     text, calls = "", list[tuple[str, str]]()
     parts = [part for piece in pieces for part in reader.feed(piece)] + reader.end()
     for part in parts:
@@ -153,13 +153,13 @@ def test_what_the_grammar_takes_for_text_is_text(format: ToolFormat) -> None:
     taken = [text for text in NEAR if follows(text, format, ids=ORDINARY.encode(text).ids)]
     assert len(taken) >= 4
     for text in taken:
-        reader = CallReader(format, False, special)
+        reader = CallReader(format.mark(special))
         parts = [part for sign in text for part in reader.feed(sign)] + reader.end()
         assert "".join(part for part in parts if isinstance(part, str)) == text
 
 
 def test_a_special_token_begins_calls() -> None:
-    reader = CallReader(MISTRAL, False, frozenset([MARK]))
+    reader = CallReader(MISTRAL.mark([MARK]))
     parts = reader.feed("So: ") + reader.special("<s>") + reader.special(MARK) + reader.feed(f" [{WEATHER}]")
     assert parts[0] == "So: "
     assert [part.name or part.arguments for part in parts[1:] if isinstance(part, CallPart)] == [
@@ -168,7 +168,7 @@ def test_a_special_token_begins_calls() -> None:
 
 
 def test_text_is_held_back_no_longer_than_needed() -> None:
-    reader = CallReader(HERMES, required=False)
+    reader = CallReader(HERMES.mark(()))
     assert [reader.feed(piece) for piece in ("Hi <", "tool", "> <to")] == [["Hi "], [], ["<tool> "]]
     assert reader.end() == ["<to"]
 

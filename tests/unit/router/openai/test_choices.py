@@ -193,6 +193,37 @@ async def test_text_before_a_call_and_a_call_cut_off() -> None:
         assert ARGUMENTS.startswith(call["function"]["arguments"])
 
 
+STOPS = ["}", "<tool", "\n", '"']
+
+
+@pytest.mark.parametrize("before", ["", "So:", "\t "])
+async def test_stop_sequences_never_cut_a_call(before: str) -> None:
+    """Whatever they match of its arguments and of what is written around it."""
+    text = f"{before}{CALL}"
+    for choice in ("auto", "required") if not before else ("auto",):
+        body = {"messages": HELLO, "tools": TOOLS, "tool_choice": choice, "stop": STOPS, "max_tokens": 150}
+        async with started(says(text)) as router:
+            _, whole, _ = await post(router, CHAT, body)
+            chunks = await stream(router, CHAT, body)
+        (answer,) = whole["choices"]
+        assert [call["function"]["arguments"] for call in answer["message"]["tool_calls"]] == [ARGUMENTS]
+        assert answer["message"]["content"] == (before.strip() or None)
+        assert answer["finish_reason"] == chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
+        assert calls_of(chunks) == [{"name": "weather", "arguments": ARGUMENTS}]
+        assert _texts(chunks) == {0: before.strip()}
+
+
+@pytest.mark.parametrize("text", ["It is <tool", "It is <tool box", f"It is \n{CALL}", "It is }"])
+async def test_stop_sequences_cut_content_beside_tools(text: str) -> None:
+    body = {"messages": HELLO, "tools": TOOLS, "stop": STOPS, "max_tokens": 150}
+    async with started(says(text)) as router:
+        _, whole, _ = await post(router, CHAT, body)
+        chunks = await stream(router, CHAT, body)
+    assert whole["choices"][0]["message"] == {"role": "assistant", "content": "It is ", "refusal": None}
+    assert whole["choices"][0]["finish_reason"] == chunks[-1]["choices"][0]["finish_reason"] == "stop"
+    assert _texts(chunks) == {0: "It is "} and not calls_of(chunks)
+
+
 async def test_earlier_calls_are_part_of_the_conversation() -> None:
     call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": ARGUMENTS}}
     turns = [
