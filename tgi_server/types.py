@@ -32,6 +32,7 @@ class FinishReason(str, Enum):
 
     LENGTH = "length"
     EOS_TOKEN = "eos_token"
+    """The model ended it, or nothing but that could have followed the last token that there was room for."""
     STOP_SEQUENCE = "stop_sequence"
 
 
@@ -170,7 +171,7 @@ class Outcome:
     `counts[i]` tokens belong to `ids[i]` (0 for an unfinished prompt); `tokens` and `logprobs` are their
     concatenation, `top_tokens[id]` has an entry for each token of `id`. The dictionaries are keyed by sequence id and
     hold only those who asked or failed; in `unguided` are those that failed because their own grammar turned out to be
-    too much.
+    too much. `complete` are those whose grammar lets nothing follow the last token that they may have.
     `guessed[id]` is how many tokens were guessed of `id`, if any.
     `prompt_logprobs[id][j]` is the raw log-probability of prompt token j + 1 given the ones before it,
     `prompt_top_tokens[id][j]` what else could have stood there.
@@ -188,6 +189,7 @@ class Outcome:
     prompt_top_tokens: dict[int, list[TopTokens]] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
     unguided: dict[int, str] = field(default_factory=dict)
+    complete: list[int] = field(default_factory=list)
     guessed: dict[int, int] = field(default_factory=dict)
     forward_ns: int = 0
     wait_ns: int = 0

@@ -164,7 +164,7 @@ class Scheduler:
         if count:
             sequence.pending -= 1
         for used, token in enumerate(tokens, 1):
-            finish = self._finish_reason(sequence, token)
+            finish = self._finish_reason(sequence, token, sequence.id in outcome.complete)
             if finish is not None:
                 tokens = tokens[:used]
                 break
@@ -177,11 +177,13 @@ class Scheduler:
             _failure(sequence.id, outcome),
         )
 
-    def _finish_reason(self, sequence: Sequence, token: int) -> FinishReason | None:
+    def _finish_reason(self, sequence: Sequence, token: int, complete: bool) -> FinishReason | None:
         sequence.committed += 1
         if token in self._eos and not sequence.request.stopping.ignore_eos:
             return FinishReason.EOS_TOKEN
-        return FinishReason.LENGTH if sequence.committed == sequence.max_new_tokens else None
+        if sequence.committed < sequence.max_new_tokens:
+            return None
+        return FinishReason.EOS_TOKEN if complete else FinishReason.LENGTH
 
     def _end(self, sequence: Sequence, now: float) -> None:
         sequence.ended = now

@@ -160,6 +160,11 @@ class GuidedSequence:
             self._note_failure()
         return token
 
+    @property
+    def complete(self) -> bool:
+        """It has all its tokens, the last of which is not the end, but nothing else could follow."""
+        return self._left <= 0 and not self._over and self.failure is None and bool(self._matcher.is_stopped())
+
     def _look(self) -> None:
         """Look for an ending when it is time; a second time in the same place does nothing."""
         if self._ending is None and self._left <= self._look_at:
@@ -251,6 +256,10 @@ class Guides:
         """Which of the sequences `ids` cannot go on, and why."""
         reasons = {id: self._sequences[id].result().failure for id in ids if id in self._sequences}
         return {id: reason for id, reason in reasons.items() if reason is not None}
+
+    def complete(self, ids: Sequence[int]) -> list[int]:
+        """Which of the sequences `ids` have all their tokens and a whole text, see `GuidedSequence.complete`."""
+        return [id for id in ids if id in self._sequences and self._sequences[id].result().complete]
 
     def _start(self, guide: Guide) -> GuidedSequence:
         return GuidedSequence(self._vocabulary.result(), guide)

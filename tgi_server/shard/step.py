@@ -126,6 +126,7 @@ class Stepper:
             prompt_logprobs={id: prompt.logprobs for id, prompt in scores.items()},
             prompt_top_tokens={id: prompt.top for id, prompt in scores.items() if prompt.top},
             unguided=self._guides.failures(ids) if self._guides else {},
+            complete=self._guides.complete(ids) if self._guides else [],
             guessed={id: len(tokens) for id, tokens in drafts.items()},
         )  # fmt: skip
 

@@ -96,6 +96,16 @@ def test_end_of_sequence_counts_also_as_the_last_token_and_not_when_ignored() ->
     assert ignored.finish is FinishReason.LENGTH
 
 
+def test_a_complete_text_has_not_run_out_of_tokens() -> None:
+    s = scheduler()
+    s.add(sequence(0, new=2))
+    finishes = []
+    for _ in range(2):
+        told = replace(outcome(planned(s)), complete=[0])
+        finishes += [progress.finish for progress in s.commit(told, 0.0)]
+    assert finishes == [None, FinishReason.EOS_TOKEN]
+
+
 def test_a_run_of_tokens_ends_at_the_first_end() -> None:
     s = scheduler()
     s.add(sequence(0, new=8))

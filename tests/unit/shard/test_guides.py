@@ -102,6 +102,25 @@ def test_a_budget_that_holds_no_text_at_all_is_used_up(vocabulary: Vocabulary) -
     assert text and '{"name":"'.startswith(text) and not ended
 
 
+def test_a_text_is_complete_where_only_its_end_could_follow_the_last_token(vocabulary: Vocabulary) -> None:
+    def after(grammar: str, max_tokens: int, text: str) -> bool:
+        sequence = GuidedSequence(vocabulary, Guide(grammar, max_tokens))
+        for id in TOKENIZER.encode(text).ids:
+            assert not sequence.complete and sequence.allowed() and sequence.take(id) == id
+        return sequence.complete
+
+    text = '{"name":"John","":""}'
+    tokens = len(TOKENIZER.encode(text).ids)
+    assert after(json_grammar({"type": "object"}), tokens, text)
+    assert not after(json_grammar({"type": "object"}), tokens + 1, text), "there is room for the end itself"
+    assert after(LLMatcher.grammar_from_regex("no|yes"), 3, "yes")
+    assert not after(LLMatcher.grammar_from_regex("(yes)+"), 3, "yes"), "it could have gone on"
+    assert not after(LLMatcher.grammar_from_regex("yes!"), 3, "yes")
+    sequence = GuidedSequence(vocabulary, Guide(LLMatcher.grammar_from_regex("y"), 2))
+    assert [sequence.take(id) for id in (*TOKENIZER.encode("y").ids, EOS_ID)][-1] == EOS_ID
+    assert not sequence.complete, "it has its end"
+
+
 @pytest.mark.parametrize(
     "pattern", ["(yes|no)", "[0-9]{3}-[a-f]+", r"[a-z]+@[a-z]+\.(com|org)", "[a-z]+X[0-9]+", "((a|b)+!)+"]
 )

@@ -43,6 +43,7 @@ from tgi_server.speculate.costs import Allotment, Costs
 from tgi_server.types import (
     BLOCK_SIZE,
     CacheKind,
+    FinishReason,
     GenerationRequest,
     GroupInfo,
     Guide,
@@ -216,12 +217,14 @@ class Server:
             state, self.model.run, self.model.logits, guides, Watermark(), Group(), NEEDS, drafting(drafter, draft)
         )  # fmt: skip
         self.outcomes: list[Outcome] = []
+        self.finishes: list[FinishReason | None] = []
         self.plans: list[Plan] = []
 
     def serve(self, requests: Sequence[GenerationRequest]) -> list[tuple[list[int], list[float]]]:
         """The texts and log-probabilities of requests, of which some come later than others."""
         waiting = [batching.Sequence(i, request) for i, request in enumerate(requests)]
         answers = [(list(request.prompt_ids), list[float]()) for request in requests]
+        self.finishes = [None] * len(requests)
         flight: deque[Plan] = deque()
         while True:
             for sequence in waiting[:2]:
@@ -237,6 +240,7 @@ class Server:
                 assert progress.failure is None
                 answers[progress.sequence.id][0].extend(progress.tokens)
                 answers[progress.sequence.id][1].extend(progress.logprobs)
+                self.finishes[progress.sequence.id] = progress.finish
         assert not waiting and self.scheduler.reserved_tokens == 0
         return answers
 
@@ -340,6 +344,7 @@ def test_guided_texts_do_not_depend_on_guesses(tokenizer_json: Path) -> None:
         assert [text for text, _ in answers] == [text for text, _ in wanted]
         for (_, logprobs), (_, others) in zip(answers, wanted, strict=True):
             assert logprobs == pytest.approx(others, abs=1e-4)
+        assert server.finishes == [*[FinishReason.EOS_TOKEN] * (len(requests) - 1), FinishReason.LENGTH]
         most.append(max(max(outcome.counts) for outcome in server.outcomes))
     assert most[:3] == [1, 5, 5]
 
