@@ -47,7 +47,9 @@ CALLED: st.SearchStrategy[Any] = st.fixed_dictionaries(
     {"function": st.fixed_dictionaries({"name": NAME}, optional={"arguments": st.sampled_from(["{}", {}, None])})},
     optional={"id": NAME, "type": KIND},
 )
-PART = st.fixed_dictionaries({"text": NAME}, optional={"type": st.sampled_from(["text", "image_url", None])})
+PART = st.fixed_dictionaries(
+    {"text": NAME}, optional={"type": st.sampled_from(["text", "refusal", "image_url", None]), "refusal": NAME}
+)
 MESSAGE = st.fixed_dictionaries({"role": st.just("user")}, optional={
     "content": NAME | st.lists(PART, max_size=2), "name": NAME, "tool_call_id": NAME,
     "tool_calls": st.lists(CALLED, max_size=2),

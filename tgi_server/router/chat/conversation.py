@@ -70,9 +70,6 @@ def prepare(
         ValidationError: a message or a tool cannot be used, or the conversation is too long.
         TemplateError: there is no template, or it refused the conversation.
     """
-    for index, message in enumerate(conversation.messages):
-        if message.content is None and not message.tool_calls:
-            raise ValidationError("a message needs text content, or calls", f"messages[{index}]")
     if template is None:
         raise TemplateError("the model has no chat template")
     text = template.render(conversation.messages, conversation.tools)

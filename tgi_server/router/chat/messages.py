@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
 
-class TextPart(Struct, frozen=True):
-    """The one kind of content part that a text model can read."""
+class ContentPart(Struct, frozen=True):
+    """A piece of what a message says. Only texts can be read, and refusals, which are texts of the assistant's."""
 
-    text: str
-    type: Literal["text"] = "text"
+    text: str | None = None
+    """Of a part of the type `text`."""
+    type: str = "text"
+    """`text` or `refusal`. Others, such as `image_url`, are refused: models read nothing but text."""
+    refusal: str | None = None
+    """Of a part of the type `refusal`."""
 
 
 class FunctionCall(Struct, frozen=True):
@@ -34,15 +39,25 @@ class Message(Struct, frozen=True):
     """One turn of a conversation."""
 
     role: str
-    """Such as `system`, `user`, `assistant` or `tool`."""
-    content: str | list[TextPart] | None = None
-    """A text, or a list of texts. A message without it needs `tool_calls`."""
+    """Such as `system`, `user`, `assistant` or `tool`. `developer` is `system` where the model's chat template does not
+    know it, `function` is `tool`."""
+    content: str | list[ContentPart] | None = None
+    """A text, or a list of texts. A message without it needs `tool_calls`, `function_call` or `refusal`."""
     name: str | None = None
     """Of who speaks, for chat templates that use it."""
     tool_calls: list[ToolCall] | None = None
     """What the assistant called."""
     tool_call_id: str | None = None
     """The call that this message answers."""
+    function_call: FunctionCall | None = None
+    """What the assistant called, as it was told before there were `tool_calls`."""
+    refusal: str | None = None
+    """What the assistant said instead of a content."""
+
+    @property
+    def calls(self) -> Sequence[ToolCall]:
+        """What the assistant called, told in either way."""
+        return self.tool_calls or ([ToolCall(self.function_call)] if self.function_call else [])
 
 
 class Function(Struct, frozen=True, omit_defaults=True):

@@ -1,26 +1,19 @@
-"""Chat templates: where a model's template comes from, and rendering a conversation with it.
-
-A template is a foreign program: it runs sandboxed, without access to anything but the conversation.
-"""
+"""Chat templates: where a model's template comes from, and rendering a conversation with it."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import jinja2
-from jinja2 import meta, nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-from tgi_server.errors import ConfigError, TemplateError
+from tgi_server.errors import ConfigError, ValidationError
+from tgi_server.router.chat.continuing import FinalMessage
 from tgi_server.router.chat.messages import Message, Tool
-from tgi_server.router.chat.tool_prompts import Turn, definition, explained, turn_of
+from tgi_server.router.chat.program import Program
+from tgi_server.router.chat.tool_prompts import definition, explained, turn_of
 from tgi_server.router.chat.tools import format_of
 
 logger = logging.getLogger(__name__)
@@ -29,15 +22,23 @@ TEMPLATE_FILE = "chat_template.jinja"
 TOOL_TEMPLATE_FILE = "additional_chat_templates/tool_use.jinja"
 CONFIG_FILE = "tokenizer_config.json"
 
+RESERVED = frozenset(["messages", "tools", "add_generation_prompt", "continue_final_message"])
+"""Variables that are not a client's to set, beside the special tokens: they have fields of their own."""
 
-class _GenerationTag(Extension):
-    """`{% generation %}…{% endgeneration %}` marks the assistant's words for training; here it is only its content."""
 
-    tags = frozenset({"generation"})  # type: ignore[assignment]
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """How a conversation is rendered.
 
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+    Attributes:
+        begin_answer: end with what begins a turn of the assistant's.
+        continue_final: end within the last message, which is the assistant's and is gone on with.
+        variables: more of them, for templates that know them.
+    """
+
+    begin_answer: bool = True
+    continue_final: bool = False
+    variables: Mapping[str, Any] = field(default_factory=dict)
 
 
 class ChatTemplate:
@@ -57,32 +58,40 @@ class ChatTemplate:
 
     def __init__(self, source: str, special_tokens: Mapping[str, str], tool_source: str | None = None) -> None:
         self._special_tokens = {"bos_token": "", "eos_token": "", **special_tokens}
-        self._template = _compiled(source)
-        for_tools = source if tool_source is None else tool_source
-        self._tool_template = self._template if tool_source is None else _compiled(for_tools)
-        self._knows_tools = "tools" in meta.find_undeclared_variables(_environment().parse(for_tools))
-        self.tool_format = format_of(for_tools)
+        self._program = Program(source, self._special_tokens)
+        self._tool_program = self._program if tool_source is None else Program(tool_source, self._special_tokens)
+        self.tool_format = format_of(source if tool_source is None else tool_source)
 
-    def render(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> str:
-        """The prompt of a conversation, up to where the assistant answers.
+    def render(
+        self, messages: Sequence[Message], tools: Sequence[Tool] = (), rendering: Rendering = Rendering()
+    ) -> str:
+        """The prompt of a conversation.
 
         Raises:
-            ValidationError: the arguments of an earlier call are not a JSON object.
+            ValidationError: a message says no text, the arguments of an earlier call are not a JSON object, a variable
+                is not the client's to set, or the last message cannot be gone on with.
             TemplateError: the template refused the conversation or failed, with its own message.
         """
-        turns = [turn_of(message, index) for index, message in enumerate(messages)]
-        if not self._knows_tools:
+        self._check(rendering.variables)
+        program = self._tool_program if tools else self._program
+        turns = program.dialect.roles([turn_of(message, index) for index, message in enumerate(messages)])
+        final = FinalMessage(turns) if rendering.continue_final else None
+        turns = turns if final is None else final.turns
+        if not self._tool_program.knows_tools:
             turns = explained(turns, tools, self.tool_format)
-        known = [definition(tool) for tool in tools] if tools and self._knows_tools else None
-        return self._rendered(self._tool_template if tools else self._template, turns, known)
+        variables = {
+            **rendering.variables,
+            "tools": [definition(tool) for tool in tools] if tools and program.knows_tools else None,
+            "add_generation_prompt": rendering.begin_answer and final is None,
+        }
+        text = program.render(program.dialect.contents(turns), variables)
+        return text if final is None else final.cut(text)
 
-    def _rendered(self, template: jinja2.Template, turns: Sequence[Turn], tools: Sequence[Any] | None) -> str:
-        try:
-            return template.render(
-                messages=turns, tools=tools, documents=None, add_generation_prompt=True, **self._special_tokens
-            )
-        except Exception as error:  # whatever a foreign template runs into is an answer to the client, not a defect
-            raise TemplateError(str(error) or type(error).__name__) from None
+    def _check(self, variables: Mapping[str, Any]) -> None:
+        taken = next((name for name in variables if name in RESERVED or name in self._special_tokens), None)
+        if taken is not None:
+            param = "chat_template_kwargs"
+            raise ValidationError(f"`{param}` cannot set `{taken}`, which the server does", param)
 
 
 def find_template(model_dir: Path, tokenizer_config_path: str | None) -> ChatTemplate | None:
@@ -158,39 +167,3 @@ def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
         if name.endswith("_token") and isinstance(text, str):
             tokens[name] = text
     return tokens
-
-
-def _compiled(source: str) -> jinja2.Template:
-    try:
-        return _environment().from_string(source)
-    except jinja2.TemplateSyntaxError as error:
-        raise ConfigError(f"line {error.lineno} of the chat template: {error.message}") from None
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationTag]
-    )
-    environment.filters["tojson"] = _to_json
-    helpers: dict[str, Callable[..., Any]] = {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
-    environment.globals.update(helpers)
-    return environment
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """Plain JSON, as transformers has it for templates: Jinja's own filter escapes for HTML."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
-
-
-def _strftime_now(pattern: str) -> str:
-    return datetime.now().strftime(pattern)

@@ -9,28 +9,24 @@ from typing import Any
 import msgspec
 
 from tgi_server.errors import ValidationError
+from tgi_server.router.chat.contents import Turn, text_of
 from tgi_server.router.chat.messages import Message, Tool, ToolCall
 from tgi_server.router.chat.tools import ToolFormat
 
-Turn = dict[str, Any]
-"""One message as a template sees it."""
-
 
 def turn_of(message: Message, index: int) -> Turn:
-    """Message number `index` for a template; the parts of its content become one text, its calls' arguments objects.
+    """Message number `index` for a template; its content becomes one text, its calls' arguments objects.
 
     Raises:
-        ValidationError: the arguments of a call are not a JSON object.
+        ValidationError: a part of the content is no text, or the arguments of a call are not a JSON object.
     """
-    content = message.content
-    text = content if isinstance(content, str) else "".join(part.text for part in content or [])
-    turn: Turn = {"role": message.role, "content": text}
+    turn: Turn = {"role": "tool" if message.role == "function" else message.role, "content": text_of(message, index)}
     if message.name is not None:
         turn["name"] = message.name
     if message.tool_call_id is not None:
         turn["tool_call_id"] = message.tool_call_id
-    if message.tool_calls:
-        turn["tool_calls"] = [_call(call, index) for call in message.tool_calls]
+    if message.calls:
+        turn["tool_calls"] = [_call(call, index) for call in message.calls]
     return turn
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tgi_server.errors import ConfigError, TemplateError
-from tgi_server.router.chat.messages import Function, FunctionCall, Message, TextPart, Tool, ToolCall
+from tgi_server.router.chat.messages import ContentPart, Function, FunctionCall, Message, Tool, ToolCall
 from tgi_server.router.chat.template import ChatTemplate, find_template
 
 HELLO = [Message("user", "hello")]
@@ -98,7 +98,7 @@ def test_loop_controls_and_training_marks() -> None:
 
 
 def test_parts_are_joined() -> None:
-    assert render("{{ messages[0].content }}", [Message("user", [TextPart("a"), TextPart("b")])]) == "ab"
+    assert render("{{ messages[0].content }}", [Message("user", [ContentPart("a"), ContentPart("b")])]) == "ab"
 
 
 @pytest.mark.parametrize(

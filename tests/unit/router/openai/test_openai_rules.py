@@ -6,7 +6,7 @@ import pytest
 
 from tests.router_app import EOS, TEMPLATE, TOKENIZER
 from tgi_server.errors import TemplateError, ValidationError
-from tgi_server.router.chat.messages import Function, FunctionName, Message, NamedTool, TextPart, Tool
+from tgi_server.router.chat.messages import ContentPart, Function, FunctionName, Message, NamedTool, Tool
 from tgi_server.router.chat.template import ChatTemplate
 from tgi_server.router.http.formats import (
     JsonFormat,
@@ -192,7 +192,7 @@ def test_stop_sequences_are_cut_off() -> None:
 
 
 def test_chat_prompt_has_no_second_special_tokens() -> None:
-    prepared = chat([TextPart("the "), TextPart("fox")])
+    prepared = chat([ContentPart("the "), ContentPart("fox")])
     assert prepared.prompts[0].text == "[user]the fox<|end|>[assistant]"
     assert prepared.requests[0].prompt_ids == TOKENIZER.encode(prepared.prompts[0].text, add_special_tokens=False).ids
 
