@@ -33,6 +33,7 @@ async def closed(router: Router) -> None:
 def service(collector: Collector) -> str:
     (request,) = collector.requests
     (resource,) = request.resource_spans
+    name: str
     (name,) = [entry.value.string_value for entry in resource.resource.attributes if entry.key == "service.name"]
     return name
 

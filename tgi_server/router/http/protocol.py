@@ -157,7 +157,8 @@ class HttpProtocol(HttpToolsProtocol):
 
 def _has_host(scope: Any) -> bool:
     """Whether it names its host as its version of HTTP demands (RFC 9112, section 3.2)."""
-    return scope["http_version"] != "1.1" or sum(name == b"host" for name, _ in scope["headers"]) == 1
+    hosts = [name for name, _ in scope["headers"] if name == b"host"]
+    return bool(scope["http_version"] != "1.1") or len(hosts) == 1
 
 
 async def _refuse_hostless(scope: Any, receive: Any, send: Any) -> None:
