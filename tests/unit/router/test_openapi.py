@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -73,6 +75,13 @@ async def test_every_route_is_in_it_and_no_other() -> None:
     assert served == told
     names = [operation["operationId"] for methods in DOCUMENT["paths"].values() for operation in methods.values()]
     assert len(set(names)) == len(names)
+
+
+def test_every_route_is_in_the_written_documentation() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "api.md").read_text(encoding="utf-8")
+    table, *_ = text.partition("## Routes\n")[2].partition("\n## ")
+    told = set(re.findall(r"`(?:\w+ )?(/[^`]*)`", table))
+    assert told == {*DOCUMENT["paths"], "/docs", "/ui", "/api-doc/openapi.json"}
 
 
 @pytest.mark.parametrize("struct", STRUCTS, ids=lambda struct: struct.__name__)

@@ -52,7 +52,8 @@ PART = st.fixed_dictionaries(
 )
 MESSAGE = st.fixed_dictionaries({"role": st.just("user")}, optional={
     "content": NAME | st.lists(PART, max_size=2), "name": NAME, "tool_call_id": NAME,
-    "tool_calls": st.lists(CALLED, max_size=2),
+    "tool_calls": st.lists(CALLED, max_size=2), "function_call": plausible.objects(name=NAME, arguments=NAME),
+    "refusal": NAME,
 })  # fmt: skip
 OPTIONS: dict[str, st.SearchStrategy[Any]] = plausible.SHARED | {
     "response_format": FORMAT, "logit_bias": st.sampled_from([{"5": 1.5}, {"5": "1"}]), "min_tokens": plausible.NUMBER,
@@ -62,8 +63,11 @@ OPTIONS: dict[str, st.SearchStrategy[Any]] = plausible.SHARED | {
 }  # fmt: skip
 NESTED = one_field({"messages": HELLO}, messages=st.lists(MESSAGE, max_size=2), tools=st.lists(TOOLS, max_size=2))
 CHAT = NESTED | one_field(
-    {"messages": HELLO}, **OPTIONS, functions=st.just([]), function_call=NAME, tool_choice=NAME | TOOLS,
-    parallel_tool_calls=plausible.FLAG, top_logprobs=plausible.NUMBER,
+    {"messages": HELLO}, **OPTIONS, functions=st.just([]), function_call=NAME,
+    tool_choice=NAME | TOOLS | plausible.CHOSEN | st.fixed_dictionaries({}, optional=plausible.ALLOWED)
+    | plausible.objects(type=KIND, allowed_tools=st.fixed_dictionaries({}, optional=plausible.ALLOWED)),
+    parallel_tool_calls=plausible.FLAG, top_logprobs=plausible.NUMBER, add_generation_prompt=plausible.FLAG,
+    continue_final_message=plausible.FLAG, chat_template_kwargs=st.just({"x": 1}),
 )  # fmt: skip
 PROMPT = st.lists(st.integers(-1, 9) | NAME | st.lists(st.integers(-1, 9) | st.just(1.0), max_size=2), max_size=2)
 COMPLETION = one_field({"prompt": "x"}, **OPTIONS, prompt=PROMPT)

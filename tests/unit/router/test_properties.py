@@ -62,10 +62,22 @@ SHARED: dict[str, st.SearchStrategy[Any]] = {
     "typical_p": NUMBER, "watermark": FLAG,
 }  # fmt: skip
 CALL = objects(id=TEXT, type=st.just("function"), function=objects(name=TEXT, arguments=TEXT | st.just("{}")))
+PART = objects(type=st.sampled_from(["text", "refusal", "image_url"]), text=TEXT, refusal=TEXT)
 MESSAGE = st.fixed_dictionaries(
-    {"role": st.sampled_from(["user", "system", "assistant", "tool", "critic"]), "content": TEXT},
-    optional={"tool_calls": st.lists(CALL, max_size=2), "tool_call_id": TEXT, "name": TEXT},
-)
+    {
+        "role": st.sampled_from(["user", "system", "developer", "assistant", "tool", "function", "critic"]),
+        "content": TEXT | st.lists(PART, max_size=2),
+    },
+    optional={
+        "tool_calls": st.lists(CALL, max_size=2), "tool_call_id": TEXT, "name": TEXT, "refusal": TEXT,
+        "function_call": objects(name=TEXT, arguments=TEXT),
+    },
+)  # fmt: skip
+CHOSEN = objects(type=st.sampled_from(["function", "allowed_tools"]), function=objects(name=TEXT), name=st.just("f"))
+ALLOWED: dict[str, st.SearchStrategy[Any]] = {
+    "mode": st.sampled_from(["auto", "required"]),
+    "tools": st.lists(CHOSEN, max_size=2),
+}
 CHAT = st.builds(
     lambda messages, rest: {"messages": messages} | rest,
     st.lists(MESSAGE | JSON, max_size=3),
@@ -75,8 +87,13 @@ CHAT = st.builds(
         top_logprobs=NUMBER,
         max_completion_tokens=NUMBER,
         tools=st.lists(TOOL, max_size=2),
-        tool_choice=st.sampled_from(["auto", "none", "required", "f"]) | objects(function=objects(name=TEXT)),
+        tool_choice=st.sampled_from(["auto", "none", "required", "f"])
+        | CHOSEN
+        | objects(type=st.just("allowed_tools"), allowed_tools=objects(**ALLOWED), **ALLOWED),
         parallel_tool_calls=FLAG,
+        add_generation_prompt=FLAG,
+        continue_final_message=FLAG,
+        chat_template_kwargs=st.dictionaries(st.sampled_from(["x", "tools", "eos_token"]), JSON, max_size=2),
     ),
 )
 COMPLETION = st.builds(

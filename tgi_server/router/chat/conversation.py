@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tokenizers import Tokenizer
 
@@ -11,7 +11,7 @@ from tgi_server.errors import TemplateError, ValidationError
 from tgi_server.router.chat import tools
 from tgi_server.router.chat.messages import Message, Tool
 from tgi_server.router.chat.reader import AnswerReader, CallReader
-from tgi_server.router.chat.template import ChatTemplate
+from tgi_server.router.chat.template import ChatTemplate, Rendering
 from tgi_server.router.http import grammars
 from tgi_server.router.http.formats import Format, RegexFormat, TextFormat
 from tgi_server.router.http.limits import Limits, Prepared, Prompt, context_tokens, tokenise, variants, with_grammar
@@ -24,6 +24,7 @@ class Conversation:
 
     Attributes:
         messages: so far.
+        rendering: how they become a prompt.
         tools: that the answer may use.
         required: it has to use one.
         parallel: it may hold several calls.
@@ -36,6 +37,7 @@ class Conversation:
     """
 
     messages: Sequence[Message]
+    rendering: Rendering = field(default_factory=Rendering)
     tools: Sequence[Tool] = ()
     required: bool = False
     parallel: bool = True
@@ -72,7 +74,7 @@ def prepare(
     """
     if template is None:
         raise TemplateError("the model has no chat template")
-    text = template.render(conversation.messages, conversation.tools)
+    text = template.render(conversation.messages, conversation.tools, conversation.rendering)
     # The template has written the special tokens already.
     ids = tokenise(tokenizer, text, add_special_tokens=False)
     max_new_tokens = context_tokens(ids, conversation.max_new_tokens, limits, "messages")

@@ -92,7 +92,36 @@ class FunctionName(Struct, frozen=True):
 
 
 class NamedTool(Struct, frozen=True):
-    """The tool that has to be used."""
+    """One of the tools."""
 
-    function: FunctionName
-    type: Literal["function"] = "function"
+    function: FunctionName | None = None
+    """The function."""
+    type: str = "function"
+    """There are no tools but functions."""
+    name: str | None = None
+    """The same as `function.name`, as in OpenAI's Responses API."""
+
+    @property
+    def called(self) -> str | None:
+        """The name of the function, given in either way."""
+        return self.name if self.function is None else self.function.name
+
+
+class AllowedTools(Struct, frozen=True):
+    """Tools that may be used, of those there are."""
+
+    tools: list[NamedTool]
+    """Those that may be used."""
+    mode: Literal["auto", "required"] = "auto"
+    """Whether one of them has to be used."""
+
+
+class ToolChoice(NamedTool, frozen=True):
+    """The tool that has to be used, or (of the type `allowed_tools`) those that may be used."""
+
+    allowed_tools: AllowedTools | None = None
+    """Of the type `allowed_tools`."""
+    tools: list[NamedTool] | None = None
+    """The same as `allowed_tools.tools`, as in OpenAI's Responses API."""
+    mode: Literal["auto", "required"] = "auto"
+    """The same as `allowed_tools.mode`, as in OpenAI's Responses API."""

@@ -6,9 +6,10 @@ from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta, Struct
 
-from tgi_server.router.chat.messages import Message, NamedTool, Tool
+from tgi_server.router.chat.messages import Message, Tool, ToolChoice
 from tgi_server.router.http.formats import Format
 from tgi_server.router.http.wire import Body, Int32, UInt32, fits_64_bits
+from tgi_server.router.openai.unserved import EVERYWHERE, IN_CHATS, IN_COMPLETIONS
 
 
 class StreamOptions(Struct, frozen=True, omit_defaults=True):
@@ -23,7 +24,7 @@ class StreamOptions(Struct, frozen=True, omit_defaults=True):
 class OpenAIBody(Body, frozen=True, kw_only=True, omit_defaults=True):
     """What the chat and the completion request share. The last fields are read to be refused."""
 
-    TEXTS = frozenset({"response_format", "logit_bias"})
+    TEXTS = frozenset({"response_format", "logit_bias"}) | EVERYWHERE.keys()
     GUIDES: ClassVar[tuple[str, ...]] = ("response_format",)
 
     model: str | None = None
@@ -71,10 +72,38 @@ class OpenAIBody(Body, frozen=True, kw_only=True, omit_defaults=True):
     """Mark the text so that a program can tell later that it was generated. Not in OpenAI's API."""
     response_format: Format | None = None
     """What the text has to look like. Any text if it is not given."""
-    min_tokens: int | None = None
+    min_tokens: Any = None
     """Not served: anything but 0 is refused."""
-    stop_token_ids: list[int] | None = None
+    stop_token_ids: Any = None
     """Not served: anything but an empty list is refused."""
+    allowed_token_ids: Any = None
+    """Not served."""
+    bad_words: Any = None
+    """Not served: use `logit_bias`."""
+    use_beam_search: Any = None
+    """Not served: anything but `false` is refused."""
+    include_stop_str_in_output: Any = None
+    """Not served: anything but `false` is refused."""
+    skip_special_tokens: Any = None
+    """Not served: anything but `true` is refused."""
+    prompt_logprobs: Any = None
+    """Not served: `echo` of a completion has them."""
+    truncate_prompt_tokens: Any = None
+    """Not served."""
+    guided_json: Any = None
+    """Not served: use `response_format`."""
+    guided_regex: Any = None
+    """Not served: use `response_format`."""
+    guided_choice: Any = None
+    """Not served: use `response_format`."""
+    guided_grammar: Any = None
+    """Not served: use `response_format`."""
+    structured_outputs: Any = None
+    """Not served: use `response_format`."""
+    json_schema: Any = None
+    """Not served: use `response_format`."""
+    grammar: Any = None
+    """Not served: use `response_format`."""
 
     def __post_init__(self) -> None:
         fits_64_bits(seed=self.seed)
@@ -83,7 +112,7 @@ class OpenAIBody(Body, frozen=True, kw_only=True, omit_defaults=True):
 class ChatBody(OpenAIBody, frozen=True, kw_only=True, omit_defaults=True):
     """Body of `/v1/chat/completions`."""
 
-    TEXTS = OpenAIBody.TEXTS | {"messages", "tools", "tool_choice", "functions", "function_call"}
+    TEXTS = OpenAIBody.TEXTS | {"messages", "tools", "tool_choice", "chat_template_kwargs"} | IN_CHATS.keys()
     GUIDES = ("response_format", "tools")
 
     messages: Annotated[list[Message], Meta(min_length=1)]
@@ -99,20 +128,41 @@ class ChatBody(OpenAIBody, frozen=True, kw_only=True, omit_defaults=True):
     the server limits it, 5 by default."""
     tools: list[Tool] | None = None
     """Functions that the model may call. Their arguments always follow their JSON schemas."""
-    tool_choice: str | NamedTool | None = None
-    """`none`, `auto` (which is what counts if it is not given), `required`, or the function that has to be called."""
+    tool_choice: str | ToolChoice | None = None
+    """`none`, `auto` (which is what counts if it is not given), `required`, the function that has to be called, or
+    those that are allowed."""
     parallel_tool_calls: bool | None = None
     """Whether there may be several calls. `true` if it is not given."""
-    functions: list[Any] | None = None
+    add_generation_prompt: bool | None = None
+    """Let a turn of the assistant's begin where the messages end. `true` if it is not given, but beside
+    `continue_final_message`. Not in OpenAI's API."""
+    continue_final_message: bool | None = None
+    """Go on with the last message, which has to be the assistant's: the answer is what comes behind it. Not in OpenAI's
+    API."""
+    chat_template_kwargs: dict[str, Any] | None = None
+    """More variables for the chat template, such as `enable_thinking`. Not in OpenAI's API."""
+    functions: Any = None
     """Not served: use `tools`."""
     function_call: Any = None
     """Not served: use `tool_choice`."""
+    modalities: Any = None
+    """Not served: anything but `["text"]` is refused."""
+    audio: Any = None
+    """Not served."""
+    web_search_options: Any = None
+    """Not served."""
+    moderation: Any = None
+    """Not served."""
+    chat_template: Any = None
+    """Not served."""
+    documents: Any = None
+    """Not served: use `chat_template_kwargs`."""
 
 
 class CompletionBody(OpenAIBody, frozen=True, kw_only=True, omit_defaults=True):
     """Body of `/v1/completions`. A list of integers is one prompt given as token ids."""
 
-    TEXTS = OpenAIBody.TEXTS | {"prompt", "suffix"}
+    TEXTS = OpenAIBody.TEXTS | {"prompt"} | IN_COMPLETIONS.keys()
 
     prompt: str | list[str | int | list[int]]
     """A text, a list of token ids, or a list of several texts and lists of ids."""
@@ -126,5 +176,5 @@ class CompletionBody(OpenAIBody, frozen=True, kw_only=True, omit_defaults=True):
     of `/info`, and cannot be streamed. `n` if it is not given."""
     echo: bool | None = None
     """Put the prompt before the text."""
-    suffix: str | None = None
+    suffix: Any = None
     """Not served: anything but an empty text is refused."""

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from tokenizers import Tokenizer
 
 from tgi_server.errors import ValidationError
 from tgi_server.router.chat.conversation import Conversation, prepare
-from tgi_server.router.chat.messages import NamedTool, Tool
-from tgi_server.router.chat.template import ChatTemplate
+from tgi_server.router.chat.template import ChatTemplate, Rendering
 from tgi_server.router.http import grammars
 from tgi_server.router.http.limits import (
     Limits,
@@ -27,6 +25,8 @@ from tgi_server.router.http.limits import (
 from tgi_server.router.http.rules import check_above_zero, check_penalty
 from tgi_server.router.http.wire import MAX_UINT64
 from tgi_server.router.openai.requests import ChatBody, CompletionBody, OpenAIBody
+from tgi_server.router.openai.tool_choice import usable
+from tgi_server.router.openai.unserved import check_unserved
 from tgi_server.types import GenerationRequest, SamplingParams, StoppingParams
 
 COMPLETION_TOKENS = 16
@@ -37,15 +37,6 @@ MOST_CHOICES = 128
 
 LARGEST_BIAS = 100.0
 MOST_BIASES = 1024
-
-_NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "min_tokens": (None, 0),
-    "stop_token_ids": (None, []),
-    "functions": (None, []),
-    "function_call": (None, "none", "auto"),
-    "suffix": (None, ""),
-}
-"""Fields that are not served, with the values that ask for nothing."""
 
 
 def texts(body: OpenAIBody) -> int:
@@ -102,12 +93,13 @@ def conversation_of(body: ChatBody, limits: Limits, random_seed: int) -> Convers
     check_top_n("top_logprobs", body.top_logprobs or 0, limits)
     check_above_zero("max_completion_tokens", body.max_completion_tokens)
     check_above_zero("max_tokens", body.max_tokens)
-    usable, required = tools_of(body)
+    tools, required, several = usable(body.tools or [], body.tool_choice)
     return Conversation(
         messages=body.messages,
-        tools=usable,
+        rendering=rendering_of(body),
+        tools=tools,
         required=required,
-        parallel=body.parallel_tool_calls is not False and body.tool_choice in (None, "auto", "required"),
+        parallel=several and body.parallel_tool_calls is not False,
         format=body.response_format,
         sampling=replace(sampling_of(body, limits, random_seed), top_n_tokens=body.top_logprobs or 0),
         max_new_tokens=body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens,
@@ -117,24 +109,17 @@ def conversation_of(body: ChatBody, limits: Limits, random_seed: int) -> Convers
     )
 
 
-def tools_of(body: ChatBody) -> tuple[list[Tool], bool]:
-    """The tools that the answer may use, and whether it has to use one.
+def rendering_of(body: ChatBody) -> Rendering:
+    """How a chat request wants its conversation rendered.
 
     Raises:
-        ValidationError: two have the same name, or the one that is chosen is not there.
+        ValidationError: the answer is to begin a turn and to go on with one.
     """
-    known, choice = body.tools or [], body.tool_choice
-    if len({tool.function.name for tool in known}) < len(known):
-        raise ValidationError("two functions in `tools` have the same name", "tools")
-    if choice == "none" or (not known and choice in (None, "auto")):
-        return [], False
-    if choice in (None, "auto", "required") and known:
-        return known, choice == "required"
-    name = choice.function.name if isinstance(choice, NamedTool) else choice
-    chosen = [tool for tool in known if tool.function.name == name]
-    if not chosen:
-        raise ValidationError(f"`tool_choice` names {name!r}, which is no function of `tools`", "tool_choice")
-    return chosen, True
+    goes_on = bool(body.continue_final_message)
+    if goes_on and body.add_generation_prompt:
+        message = "`continue_final_message` and `add_generation_prompt` cannot both be true"
+        raise ValidationError(message, "continue_final_message")
+    return Rendering(body.add_generation_prompt is not False, goes_on, body.chat_template_kwargs or {})
 
 
 def completion(body: CompletionBody, limits: Limits, tokenizer: Tokenizer, random_seed: int) -> Prepared:
@@ -193,9 +178,7 @@ def check_fields(body: OpenAIBody, limits: Limits) -> None:
     Raises:
         ValidationError: see above.
     """
-    for name, neutral in _NEUTRAL.items():
-        if getattr(body, name, None) not in neutral:
-            raise ValidationError(f"`{name}` is not supported", name)
+    check_unserved(body)
     if body.stream_options is not None and not body.stream:
         raise ValidationError("`stream_options` is only allowed when `stream` is true", "stream_options")
     if body.temperature is not None and not 0.0 <= body.temperature <= 2.0:

@@ -6,7 +6,16 @@ import pytest
 
 from tests.router_app import EOS, TEMPLATE, TOKENIZER
 from tgi_server.errors import TemplateError, ValidationError
-from tgi_server.router.chat.messages import ContentPart, Function, FunctionName, Message, NamedTool, Tool
+from tgi_server.router.chat.messages import (
+    AllowedTools,
+    ContentPart,
+    Function,
+    FunctionName,
+    Message,
+    NamedTool,
+    Tool,
+    ToolChoice,
+)
 from tgi_server.router.chat.template import ChatTemplate
 from tgi_server.router.http.formats import (
     JsonFormat,
@@ -54,7 +63,7 @@ def completion(prompt: Any = "hi", **fields: Any) -> Prepared:
         ("response_format", JsonFormat({"anyOf": [{"const": i} for i in range(1001)]})),
         ("response_format", JsonFormat({"enum": ["x" * 99 + str(i) for i in range(700)]})),
         ("min_p", 1.1), ("typical_p", 0.0), ("typical_p", 1.1),
-        ("min_tokens", 1), ("stop_token_ids", [5]), ("response_format", JsonFormat(7)),
+        ("guided_json", {}), ("stop_token_ids", [5]), ("response_format", JsonFormat(7)),
         ("response_format", JsonFormat("{")), ("response_format", JsonFormat({"type": "thing"})),
         ("response_format", JsonSchemaFormat()), ("response_format", JsonObjectFormat({}, {})),
         ("response_format", JsonSchemaFormat(NamedSchema({}), {})), ("response_format", JsonObjectFormat(schema=1)),
@@ -73,8 +82,8 @@ def test_refused_everywhere(name: str, value: Any) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("tools", [WEATHER, WEATHER]), ("tool_choice", "required"), ("tool_choice", NamedTool(FunctionName("f"))),
-     ("functions", [{}]), ("function_call", {"name": "f"}), ("top_logprobs", 2), ("max_completion_tokens", 0)],
+    [("tools", [WEATHER, WEATHER]), ("tool_choice", "required"), ("tool_choice", ToolChoice(FunctionName("f"))),
+     ("top_logprobs", 2), ("max_completion_tokens", 0)],
 )  # fmt: skip
 def test_refused_in_chats(name: str, value: Any) -> None:
     with pytest.raises(ValidationError, match=f"`{name}`"):
@@ -139,13 +148,48 @@ def test_what_guides_a_text() -> None:
 
 def test_tools_are_told_and_guide() -> None:
     limits = replace(LIMITS, max_input_length=1000, max_total_tokens=2000)
-    for choice in (None, "auto", "required", "weather", NamedTool(FunctionName("weather"))):
+    for choice in (None, "auto", "required", "weather", ToolChoice(FunctionName("weather"))):
         prepared = chat(tools=[WEATHER], tool_choice=choice, limits=limits)
         assert '"name": "weather"' in prepared.prompts[0].text and prepared.requests[0].sampling.guide is not None
     prepared = chat(tools=[WEATHER], tool_choice="none")
     assert "weather" not in prepared.prompts[0].text and prepared.requests[0].sampling.guide is None
     with pytest.raises(ValidationError, match="regular expression"):
         chat(tools=[WEATHER], response_format=RegexFormat("a"), limits=limits)
+
+
+def test_allowed_tools_are_the_only_ones() -> None:
+    limits = replace(LIMITS, max_input_length=1000, max_total_tokens=2000)
+    allowed = ToolChoice(type="allowed_tools", allowed_tools=AllowedTools([NamedTool(FunctionName("weather"))]))
+    two = chat(tools=[WEATHER, Tool(Function("clock"))], tool_choice=allowed, limits=limits)
+    one = chat(tools=[WEATHER], tool_choice="auto", limits=limits)
+    assert two.prompts[0].text == one.prompts[0].text and "clock" not in two.prompts[0].text
+    assert two.requests[0].sampling.guide == one.requests[0].sampling.guide is not None
+
+
+def test_how_the_prompt_ends() -> None:
+    def ends(**fields: Any) -> str:
+        turns = [Message("user", "the"), Message("assistant", "fox ")]
+        prepared = rules.chat(ChatBody(messages=turns, **fields), TURNS, LIMITS, TOKENIZER, SEED)
+        return prepared.prompts[0].text.removeprefix(f"[user]the{EOS}")
+
+    assert ends() == ends(add_generation_prompt=True) == "[assistant]fox <|end|>[assistant]"
+    assert ends(add_generation_prompt=False) == "[assistant]fox <|end|>"
+    for begin in (None, False):
+        assert ends(continue_final_message=True, add_generation_prompt=begin) == "[assistant]fox "
+    with pytest.raises(ValidationError, match="cannot both be true") as caught:
+        ends(continue_final_message=True, add_generation_prompt=True)
+    assert caught.value.param == "continue_final_message"
+    with pytest.raises(ValidationError, match="`continue_final_message` needs a last message of the role `assistant`"):
+        chat(continue_final_message=True)
+
+
+def test_templates_get_more_variables() -> None:
+    template = ChatTemplate("{{ messages[0].content }}{% if enable_thinking is false %}<no>{% endif %}", {})
+    for variables, text in ((None, "hi"), ({"enable_thinking": False}, "hi<no>"), ({"enable_thinking": True}, "hi")):
+        body = ChatBody(messages=[Message("user", "hi")], chat_template_kwargs=variables)
+        assert rules.chat(body, template, LIMITS, TOKENIZER, SEED).prompts[0].text == text
+    with pytest.raises(ValidationError, match="cannot set `messages`"):
+        chat(chat_template_kwargs={"messages": []})
 
 
 def test_an_echo_of_token_ids_is_decoded() -> None:
