@@ -255,12 +255,16 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The end of a generation: `text` is the whole generated text, `seed` is None for greedy decoding."""
+    """The end of a generation: `text` is the whole generated text, `seed` is None for greedy decoding.
+
+    `stop_sequence` is the one that ended it, if one did.
+    """
 
     reason: FinishReason
     text: str
     generated_tokens: int
     seed: int | None
+    stop_sequence: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,9 @@ class StopMatcher:
 
     Args:
         mark: its text is looked for; special tokens are told, see `close`.
+
+    Attributes:
+        matched: the stop sequence that is complete, while there is one.
     """
 
     def __init__(self, stops: Sequence[str], mark: Mark | None = None) -> None:
@@ -26,6 +29,7 @@ class StopMatcher:
         self._only_first = mark is not None and mark.first
         self._beginnings = frozenset(pattern.text[0] for pattern in self._patterns)
         self._position = 0
+        self.matched: str | None = None
         self._found: tuple[int, int] | None = None  # the first that is complete, while it may be part of the mark
 
     @property
@@ -61,9 +65,9 @@ class StopMatcher:
             return None
         for character in text:
             self._position += 1
-            longest = max([len(stop.text) for stop in self._stops if stop.advance(character)], default=0)
+            longest = max([stop.text for stop in self._stops if stop.advance(character)], key=len, default="")
             if longest and self._found is None:
-                self._found = self._position - longest, self._position
+                self._found, self.matched = (self._position - len(longest), self._position), longest
             content = self._content(character)
             if self._found is not None and self._found[1] <= content:
                 return self._found

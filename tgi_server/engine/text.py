@@ -143,6 +143,7 @@ class GenerationText:
     def _end(self, reason: FinishReason) -> list[TokenEvent]:
         events = self._give(len(self._held))
         seed = self._sampling.seed if self._sampling.samples else None
-        finish = Finish(reason, "".join(self._shown), self._tokens, seed)
+        stop = self._matcher.matched if reason is FinishReason.STOP_SEQUENCE else None
+        finish = Finish(reason, "".join(self._shown), self._tokens, seed, stop)
         events[-1] = replace(events[-1], finish=finish)
         return events

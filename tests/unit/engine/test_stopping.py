@@ -32,6 +32,7 @@ def test_any_split_finds_what_the_definition_says(stops: list[str], pieces: list
         match = matcher.feed(piece)
         if match is not None:
             assert (match[0] + seen, match[1] + seen) == expected
+            assert matcher.matched == "".join(pieces)[slice(*expected)]
             return
         seen += len(piece)
         assert matcher.undecided == longest_open(stops, "".join(pieces)[:seen])

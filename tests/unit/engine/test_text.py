@@ -108,8 +108,9 @@ def test_stop_sequences_are_found_anywhere(
 ) -> None:
     ids = tokenizer.encode("the quick brown fox").ids
     released, finish = generate(tokenizer, ids, stops, keep_stop)
-    assert finish.reason is FinishReason.STOP_SEQUENCE
+    assert finish.reason is FinishReason.STOP_SEQUENCE and finish.stop_sequence in stops
     assert finish.text == "".join(texts(released)) == expected
+    assert expected.endswith(finish.stop_sequence) == keep_stop
 
 
 def test_text_that_may_become_a_stop_sequence_is_held_back(tokenizer: Tokenizer) -> None:
@@ -148,7 +149,7 @@ def test_stop_sequences_are_looked_for_in_content(
         released, finish = generate(tokenizer, ids_, ("quick", "!"), False, last, mark=mark)
         events = [event.token for some in released for event in some]
         assert finish.text == expected == "".join(token.text for token in events if not token.special)
-        assert (finish.reason is last) == (expected.endswith("quick!"))
+        assert (finish.reason is last) == (expected.endswith("quick!")) == (finish.stop_sequence is None)
 
 
 def test_the_seed_is_told_when_the_choice_was_random(tokenizer: Tokenizer) -> None:

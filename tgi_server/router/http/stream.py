@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
+from dataclasses import dataclass
 from typing import Any, cast
 
 from quart import Response, request
@@ -52,13 +53,37 @@ def sse(data: Json) -> bytes:
     return b"data: %b\n\n" % dumps(data)
 
 
+def typed_sse(data: Json) -> bytes:
+    """One event that is called what its `type` says."""
+    return b"event: %b\n%b" % (data["type"].encode(), sse(data))
+
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """How an API writes its streams.
+
+    Attributes:
+        event: writes one event.
+        silence: is written while nothing comes.
+        end: is written behind the last event.
+    """
+
+    event: Callable[[Json], bytes] = sse
+    silence: bytes = KEEP_ALIVE
+    end: bytes = b""
+
+
+PLAIN = Framing()
+
+
 async def token_chunks(
     opening: AbstractAsyncContextManager[Call],
     render: Callable[[int, TokenEvent], Iterable[Json]],
-    on_start: Callable[[Call], None] | None = None,
+    on_start: Callable[[Call], Iterable[Json]] = lambda call: (),
     keep_alive: float = KEEP_ALIVE_SECONDS,
+    framing: Framing = PLAIN,
 ) -> AsyncGenerator[bytes, None]:
-    """The events of a generation as text to write.
+    """The events of a generation as text to write, behind those that `on_start` has for an admitted request.
 
     The first item is empty and comes once the request is admitted, so that who takes it before answering can still
     answer with an error status. Closing the generator ends the request. `keep_alive` is in seconds.
@@ -67,26 +92,28 @@ async def token_chunks(
         TgiError: whatever stopped the request.
     """
     async with opening as call:
-        if on_start is not None:
-            on_start(call)
+        first = b"".join(map(framing.event, on_start(call)))
         yield b""
+        if first:
+            yield first
         while call.finish is None:
             try:
                 async with asyncio.timeout(keep_alive):
                     ready = await call.drain()
             except TimeoutError:
-                yield KEEP_ALIVE
+                yield framing.silence
                 continue
-            yield b"".join([sse(data) for index, events in ready for event in events for data in render(index, event)])
+            told = [data for index, events in ready for event in events for data in render(index, event)]
+            yield b"".join(map(framing.event, told))
 
 
 async def complete(
     chunks: AsyncGenerator[bytes, None],
     render_error: Callable[[TgiError], Json],
     closing: Callable[[], Json | None] = lambda: None,
-    end: bytes = b"",
+    framing: Framing = PLAIN,
 ) -> AsyncGenerator[bytes, None]:
-    """A whole event stream: `chunks`, then the `closing` event if there is one, or an error event, then `end`."""
+    """A whole event stream: `chunks`, then the `closing` event if there is one, or an error event, then the end."""
     async with aclosing(chunks):
         try:
             async for chunk in chunks:
@@ -94,11 +121,11 @@ async def complete(
                     yield chunk
             last = closing()
             if last is not None:
-                yield sse(last)
+                yield framing.event(last)
         except TgiError as error:
-            yield sse(render_error(error))
-    if end:
-        yield end
+            yield framing.event(render_error(error))
+    if framing.end:
+        yield framing.end
 
 
 def event_stream(chunks: AsyncGenerator[bytes, None], headers: Mapping[str, str]) -> Response:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 import uuid
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 from tgi_server import __version__
+from tgi_server.errors import TgiError
 from tgi_server.router.chat.conversation import PreparedConversation
+from tgi_server.router.http.answering import Making
 from tgi_server.router.http.calls import Answer, Call
+from tgi_server.router.http.stream import DONE, Framing
 from tgi_server.router.openai.answers import (
     AnyChoice,
     Chunk,
@@ -18,10 +21,12 @@ from tgi_server.router.openai.answers import (
     MessageChoice,
     MessagePiece,
     Numbered,
+    OpenAIErrorEnvelope,
     TextChoice,
     Usage,
 )
 from tgi_server.router.openai.choices import ChatChoice, Choice, CompletionChoice
+from tgi_server.router.openai.errors import envelope
 from tgi_server.router.openai.requests import ChatBody, CompletionBody, OpenAIBody, StreamOptions
 from tgi_server.types import TokenEvent
 
@@ -41,7 +46,7 @@ class Served(NamedTuple):
         return Served(model, f"{__version__}-{docker_label or 'native'}")
 
 
-class OpenAIAnswer(ABC, Generic[Whole, Piece]):
+class OpenAIAnswer(Making, Generic[Whole, Piece]):
     """One answer in the making, whole or in chunks: what chat and completion share.
 
     Args:
@@ -56,6 +61,7 @@ class OpenAIAnswer(ABC, Generic[Whole, Piece]):
     prefix: str
     kind: str
     chunk_kind: str
+    framing = Framing(end=DONE)
 
     def __init__(self, body: OpenAIBody, served: Served) -> None:
         self._options = body.stream_options or StreamOptions()
@@ -66,10 +72,11 @@ class OpenAIAnswer(ABC, Generic[Whole, Piece]):
         self._choices: list[Choice[Whole, Piece]]
         self._generated = 0
 
-    def start(self, call: Call) -> None:
-        """The request was admitted."""
+    def start(self, call: Call) -> tuple[()]:
+        """See `Making`: no event comes before the first token."""
         self._call = call
         self._choices = [self._choice(index, call) for index in range(len(call.candidates))]
+        return ()
 
     def whole(self, answers: Sequence[Answer]) -> Completion[Whole]:
         """The answer to a request that does not stream."""
@@ -97,6 +104,10 @@ class OpenAIAnswer(ABC, Generic[Whole, Piece]):
         chunk = self._object(self.chunk_kind, list[Piece]())
         chunk["usage"] = self._usage()
         return chunk
+
+    def failed(self, error: TgiError) -> OpenAIErrorEnvelope:
+        """See `Making`."""
+        return envelope(error)
 
     def _object(self, kind: str, choices: list[AnyChoice]) -> Chunk[AnyChoice]:
         return {

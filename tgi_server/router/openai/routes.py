@@ -10,10 +10,9 @@ from quart import Blueprint, Response
 
 from tgi_server.errors import TgiError
 from tgi_server.router.chat.template import ChatTemplate
+from tgi_server.router.http.answering import respond
 from tgi_server.router.http.body import answer, read
 from tgi_server.router.http.calls import Calls, Prepare
-from tgi_server.router.http.headers import headers
-from tgi_server.router.http.stream import DONE, close_with_request, complete, event_stream, token_chunks
 from tgi_server.router.openai import rules
 from tgi_server.router.openai.answers import Model, ModelList
 from tgi_server.router.openai.errors import envelope, error_object, error_status
@@ -78,17 +77,7 @@ class OpenAIRoutes:
     async def _answer(self, body: OpenAIBody, prepare: Prepare, making: OpenAIAnswer[Any, Any]) -> Response:
         check = partial(rules.check_texts, body, self._calls.limits)
         opening = self._calls.begin(prepare, body, check, self._calls.span())
-        if not body.stream:
-            async with opening as call:
-                making.start(call)
-                whole = making.whole(await call.answers())
-                told = headers(call, self._compute_type)
-            return answer(whole, headers=told)
-        chunks = token_chunks(opening, making.chunks, making.start)
-        close_with_request(chunks)
-        await anext(chunks)  # what is wrong with the request is still answered with a status
-        about = {"x-compute-type": self._compute_type}
-        return event_stream(complete(chunks, envelope, making.closing, DONE), about)
+        return await respond(opening, making, bool(body.stream), self._compute_type)
 
 
 async def error_response(error: TgiError) -> Response:

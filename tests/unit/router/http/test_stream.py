@@ -12,7 +12,7 @@ from tgi_server.errors import ValidationError
 from tgi_server.router.http.calls import Calls
 from tgi_server.router.http.errors import error_body
 from tgi_server.router.http.limits import Limits
-from tgi_server.router.http.stream import KEEP_ALIVE, complete, token_chunks
+from tgi_server.router.http.stream import KEEP_ALIVE, Framing, complete, token_chunks
 from tgi_server.router.native import rendering, rules
 from tgi_server.router.native.requests import GenerateBody, Parameters
 from tgi_server.telemetry.tracing import Untraced
@@ -70,7 +70,9 @@ async def test_errors_end_the_stream() -> None:
     with ThreadPoolExecutor(1) as pool:
         async with started(step_seconds=0.01) as router:
             written = []
-            async for chunk in complete(token_chunks(*opening(router, pool, 50)), error_body, end=b"end"):
+            async for chunk in complete(
+                token_chunks(*opening(router, pool, 50)), error_body, framing=Framing(end=b"end")
+            ):
                 written.append(chunk)
                 if len(written) == 2:
                     router.shards.kill("shard 0 died")
