@@ -91,6 +91,20 @@ class Mark:
     first: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Reasoning:
+    """How a text marks what is thought before its content: `begin`, the thoughts, `end`; all of it may be left out.
+
+    Marks may hold special tokens. A text without thoughts may begin with `direct`. Of `begun` ones the prompt holds
+    `begin` already.
+    """
+
+    begin: str
+    end: str
+    direct: str = ""
+    begun: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoppingParams:
     """When one sequence ends."""
@@ -102,6 +116,8 @@ class StoppingParams:
     """Leave the matched stop sequence in the text (native API) or cut it off (OpenAI API); decision D10."""
     content_until: Mark | None = None
     """Stop sequences are looked for before this mark only, of which they are no part; None for everywhere."""
+    reasoning: Reasoning | None = None
+    """Stop sequences are not looked for in what is thought before the content; None for texts without such."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,6 +54,7 @@ TABLE: Mapping[str, tuple[Any, Any]] = {
     "max_stop_sequences": (7, 8),
     "max_top_n_tokens": (9, 10),
     "payload_limit": (1000, 1001),
+    "reasoning": (False, True),
     "messages_api_enabled": (True, False),
     "watermark_gamma": (0.25, 0.75),
     "watermark_delta": (1.5, 3.0),

@@ -298,6 +298,11 @@ class ValidationOptions(Options):
     payload_limit: int = option(
         2 * 1024 * 1024, "Longest body of a request in bytes; longer ones are refused (413).", minimum=1
     )
+    reasoning: bool = option(
+        True,
+        "Tell what a model thinks before it answers apart from the answer (reasoning_content of a chat), where its "
+        "chat template knows the marks of thoughts. false: it is part of the text, as are the marks.",
+    )
     messages_api_enabled: bool = option(
         False, "POST /invocations takes what /v1/chat/completions takes, instead of what / takes."
     )

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from tgi_server.engine.detokenizer import ContextDetokenizer, Detokenizer, PieceDetokenizer
 from tgi_server.engine.pieces import pieces
 from tgi_server.engine.stopping import StopMatcher
+from tgi_server.engine.thoughts import ThoughtReader
 from tgi_server.types import Finish, FinishReason, GenerationRequest, Token, TokenEvent, TopTokens
 
 
@@ -88,6 +89,8 @@ class GenerationText:
         self._stopping = request.stopping
         self._detokenizer = vocabulary.detokenizer(context)
         self._matcher = StopMatcher(self._stopping.stop_sequences, self._stopping.content_until)
+        reasoning = self._stopping.reasoning if self._stopping.stop_sequences else None
+        self._thoughts = reasoning and ThoughtReader(reasoning, vocabulary.special.values())
         self._held: list[TokenEvent] = []
         self._held_length = 0  # characters
         self._shown: list[str] = []  # texts given out, without special tokens
@@ -100,13 +103,31 @@ class GenerationText:
         self._held.append(TokenEvent(token, [] if top is None else self._vocabulary.top(top)))
         self._held_length += len(token.text)
         self._tokens += 1
-        if token.special and self._ends_content(token.text):
-            self._matcher.close()
-        match = self._matcher.feed("" if finish is FinishReason.EOS_TOKEN else token.text, last=finish is not None)
-        if match is not None:
-            self._cut(self._held_length - len(token.text) + match[self._stopping.keep_stop])
+        length = self._stopped(self._content(token, finish is not None), finish)
+        if length is not None:
+            self._cut(length)
             finish = FinishReason.STOP_SEQUENCE
         return self._release() if finish is None else self._end(finish)
+
+    def _content(self, token: Token, last: bool) -> list[Token]:
+        """What is known to be content with this token: the end of what is held, or all of it if nothing is thought."""
+        if self._thoughts is None:
+            return [token]
+        pieces = self._thoughts.read(token) + (self._thoughts.end() if last else [])
+        return [piece for piece in pieces if isinstance(piece, Token)]
+
+    def _stopped(self, content: Sequence[Token], finish: FinishReason | None) -> int | None:
+        """How much of the held text is left where a stop sequence is complete in the new `content`; None if none is."""
+        length = self._held_length - sum(len(token.text) for token in content)
+        for left, token in zip(reversed(range(len(content))), content, strict=True):
+            if token.special and self._ends_content(token.text):
+                self._matcher.close()
+            last = finish is not None and not left
+            match = self._matcher.feed("" if last and finish is FinishReason.EOS_TOKEN else token.text, last)
+            if match is not None:
+                return length + match[self._stopping.keep_stop]
+            length += len(token.text)
+        return None
 
     def _ends_content(self, special: str) -> bool:
         mark = self._stopping.content_until
@@ -121,6 +142,8 @@ class GenerationText:
 
     def _release(self) -> list[TokenEvent]:
         """Give out the events that end before the first character that may begin a stop sequence."""
+        if self._thoughts is not None and self._thoughts.undecided:
+            return []
         undecided = self._matcher.undecided
         if not undecided:
             return self._give(len(self._held))

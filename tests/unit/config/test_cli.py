@@ -113,7 +113,7 @@ def test_a_flag_without_value_takes_no_other_argument() -> None:
 
 SWITCHES = [
     "trust_remote_code", "enable_cuda_graphs", "disable_custom_kernels", "prefix_caching", "messages_api_enabled",
-    "ngrok", "json_output",
+    "reasoning", "ngrok", "json_output",
 ]  # fmt: skip
 
 

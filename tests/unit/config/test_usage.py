@@ -23,6 +23,7 @@ OPTIONS = [
     "max_input_length", "max_total_tokens", "waiting_served_ratio", "max_batch_prefill_tokens",
     "max_batch_total_tokens", "max_waiting_tokens", "max_batch_size", "prefill_chunk_tokens", "prefix_caching",
     "validation_workers", "max_best_of", "max_stop_sequences", "max_top_n_tokens", "payload_limit",
+    "reasoning",
     "messages_api_enabled", "watermark_gamma", "watermark_delta", "rope_scaling", "rope_factor", "hostname", "port",
     "cors_allow_origin", "ngrok", "ngrok_authtoken", "ngrok_edge", "shutdown_timeout", "receive_timeout",
     "send_timeout", "json_output", "otlp_endpoint", "otlp_service_name", "log_level", "log_levels",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from tokenizers import Tokenizer
 
+from tgi_server.engine.thoughts import ThoughtReader
 from tgi_server.errors import TemplateError, ValidationError
 from tgi_server.router.chat import tools
 from tgi_server.router.chat.messages import Message, Tool
@@ -15,7 +16,7 @@ from tgi_server.router.chat.template import ChatTemplate, Rendering
 from tgi_server.router.http import grammars
 from tgi_server.router.http.formats import Format, RegexFormat, TextFormat
 from tgi_server.router.http.limits import Limits, Prepared, Prompt, context_tokens, tokenise, variants, with_grammar
-from tgi_server.types import GenerationRequest, Mark, SamplingParams, StoppingParams
+from tgi_server.types import GenerationRequest, Mark, Reasoning, SamplingParams, StoppingParams
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,16 +52,21 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class PreparedConversation(Prepared):
-    """A conversation that may go on; `template` is the one it was rendered with."""
+    """A conversation that may go on; `template` is the one it was rendered with.
+
+    `reasoning` is what answers may have of thoughts, None for nothing, or for thoughts that are told as text.
+    """
 
     conversation: Conversation
     template: ChatTemplate
+    reasoning: Reasoning | None
 
     def reader(self, special: Collection[str]) -> AnswerReader:
         """What takes one answer apart; `special` are the texts of the tokenizer's special tokens."""
+        thoughts = self.reasoning and ThoughtReader(self.reasoning, special)
         if not self.conversation.tools:
-            return AnswerReader(None)
-        return AnswerReader(CallReader(_mark(self.conversation, self.template, special)))
+            return AnswerReader(None, thoughts)
+        return AnswerReader(CallReader(_mark(self.conversation, self.template, special)), thoughts)
 
 
 def prepare(
@@ -79,17 +85,19 @@ def prepare(
     ids = tokenise(tokenizer, text, add_special_tokens=False)
     max_new_tokens = context_tokens(ids, conversation.max_new_tokens, limits, "messages")
     special = {token.content: id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    reasoning = template.reasoning_format.after(text) if template.reasoning_format and limits.reasoning else None
     stopping = StoppingParams(
         max_new_tokens=max_new_tokens,
         stop_sequences=() if conversation.required else conversation.stop_sequences,
         ignore_eos=conversation.ignore_eos,
         keep_stop=False,
         content_until=_mark(conversation, template, special),
+        reasoning=reasoning,
     )
     request = GenerationRequest(prompt_ids=ids, sampling=conversation.sampling, stopping=stopping)
     request = with_grammar(request, _grammar(conversation, template, special), limits)
     prompt = Prompt(text, variants(request, conversation.texts))
-    return PreparedConversation([prompt], conversation, template)
+    return PreparedConversation([prompt], conversation, template, reasoning)
 
 
 def _mark(conversation: Conversation, template: ChatTemplate, special: Collection[str]) -> Mark | None:

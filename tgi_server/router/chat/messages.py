@@ -53,6 +53,10 @@ class Message(Struct, frozen=True):
     """What the assistant called, as it was told before there were `tool_calls`."""
     refusal: str | None = None
     """What the assistant said instead of a content."""
+    reasoning_content: str | None = None
+    """What the assistant thought before it said this, for chat templates that use it."""
+    reasoning: str | None = None
+    """Another name of `reasoning_content`."""
 
     @property
     def calls(self) -> Sequence[ToolCall]:

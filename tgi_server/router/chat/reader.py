@@ -1,4 +1,4 @@
-"""An answer of the assistant, taken apart while it is written: text and function calls."""
+"""An answer of the assistant, taken apart while it is written: thoughts, text and function calls."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tgi_server.types import Mark, TokenEvent
+from tgi_server.engine.thoughts import Thought, ThoughtReader, overlap
+from tgi_server.types import Mark, Token, TokenEvent
 
 _HEAD = re.compile(r'\{"name": "([\w.-]+)", "(?:arguments|parameters)": ')
 
@@ -22,8 +23,8 @@ class CallPart:
     name: str | None = None
 
 
-Part = str | CallPart
-"""A piece of an answer: text for the reader, or of a call."""
+Part = str | CallPart | Thought
+"""A piece of an answer: text for the reader, or of a call, or of what was thought before."""
 
 
 class AnswerReader:
@@ -33,10 +34,12 @@ class AnswerReader:
 
     Args:
         calls: tells calls from text, None where the answer holds no calls.
+        thoughts: tells thoughts from what comes after them, None where the answer holds no thoughts.
     """
 
-    def __init__(self, calls: CallReader | None) -> None:
+    def __init__(self, calls: CallReader | None, thoughts: ThoughtReader | None = None) -> None:
         self._calls = calls
+        self._thoughts = thoughts
         self._begun = False
         self._blank = ""  # what there is so far, while it is white space
 
@@ -45,15 +48,31 @@ class AnswerReader:
         """A call has begun."""
         return self._calls is not None and self._calls.called
 
+    @property
+    def reasoning_tokens(self) -> int:
+        """How many tokens so far came before text and calls: thoughts, and the marks around them."""
+        return 0 if self._thoughts is None else self._thoughts.tokens
+
     def parts(self, event: TokenEvent) -> list[Part]:
-        """What a token adds; special ones have no text, but one may begin calls."""
-        token, calls = event.token, self._calls
-        if calls is None:
-            return ["" if token.special else token.text]
-        parts = calls.special(token.text) if token.special else calls.feed(token.text)
-        if event.finish:
-            return self._shown(parts + calls.end()) + ([self._blank] if self._blank else [])
-        return self._shown(parts)
+        """What a token adds; special ones have no text, but one may begin calls, or thoughts, or end them."""
+        pieces: list[Thought | Token] = [event.token]
+        if self._thoughts is not None:
+            pieces = self._thoughts.read(event.token) + (self._thoughts.end() if event.finish else [])
+        parts = [part for piece in pieces for part in self._taken(piece)]
+        return parts + self._end() if event.finish else parts
+
+    def _taken(self, piece: Thought | Token) -> list[Part]:
+        if isinstance(piece, Thought):
+            return [piece]
+        if self._calls is None:
+            return ["" if piece.special else piece.text]
+        return self._shown(self._calls.special(piece.text) if piece.special else self._calls.feed(piece.text))
+
+    def _end(self) -> list[Part]:
+        """What was held back."""
+        if self._calls is None:
+            return []
+        return self._shown(self._calls.end()) + ([self._blank] if self._blank else [])
 
     def _shown(self, parts: Sequence[Part]) -> list[Part]:
         """`parts` without the white space that may be all there is before a call."""
@@ -123,7 +142,7 @@ class CallReader:
             self._read = self._calls
             text, self._buffer = self._buffer[:at], self._buffer[at:]
         else:
-            held = _overlap(self._buffer, mark.text)
+            held = overlap(self._buffer, mark.text)
             if mark.first and held < len(self._buffer):
                 self._read, held = self._plain, 0
             cut = len(self._buffer) - held
@@ -160,8 +179,3 @@ class CallReader:
         self._in_string = sign == '"'
         self._depth += (sign in "{[") - (sign in "}]")
         return sign in "}]" and self._depth == 0
-
-
-def _overlap(text: str, begin: str) -> int:
-    """Length of the longest end of `text` that is a beginning of `begin`."""
-    return next((length for length in range(min(len(text), len(begin)), 0, -1) if begin.startswith(text[-length:])), 0)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tgi_server.errors import ConfigError, ValidationError
+from tgi_server.router.chat import reasoning
 from tgi_server.router.chat.continuing import FinalMessage
 from tgi_server.router.chat.messages import Message, Tool
 from tgi_server.router.chat.program import Program
@@ -51,6 +52,7 @@ class ChatTemplate:
 
     Attributes:
         tool_format: how the model writes calls.
+        reasoning_format: how the model marks what it thinks, None where the template knows of no such thing.
 
     Raises:
         ConfigError: a text is not a valid template.
@@ -61,6 +63,7 @@ class ChatTemplate:
         self._program = Program(source, self._special_tokens)
         self._tool_program = self._program if tool_source is None else Program(tool_source, self._special_tokens)
         self.tool_format = format_of(source if tool_source is None else tool_source)
+        self.reasoning_format = reasoning.format_of(source)
 
     def render(
         self, messages: Sequence[Message], tools: Sequence[Tool] = (), rendering: Rendering = Rendering()

@@ -25,6 +25,9 @@ def turn_of(message: Message, index: int) -> Turn:
         turn["name"] = message.name
     if message.tool_call_id is not None:
         turn["tool_call_id"] = message.tool_call_id
+    thoughts = message.reasoning if message.reasoning_content is None else message.reasoning_content
+    if thoughts is not None:
+        turn["reasoning_content"] = turn["reasoning"] = thoughts
     if message.calls:
         turn["tool_calls"] = [_call(call, index) for call in message.calls]
     return turn

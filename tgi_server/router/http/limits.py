@@ -36,6 +36,8 @@ class Limits:
     unguided: str | None = None
     scores_prompts: bool = True
     """Whether the tokens of a prompt have scores; those that an encoder reads have none."""
+    reasoning: bool = True
+    """Whether what a model thinks is told apart from its answer."""
 
     @staticmethod
     def of(batching: BatchingOptions, validation: ValidationOptions, shard: ShardInfo) -> Limits:
@@ -50,6 +52,7 @@ class Limits:
             vocab_size=shard.vocab_size,
             unguided=shard.unguided,
             scores_prompts=shard.start_token_id is None,
+            reasoning=validation.reasoning,
         )
 
 

@@ -42,12 +42,20 @@ class ModelList(TypedDict):
     data: list[Model]
 
 
+class CompletionTokensDetails(TypedDict):
+    """Of what kinds the generated tokens are."""
+
+    reasoning_tokens: int
+    """What the model thought before it answered, and the marks around that."""
+
+
 class Usage(TypedDict):
     """How many tokens a request took."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    completion_tokens_details: CompletionTokensDetails
 
 
 class Alternative(TypedDict):
@@ -93,6 +101,10 @@ class AssistantMessage(TypedDict):
     content: str | None
     """`null` if the answer is nothing but calls."""
     refusal: None
+    reasoning_content: NotRequired[str]
+    """What the model thought before, if it did."""
+    reasoning: NotRequired[str]
+    """The same text again."""
     tool_calls: NotRequired[list[AssistantCall]]
     """There if a function is to be called."""
 
@@ -136,6 +148,9 @@ class Delta(TypedDict, total=False):
     """More of a message. The role comes first, and once."""
 
     role: Literal["assistant"]
+    reasoning_content: str
+    reasoning: str
+    """The same text again."""
     content: str
     tool_calls: list[CallDelta]
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol, TypeVar
 
 from tgi_server.engine.generation import Generation
+from tgi_server.engine.thoughts import Thought
 from tgi_server.router.chat.reader import AnswerReader, Part
 from tgi_server.router.http.calls import Answer
 from tgi_server.router.http.wire import single
@@ -26,6 +27,10 @@ class Choice(Protocol[Whole, Piece]):
     def chunks(self, event: TokenEvent) -> Iterator[Piece]:
         """What one token adds."""
 
+    @property
+    def reasoning_tokens(self) -> int:
+        """How many tokens so far are no part of the answer, but thought before."""
+
 
 class ChatChoice:
     """A message of the assistant.
@@ -38,16 +43,19 @@ class ChatChoice:
         self._index = index
         self._top = (body.top_logprobs or 0) if body.logprobs else None
         self._reader = reader
+        self._tells_thoughts = body.include_reasoning is not False
         self._begun = False
         self._untold: list[TokenEvent] = []
         """Those whose log-probabilities go with the next piece."""
 
     def whole(self, answer: Answer) -> answers.MessageChoice:
         """See `Choice`."""
-        texts, calls = list[str](), list[answers.AssistantCall]()
-        for part in [part for event in answer.events for part in self._reader.parts(event)]:
+        thoughts, texts, calls = "", list[str](), list[answers.AssistantCall]()
+        for part in [part for event in answer.events for part in self._parts(event)]:
             if isinstance(part, str):
                 texts.append(part)
+            elif isinstance(part, Thought):
+                thoughts += part.text
             elif part.id is not None and part.name is not None:
                 function: answers.CalledFunction = {"name": part.name, "arguments": part.arguments}
                 calls.append({"id": part.id, "type": "function", "function": function})
@@ -55,20 +63,22 @@ class ChatChoice:
                 calls[-1]["function"]["arguments"] += part.arguments
         content = "".join(texts) if texts or not calls else None
         message: answers.AssistantMessage = {"role": "assistant", "content": content, "refusal": None}
+        if thoughts:
+            message["reasoning_content"] = message["reasoning"] = thoughts
         if calls:
             message["tool_calls"] = calls
         return {
             "index": self._index,
             "message": message,
-            "logprobs": self._logprobs(answer.events),
+            "logprobs": self._logprobs(answer.events[self.reasoning_tokens :]),
             "finish_reason": self._reason(answer.events[-1]),
         }
 
     def chunks(self, event: TokenEvent) -> Iterator[answers.MessagePiece]:
         """See `Choice`. The role comes with the first piece only."""
-        parts = self._reader.parts(event)
-        deltas = [_delta(part) for part in parts] or ([{}] if event.finish else [])
-        self._untold.append(event)
+        thought = self.reasoning_tokens
+        deltas = [_delta(part) for part in self._parts(event)] or ([{}] if event.finish else [])
+        self._untold = [] if self.reasoning_tokens > thought else [*self._untold, event]
         for number, delta in enumerate(deltas, 1):
             if not self._begun:
                 self._begun, delta = True, {"role": "assistant", **delta}
@@ -79,6 +89,14 @@ class ChatChoice:
                 "finish_reason": self._reason(event) if number == len(deltas) else None,
             }
             self._untold = []
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """See `Choice`."""
+        return self._reader.reasoning_tokens
+
+    def _parts(self, event: TokenEvent) -> list[Part]:
+        return [part for part in self._reader.parts(event) if self._tells_thoughts or not isinstance(part, Thought)]
 
     def _reason(self, event: TokenEvent) -> answers.ChatReason | None:
         reason = finish_reason(event)
@@ -123,6 +141,11 @@ class CompletionChoice:
     def chunks(self, event: TokenEvent) -> Iterator[answers.TextChoice]:
         """See `Choice`."""
         yield self._piece("" if event.token.special else event.token.text, [event])
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """See `Choice`: it is all text."""
+        return 0
 
     def _piece(self, text: str, events: Sequence[TokenEvent]) -> answers.TextChoice:
         reason = finish_reason(events[-1])
@@ -177,6 +200,8 @@ def _alternatives(event: TokenEvent, count: int) -> dict[str, float | None] | No
 def _delta(part: Part) -> answers.Delta:
     if isinstance(part, str):
         return {"content": part}
+    if isinstance(part, Thought):
+        return {"reasoning_content": part.text, "reasoning": part.text}
     if part.id is None or part.name is None:
         return {"tool_calls": [{"index": part.index, "function": {"arguments": part.arguments}}]}
     function: answers.FunctionDelta = {"name": part.name, "arguments": part.arguments}

@@ -121,7 +121,13 @@ class OpenAIAnswer(Making, Generic[Whole, Piece]):
 
     def _usage(self) -> Usage:
         prompt, completion = self._call.prompt_tokens, self._counted(self._generated)
-        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+        reasoning = sum(choice.reasoning_tokens for choice in self._choices)
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+            "completion_tokens_details": {"reasoning_tokens": reasoning},
+        }
 
     def _counted(self, generated: int) -> int:
         """Of the generated tokens, those that the client asked for."""

@@ -121,7 +121,8 @@ async def test_token_prompts_and_ignored_end() -> None:
     async with started(says("!")) as router:
         body = {"prompt": [5, 6, 7], "ignore_eos": True, "max_tokens": 6}
         _, whole, _ = await post(router, "/v1/completions", body)
-        assert whole["usage"] == {"prompt_tokens": 3, "completion_tokens": 6, "total_tokens": 9}
+        usage = {"prompt_tokens": 3, "completion_tokens": 6, "total_tokens": 9}
+        assert whole["usage"] == usage | {"completion_tokens_details": {"reasoning_tokens": 0}}
         assert whole["choices"][0]["text"] == "!!!"
 
 
