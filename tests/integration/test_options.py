@@ -63,6 +63,8 @@ TABLE: Mapping[str, tuple[Any, Any]] = {
     "hostname": ("127.0.0.1", "0.0.0.0"),
     "port": (8080, 8081),
     "cors_allow_origin": (["http://a.com"], ["*"]),
+    "api_key": ("sk-1=", "sk_2"),
+    "api_key_file": ("/run/keys", "keys.txt"),
     "ngrok": (True, False),
     "ngrok_authtoken": ("to${ken", "token#2"),
     "ngrok_edge": ("edge", "null"),
@@ -261,7 +263,7 @@ HYDRA: list[tuple[list[str], list[str]]] = [
 def test_hydra_answers_for_itself(tmp_path: Path, argv: list[str], words: list[str]) -> None:
     site = tmp_path / "my site"
     site.mkdir()
-    done = run(*argv, "deployment=laptop", "--config-dir", str(site), "--ngrok-authtoken=s3cret")
+    done = run(*argv, "deployment=laptop", "--config-dir", str(site), "--ngrok-authtoken=s3cret", "api_key=s3cret")
     assert done.returncode == 0, done.stderr
     for word in words:
         assert word in done.stdout
@@ -335,12 +337,12 @@ def test_kubernetes_like(tmp_path: Path) -> None:
 
 
 def test_the_report_comes_before_the_start() -> None:
-    log = start("--env", f"port={free_port()}", "deployment=laptop", HF_TOKEN="s3cret", NGROK_AUTHTOKEN="s3cret")
+    log = start("--env", f"port={free_port()}", "deployment=laptop", HF_TOKEN="s3cret", API_KEY="s3cret")
     assert "s3cret" not in log
     for words in (
         "versions: tgi_server ", ", torch 2", "build: commit ", "processor can: ", "memory: ", "CUDA: ", "driver: ",
         "GPU: ", "kernels: ", "HF_TOKEN=***", "option max_batch_size=4 (deployment file conf/deployment/laptop.yaml)",
-        "option ngrok_authtoken=*** (environment variable NGROK_AUTHTOKEN)", "option max_input_length=1024 (default)",
+        "option api_key=*** (environment variable API_KEY)", "option max_input_length=1024 (default)",
     ):  # fmt: skip
         assert words in log
     assert "kernels: unknown" not in log

@@ -212,6 +212,31 @@ async def test_a_refused_request_is_told_and_not_lost(browser: Browser, mode: st
 
 
 @pytest.mark.parametrize("mode", MODES)
+async def test_a_key_is_asked_for_and_kept_nowhere(browser: Browser, mode: str) -> None:
+    async with (
+        listening(choose=says("Paris"), api_key="sk-1") as (_, port),
+        visiting(browser, port, clean=False) as visit,
+    ):
+        field = visit.page.get_by_label("API key")
+        for key in ("", "sk-2"):
+            await field.fill(key)
+            await visit.ask(mode, "Hello")
+            await expect(visit.page.get_by_role("alert")).to_contain_text("needs an API key")
+            await expect(field).to_be_focused()
+        await field.fill("sk-1")
+        await visit.ask(mode, "Hello")
+        await visit.ended("complete" if mode == "chat" else "The model ended its text")
+        assert await visit.page.evaluate("localStorage.length + sessionStorage.length + document.cookie.length") == 0
+        await visit.page.reload()
+        await expect(field).to_have_value("")
+
+
+async def test_no_key_is_asked_for_where_none_is_needed(browser: Browser) -> None:
+    async with listening() as (_, port), visiting(browser, port) as visit:
+        await expect(visit.page.get_by_label("API key")).to_be_hidden()
+
+
+@pytest.mark.parametrize("mode", MODES)
 async def test_a_full_server_is_told(browser: Browser, mode: str) -> None:
     async with listening(step_seconds=SLOW, max_concurrent_requests=1) as (router, port):
         _, writer = await send(port, "/generate", LONG)

@@ -9,7 +9,7 @@ import asyncio
 import re
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import httptools
@@ -23,12 +23,13 @@ class BenchError(ConfigError):
 
 @dataclass(frozen=True)
 class Target:
-    """Where a server listens. `path` is what comes before `/v1/...`, often empty."""
+    """Where a server listens. `path` is what comes before `/v1/...`, often empty; `key` is sent, but never shown."""
 
     host: str
     port: int
     path: str = ""
     secure: bool = False
+    key: str | None = field(default=None, repr=False)
 
     @classmethod
     def parse(cls, url: str) -> Target:
@@ -56,9 +57,10 @@ class Target:
 
     def request(self, method: str, path: str, body: bytes = b"") -> bytes:
         """The bytes of a request with a JSON body."""
+        key = "" if self.key is None else f"authorization: Bearer {self.key}\r\n"
         head = (
             f"{method} {self.path}{path} HTTP/1.1\r\nhost: {self._place}\r\naccept: */*\r\n"
-            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+            f"content-type: application/json\r\n{key}content-length: {len(body)}\r\n\r\n"
         )
         return head.encode() + body
 

@@ -8,12 +8,13 @@ import logging
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar, Protocol, TypeVar
 
 import tgi_server
+from tgi_server import api_keys
 from tgi_server.bench import report
 from tgi_server.bench.completion import Record
 from tgi_server.bench.http import BenchError, Pool, Target
@@ -78,14 +79,17 @@ class Bench(BenchOptions):
         self.check(config, origins)
         work = Workload.of(self)
         output = None if self.output is None else Path(self.output)
+        key = next(iter(api_keys.read(config)), None)
         with contextlib.redirect_stdout(sys.stderr):
             if self.target is None:
-                bench = _Bench(work, _own_address(config), None, output, not config.json_output, stop)
+                target = replace(_own_address(config), key=key)
+                bench = _Bench(work, target, None, output, not config.json_output, stop)
                 runs = _beside(bench, serve)
             else:
                 log.setup(config, "bench")
                 named = config.model_id if config.model_id != ModelOptions.model_id else None
-                bench = _Bench(work, Target.parse(self.target), named, output, not config.json_output, stop)
+                target = replace(Target.parse(self.target), key=key)
+                bench = _Bench(work, target, named, output, not config.json_output, stop)
                 runs = asyncio.run(bench.all())
         bench.tell(runs)
 
@@ -203,7 +207,7 @@ def _own_address(config: ServerConfig) -> Target:
 
 
 def _refuse_unused(config: ServerConfig, origins: Mapping[str, str]) -> None:
-    used = {field.name for field in fields(TelemetryOptions)} | {"model_id", "job"}
+    used = {field.name for field in fields(TelemetryOptions)} | {"model_id", "job", "api_key", "api_key_file"}
     names = [field.name for field in fields(ServerConfig) if field.name not in used]
     if problems := list(describe.given(config, origins, names, "has no effect on a server that runs already (target)")):
         raise UsageError("; ".join(problems))

@@ -115,7 +115,8 @@ def _loader(arguments: Arguments, origins: Mapping[str, str]) -> Iterator[Config
     except UsageError:
         raise
     except Exception as error:  # Hydra, OmegaConf and YAML raise many kinds, all about what the operator wrote
-        raise _explained(error, arguments.config_name, origins) from error
+        explained = _explained(error, arguments.config_name, origins)
+        raise UsageError(_without_secrets(str(explained), arguments.overrides), explained.names) from error
 
 
 def use_directory(config_dir: str | None) -> None:
@@ -149,7 +150,7 @@ def _explained(error: Exception, config_name: str, origins: Mapping[str, str]) -
             return UsageError(_missing_file(cause, config_name, origins), [group] if group else [])
         if isinstance(cause, OverrideParseException):
             override = str(cause.override)
-            line = f"cannot read {_without_secret(override)}: {_first_line(cause)}"
+            line = f"cannot read {_shown(override)}: {_first_line(cause)}"
             return UsageError(line, [override.lstrip("+~").partition("=")[0]])
         if isinstance(cause, OmegaConfBaseException) and cause.full_key:
             file = re.match(r"In '(.+?)':", str(error))
@@ -171,9 +172,18 @@ def _first_line(error: BaseException) -> str:
     return lines[0].rstrip(".")
 
 
-def _without_secret(override: str) -> str:
+def _shown(override: str) -> str:
     key, equals, text = override.partition("=")
     return describe.assigned(key, text) if equals else override
+
+
+def _without_secrets(line: str, overrides: Sequence[str]) -> str:
+    """The line without what the overrides, readable or not, set secrets to."""
+    for override in overrides:
+        name = re.match(r"[+~]*(\w*)[^=]*=(.+)", override, re.DOTALL)
+        if name and options.is_secret(name[1]):
+            line = line.replace(name[2], describe.MASK)
+    return line
 
 
 def _missing_file(error: MissingConfigException, config_name: str, origins: Mapping[str, str]) -> str:

@@ -356,6 +356,19 @@ class NetworkOptions(Options):
     cors_allow_origin: list[str] = option_list(
         "Origin of web pages that may call this server from browsers (repeatable); * for any. Any unless given."
     )
+    api_key: Optional[str] = option(
+        None,
+        "Key that clients have to send, as Authorization: Bearer KEY or x-api-key: KEY; only health, metrics, info "
+        "and pages need none. Everybody may call when unset. job=bench sends it.",
+        secret=True,
+        concerns=("router", "job"),
+    )
+    api_key_file: Optional[str] = option(
+        None,
+        "File with more such keys, one a line (# begins a comment), each as good as the others. It is read at the "
+        "start only.",
+        concerns=("router", "job"),
+    )
     ngrok: bool = option(False, "Publish the server through an ngrok tunnel; only health and metrics stay local.")
     ngrok_authtoken: Optional[str] = option(None, "Authtoken of the ngrok account; required with ngrok.", secret=True)
     ngrok_edge: Optional[str] = option(None, "Edge of the ngrok account that leads here; required with ngrok.")

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
+from tgi_server import api_keys
 from tgi_server.config import describe
 from tgi_server.config.options import values
 from tgi_server.config.schema import LogLevel, ServerConfig
@@ -35,6 +36,7 @@ def options(config: ServerConfig, origins: Mapping[str, str], accelerators: int)
         *_shards(config, accelerators),
         *_devices(config, accelerators),
         *_network(config),
+        *_keys(config),
         *_tunnel(config, origins),
         *_telemetry(config),
     ]
@@ -121,6 +123,17 @@ def _network(config: ServerConfig) -> Iterator[Problem]:
     for origin in config.cors_allow_origin:
         if not re.fullmatch(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#@\s]+", origin):
             yield "cors_allow_origin", f"{origin!r} is not an origin; * and such as https://example.com:8443 work"
+
+
+def _keys(config: ServerConfig) -> Iterator[Problem]:
+    """Keys that a header can hold."""
+    if config.api_key is not None and (reason := api_keys.unusable(config.api_key)):
+        yield "api_key", reason
+    if config.api_key_file is not None:
+        try:
+            api_keys.read_file(config.api_key_file)
+        except ValueError as error:
+            yield "api_key_file", str(error)
 
 
 def _tunnel(config: ServerConfig, origins: Mapping[str, str]) -> Iterator[Problem]:

@@ -11,6 +11,7 @@ from quart import Quart, Response, request
 from tokenizers import Tokenizer
 from werkzeug.exceptions import HTTPException
 
+from tgi_server import api_keys
 from tgi_server.config.schema import Resolved, ServerConfig
 from tgi_server.engine.engine import Engine
 from tgi_server.router import invocations
@@ -19,6 +20,7 @@ from tgi_server.router.document import document
 from tgi_server.router.http.body import answer
 from tgi_server.router.http.calls import Calls
 from tgi_server.router.http.cors import Cors
+from tgi_server.router.http.keys import Keys
 from tgi_server.router.http.limits import Limits
 from tgi_server.router.http.stream import Asgi, Closing
 from tgi_server.router.http.tunnel import LocalPaths
@@ -32,6 +34,9 @@ from tgi_server.router.pages.documentation import DocsRoutes
 from tgi_server.router.pages.ui import PageRoutes
 from tgi_server.telemetry import tracing
 from tgi_server.telemetry.metrics import Metrics
+
+OPEN_TO_ALL = ("ops", "pages", "docs")
+"""Blueprints whose routes need no API key."""
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +55,11 @@ def create_app(
         config: limits and names.
         resolved: what the launcher found out.
         template: the model's chat template, None where it has none.
+
+    Raises:
+        ConfigError: the file of API keys cannot be read.
     """
+    keys = api_keys.read(config)
     app = Quart(__name__, static_folder=None)
     app.url_map.merge_slashes = False  # another path is another path, not a redirection
     app.config["MAX_CONTENT_LENGTH"] = config.payload_limit
@@ -63,12 +72,13 @@ def create_app(
     compute_type = config.compute_type or resolved.compute_type
     native = NativeRoutes(calls, compute_type, resolved.pipeline_tag)
     openai = OpenAIRoutes(calls, template, Served.of(config.model_id, resolved.docker_label), compute_type)
+    app.before_request(Keys(keys, OPEN_TO_ALL).check)
     app.register_blueprint(native.blueprint())
     app.register_blueprint(openai.blueprint())
     app.register_blueprint(invocations.blueprint(native, openai, config.messages_api_enabled))
     app.register_blueprint(OpsRoutes(config, resolved, engine, metrics).blueprint())
-    app.register_blueprint(PageRoutes(config).blueprint())
-    app.register_blueprint(DocsRoutes(document(config.messages_api_enabled)).blueprint())
+    app.register_blueprint(PageRoutes(config, bool(keys)).blueprint())
+    app.register_blueprint(DocsRoutes(document(config.messages_api_enabled, bool(keys))).blueprint())
     openai_paths = ("/v1/", invocations.PATH) if config.messages_api_enabled else ("/v1/",)
     app.register_error_handler(HTTPException, partial(_http_error, openai_paths))
     inner: Asgi = Closing(app.asgi_app)
@@ -85,14 +95,18 @@ def create_app(
     return app
 
 
+_NATIVE_TYPES = {401: "authentication", 500: "internal"}
+
+
 async def _http_error(openai_paths: tuple[str, ...], error: HTTPException) -> Response:
-    """Errors of HTTP itself: unknown path, wrong method, body too large; and what nobody expected (500)."""
+    """Errors of HTTP itself: no key, unknown path, wrong method, body too large; and what nobody expected (500)."""
     status = error.code or 500
     headers = {name: value for name, value in error.get_headers() if name.lower() != "content-type"}
     if request.path.startswith(openai_paths):
         kind: ErrorKind = "invalid_request_error" if status < 500 else "server_error"
-        return answer(error_object(error.description or "", kind, None, None), status, headers)
-    if status == 500:
-        return answer({"error": error.description, "error_type": "internal"}, status, headers)
+        code = "invalid_api_key" if status == 401 else None
+        return answer(error_object(error.description or "", kind, None, code), status, headers)
+    if status in _NATIVE_TYPES:
+        return answer({"error": error.description, "error_type": _NATIVE_TYPES[status]}, status, headers)
     text = "" if status in (404, 405) else error.description or ""
     return Response(text, status=status, content_type="text/plain; charset=utf-8", headers=headers)

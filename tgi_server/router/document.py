@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tgi_server import __version__
-from tgi_server.router.http.openapi.operations import HEADERS, Operation, header
+from tgi_server.router.http.openapi.operations import HEADERS, KEYS, Operation, header
 from tgi_server.router.http.openapi.schemas import components
 from tgi_server.router.native import document as native
 from tgi_server.router.openai import document as openai
@@ -19,17 +19,18 @@ _INFO = {
 }
 
 
-def document(chat_at_invocations: bool) -> dict[str, Any]:
-    """The document; `chat_at_invocations` tells what `/invocations` stands for.
+def document(chat_at_invocations: bool, guarded: bool = False) -> dict[str, Any]:
+    """The document; `chat_at_invocations` tells what `/invocations` stands for, `guarded` whether keys are needed.
 
     Addresses are relative to its own, so that they are right behind a proxy that takes a prefix away.
     """
     apis = [native.api(), openai.api(), ops.api()]
     invocations = openai.chat("invocations") if chat_at_invocations else native.compatible("invocations")
-    paths: dict[str, dict[str, Operation]] = {"/invocations": {"post": invocations}}
-    for api in apis:
-        for path, methods in api.paths.items():
-            paths.setdefault(path, {}).update(methods)
+    routes = [(apis[chat_at_invocations], "/invocations", "post", invocations)]
+    routes += [(api, path, *route) for api in apis for path, methods in api.paths.items() for route in methods.items()]
+    paths: dict[str, dict[str, Operation]] = {}
+    for api, path, method, operation in routes:
+        paths.setdefault(path, {})[method] = api.guarded(operation) if guarded else operation
     return {
         "openapi": "3.0.3",
         "info": _INFO,
@@ -42,5 +43,6 @@ def document(chat_at_invocations: bool) -> dict[str, Any]:
                 {name: constants for api in apis for name, constants in api.constants.items()},
             ),
             "headers": {name: header(name, text) for name, text in HEADERS.items()},
+            **({"securitySchemes": KEYS} if guarded else {}),
         },
     }

@@ -113,6 +113,15 @@ def test_mistakes_in_files(site: Path, override: str, name: str, words: list[str
         assert word in str(error.value)
 
 
+@pytest.mark.parametrize("override", [
+    "+api_key=s3cret'", "++api_key={s3cret", "api_key@x=s3cret", "+api_key.x={s3cret", "~api_key=s3cret'",
+])  # fmt: skip
+def test_what_cannot_be_read_shows_no_secret(override: str) -> None:
+    with pytest.raises(UsageError) as error:
+        load.compose([override])
+    assert "api_key" in str(error.value) and "s3cret" not in str(error.value)
+
+
 def test_composed_is_frozen() -> None:
     with pytest.raises(AttributeError):
         load.compose([]).port = 1

@@ -67,6 +67,11 @@ def test_all_problems_together_each_with_its_origin() -> None:
     ({"enable_cuda_graphs": True}, "enable_cuda_graphs=true: there is no CUDA device"),
     ({"cors_allow_origin": ["page.example"]}, "'page.example' is not an origin"),
     ({"cors_allow_origin": ["*", "https://page.example/"]}, "'https://page.example/' is not an origin"),
+    ({"api_key": "two words"}, "api_key=***: expected visible ASCII characters without spaces"),
+    ({"api_key": "schlüssel"}, "api_key=***: expected visible ASCII characters without spaces"),
+    ({"api_key_file": "/nowhere/keys"}, "api_key_file=/nowhere/keys: cannot be read: No such file or directory"),
+    ({"api_key_file": "/"}, "api_key_file=/: cannot be read: Is a directory"),
+    ({"api_key_file": __file__}, "is no key"),
     ({"ngrok": True, "ngrok_edge": "e"}, "ngrok=true: needs ngrok_authtoken"),
     ({"ngrok": True, "ngrok_authtoken": "t"}, "ngrok=true: needs ngrok_edge"),
     ({"ngrok_edge": "e"}, "ngrok=false: ngrok_edge is only used with ngrok=true"),
@@ -90,6 +95,7 @@ def test_refusals(options: dict[str, Any], words: str) -> None:
     {"ngrok": True, "ngrok_edge": "e", "ngrok_authtoken": "t"}, {"otlp_endpoint": "http://localhost:4317"},
     {"otlp_endpoint": "https://collector.example"}, {"compute_type": "2-Fast GPU+x"},
     {"log_levels": ["router=warn", "tgi_server.engine=trace"]},
+    {"api_key": "sk-Zm9v/_~+="},
 ], ids=str)  # fmt: skip
 def test_what_works(options: dict[str, Any]) -> None:
     works(**options)

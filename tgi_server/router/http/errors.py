@@ -18,7 +18,7 @@ class Error(TypedDict):
     """What is wrong, for a person."""
     error_type: str
     """What is wrong, for a program: `validation`, `template_error`, `overloaded`, `generation`,
-    `incomplete_generation`, `healthcheck` or `internal`."""
+    `incomplete_generation`, `healthcheck`, `authentication` or `internal`."""
 
 
 def error_body(error: TgiError) -> Error:

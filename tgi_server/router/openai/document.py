@@ -57,7 +57,7 @@ def api() -> Api:
         "TextCompletion": {"object": CompletionAnswer.kind},
         "TextChunk": {"object": CompletionAnswer.chunk_kind},
     }
-    return Api(TAG, "The same for clients of OpenAI's API.", paths, types, constants)
+    return Api(TAG, "The same for clients of OpenAI's API.", paths, types, constants, "OpenAIErrorEnvelope")
 
 
 def chat(name: str) -> Operation:

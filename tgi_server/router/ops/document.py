@@ -25,7 +25,7 @@ def api() -> Api:
         "/info": {"get": _info()},
         "/metrics": {"get": _metrics()},
     }
-    return Api(TAG, "How the server is, and what it serves.", paths, {"Info": Info})
+    return Api(TAG, "How the server is, and what it serves.", paths, {"Info": Info}, refusal=None)
 
 
 def _health(name: str) -> Operation:

@@ -18,10 +18,11 @@ _LINKED = re.compile(r'<link rel="stylesheet" href="(?P<style>[^"]+)">|<script s
 
 
 class PageRoutes:
-    """The handlers."""
+    """The handlers. `guarded` tells whether requests need a key, which the page then asks for."""
 
-    def __init__(self, config: ServerConfig) -> None:
-        self._ui = read_page(PAGES / "ui" / "page.html", {"MAX_TOP_N_TOKENS": str(config.max_top_n_tokens)})
+    def __init__(self, config: ServerConfig, guarded: bool) -> None:
+        values = {"MAX_TOP_N_TOKENS": str(config.max_top_n_tokens), "KEY_IS_NEEDED": str(guarded).lower()}
+        self._ui = read_page(PAGES / "ui" / "page.html", values)
 
     def blueprint(self) -> Blueprint:
         """The routes."""

@@ -29,6 +29,13 @@ HEADERS = {
 """Of answers. All but the first are integers."""
 
 
+KEYS = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+}
+"""Ways to send a key, as security schemes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Api:
     """The part of the document about one API.
@@ -39,6 +46,7 @@ class Api:
         paths: its routes by path and method.
         types: what the routes refer to, by name: types of requests and answers.
         constants: values of text fields that are always the same, by type and field.
+        refusal: what a request without a key is answered, where the server has keys; None where none is needed.
     """
 
     tag: str
@@ -46,6 +54,15 @@ class Api:
     paths: Mapping[str, Mapping[str, Operation]]
     types: Mapping[str, Any]
     constants: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    refusal: str | None = "Error"
+
+    def guarded(self, operation: Operation) -> Operation:
+        """The operation on a server that has keys."""
+        if self.refusal is None:
+            return operation
+        refused = json_answer("The API key is missing or wrong.", ref(self.refusal))
+        responses = {"401": refused, **operation["responses"]}
+        return {**operation, "security": [{name: []} for name in KEYS], "responses": responses}
 
 
 def get_operation(name: str, tag: str, summary: str, responses: Responses) -> Operation:

@@ -6,9 +6,10 @@ class Failure extends Error {}
 
 /** The parsed events of a streamed answer; throws a Failure, or an AbortError once `signal` says so. */
 async function* streamed(path, body, signal) {
+  const key = document.getElementById("key").value.trim(); // kept nowhere else
   const response = await fetch(path, {
     method: "POST",
-    headers: { "content-type": "application/json" },
+    headers: { "content-type": "application/json", ...(key && { authorization: `Bearer ${key}` }) },
     body: JSON.stringify(body),
     signal,
   }).catch((error) => {
@@ -69,6 +70,11 @@ function failure({ error, error_type }) {
     case "validation":
     case "template_error":
       return new Failure(`The server refused this request. ${message.replace("Input validation error: ", "")}`);
+    case "invalid_api_key":
+    case "authentication":
+      document.getElementById("side").open = true;
+      document.getElementById("key").focus();
+      return new Failure("The server needs an API key, and this is none of its keys.");
     case "overloaded":
       return new Failure(`The server takes no more requests at the moment: ${message}. Try again shortly.`);
     default:
