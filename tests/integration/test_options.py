@@ -374,3 +374,28 @@ def test_output_that_cannot_show_a_name_is_no_error() -> None:
     shown = run("--cfg", "job", MODEL_ID="モデル", PYTHONIOENCODING="ascii", LC_ALL="C")
     assert shown.returncode == 0 and shown.stderr == ""
     assert r"model_id: \u30e2\u30c7\u30eb" in shown.stdout
+
+
+@pytest.mark.parametrize(("argv", "environ", "status", "words"), [
+    (["port=81"], {}, 0, []),
+    (["max_input_length=4000"], {}, 1,
+     ["Error: max_input_length=4000: leaves no room", "; set max_input_length to at most 2047 (command line)\n"]),
+    (["--dtype=float16", "quantize=eetq", "validation_workers=0"], {}, 1, ["validation_workers=0", "; dtype=float16"]),
+    ([], {"ATTENTION": "paged", "MAX_TOTAL_TOKNES": "9"}, 0,
+     ["Warning: environment variable ATTENTION=paged: changes", "Warning: environment variable MAX_TOTAL_TOKNES"]),
+    (["job=bench", "port=0"], {}, 2, ["Error: port=0: to be measured the server needs a port that is known before\n"]),
+    (["job=bench", "target=http://x", "num_shard=2"], {}, 2, ["num_shard=2: has no effect on a server that runs"]),
+    (["job=bench", "target=http://x"], {"MAX_INPUT_LENGTH": "4000"}, 0, []),
+    (["job=quantize", "job.out=/nowhere", "method=awq", "bits=3"], {}, 1, ["Error: bits=3: awq works with 4 bits"]),
+    (["-m", "max_input_length=100,4000"], {}, 1, ["max_input_length=4000"]),
+])  # fmt: skip
+def test_what_is_shown_is_checked_as_a_start_does(
+    argv: list[str], environ: dict[str, str], status: int, words: list[str]
+) -> None:
+    done = run("--cfg", "job", *argv, **environ)
+    assert done.returncode == status, done.stderr
+    (*_, last) = yaml.safe_load_all(done.stdout)
+    assert next(iter(last)) == "model_id" and "job" in last
+    assert bool(done.stderr) == bool(words)
+    for word in words:
+        assert word in done.stderr

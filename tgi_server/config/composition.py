@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
@@ -45,29 +45,35 @@ Plugins.instance().register(_UserDirectory)
 
 def compose(arguments: Arguments) -> Composition:
     """See `tgi_server.config.load.composition`."""
-    problems: list[str] = []
-    while True:
+    problems = list(arguments.problems)
+    composition, rest = None, arguments
+    while composition is None and rest is not None:
         try:
-            composition = _compose(arguments)
-        except UsageError as error:  # which Hydra raises at the first problem; the others are told, too
+            composition = _compose(rest)
+        except UsageError as error:  # Hydra ends at the first problem; the others are told, too
             problems.append(str(error))
-            remaining = _without(arguments.overrides, error.names)
-            if len(remaining) < len(arguments.overrides):
-                arguments = replace(arguments, overrides=remaining)
-                continue
-        if problems or arguments.problems:
-            raise UsageError("; ".join([*arguments.problems, *problems, *arguments.suspects]))
-        return composition
+            rest = _beside(rest, error.names)
+    if composition is None or problems:
+        raise UsageError("; ".join([*problems, *arguments.suspects]))
+    return composition
 
 
-def _without(overrides: Sequence[str], names: Collection[str]) -> list[str]:
-    """The overrides that set neither an option of `names` nor anything around or inside it."""
+def _beside(arguments: Arguments, names: Collection[str]) -> Arguments | None:
+    """What to look through for further problems after one with the options `names`; None when nothing is left.
 
-    def concerns(override: str, name: str) -> bool:
-        key = override.lstrip("+~").partition("=")[0]
-        return f"{key}.".startswith(f"{name}.") or f"{name}.".startswith(f"{key}.")
+    When none of them was given here, the problem is in a file: what depends on none is left.
+    """
+    inside = tuple(f"{name}." for name in names)
+    others = [override for override in arguments.overrides if not f"{_key(override)}.".startswith(inside)]
+    if others != arguments.overrides:
+        return replace(arguments, overrides=others)
+    plain = [override for override in others if _key(override) in options.TYPES]
+    rest = replace(arguments, overrides=plain, config_dir=None, config_name="config")
+    return None if rest == arguments else rest
 
-    return [override for override in overrides if not any(concerns(override, name) for name in names)]
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
 
 
 def _compose(arguments: Arguments) -> Composition:
@@ -81,9 +87,8 @@ def _compose(arguments: Arguments) -> Composition:
         origins |= provenance.origins_in_files(loader, defaults) | _typed_origins(arguments)
         targets = typed_parts.put_in(composed, origins)
         config = typed_parts.config(composed, targets, origins)
-    problems = list(describe.out_of_bounds(config, origins))
-    if problems:
-        raise UsageError("; ".join(problems))
+    if problems := dict(describe.out_of_bounds(config, origins)):
+        raise UsageError("; ".join(problems.values()), problems)
     freeze(config)
     return Composition(config, origins, typed_parts.written(composed, targets))
 

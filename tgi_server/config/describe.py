@@ -96,12 +96,12 @@ def given(config: ServerConfig, origins: Mapping[str, str], names: Collection[st
             yield refused(name, value, reason, origin)
 
 
-def out_of_bounds(config: ServerConfig, origins: Mapping[str, str]) -> Iterator[str]:
-    """A line for each value that has the right type but lies outside of what its option allows."""
+def out_of_bounds(config: ServerConfig, origins: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Name and line of each value that has the right type but lies outside of what its option allows."""
     for name, value in options.values(config).items():
         reason = None if name in parts.PARTS else _broken_bound(value, options.metadata(name, config))
         if reason:
-            yield refused(name, value, reason, origins.get(name))
+            yield name, refused(name, value, reason, origins.get(name))
 
 
 def _broken_bound(value: Any, bounds: Mapping[str, Any]) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
@@ -221,6 +223,77 @@ def test_refusals_are_one_line(argv: list[str], environ: dict[str, str], words: 
     message = refusal(*argv, **environ)
     for word in words:
         assert word in message
+
+
+def test_all_problems_in_one_message() -> None:
+    argv = ["--max-batch-sise", "4", "serve", "--port", "x", "max_batch_sise=4", "dtype=float8", "model=smollm3"]
+    argv += ["--num-shard=0", "quantize.bits=many", "quantize=gptq", "cors_allow_origin=[a", "--revision", "--resolve"]
+    environ = {"JSON_OUTPUT": "yes", "ROPE_FACTOR": "x", "MAX_TOTAL_TOKNES": "1", "LORA_ADAPTERS": "a"}
+    assert refusal(*argv, **environ).split("; ") == [
+        "unknown option --max-batch-sise (did you mean --max-batch-size?)",
+        "unexpected argument serve: options are written --name VALUE or name=VALUE",
+        "--revision needs a value",
+        "--resolve: says how --cfg prints",
+        "give --cfg job",
+        "json_output=yes: expected true or false (environment variable JSON_OUTPUT)",
+        "lora_adapters=a: adapters are not loaded beside a model",
+        "give one as model_id (it names its base model), one server for each (environment variable LORA_ADAPTERS)",
+        "cannot read cors_allow_origin=[a: no viable alternative at input '[a'",
+        "model=smollm3: there is no such choice",
+        "available: default, smollm2 (command line)",
+        "port=x: expected a whole number (--port)",
+        "unknown option max_batch_sise (did you mean max_batch_size?) (command line)",
+        "dtype=float8: expected one of float16, bfloat16, float32, or null (command line)",
+        "rope_factor=x: expected a number, or null (environment variable ROPE_FACTOR)",
+        "quantize.bits=many: expected a whole number, or null (command line)",
+        "num_shard=0: must be at least 1 (--num-shard)",
+        "environment variable MAX_TOTAL_TOKNES is not read (did you mean MAX_TOTAL_TOKENS?)",
+    ]
+
+
+def test_problems_of_a_sweep_are_told_with_the_others() -> None:
+    with pytest.raises(UsageError, match=r"unknown option --x; .*port=interval"):
+        load.combinations(cli.parse(["--x", "-m", "port=interval(1,2)"], {}))
+    (first, _) = load.combinations(cli.parse(["--x", "-m", "port=a,b"], {}))
+    with pytest.raises(UsageError, match=r"unknown option --x; port=a: expected a whole number"):
+        load.composition(first)
+
+
+def test_a_problem_in_a_file_is_told_with_those_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "deployment").mkdir()
+    (tmp_path / "deployment/mine.yaml").write_text("# @package _global_\nport: x")
+    (tmp_path / "site.yaml").write_text("defaults: [config, _self_]\nport: x")
+    assert refusal(f"--config-dir={tmp_path}", "-cn=site", "model=smollm2").count("port=x") == 1
+    message = refusal(f"--config-dir={tmp_path}", "deployment=mine", "--x", "model=none", NUM_SHARD="x")
+    assert message == (
+        "unknown option --x; model=none: there is no such choice; available: default, smollm2 (command line); "
+        "port=x: expected a whole number (deployment/mine.yaml); "
+        "num_shard=x: expected a whole number, or null (environment variable NUM_SHARD)"
+    )
+
+
+@pytest.mark.parametrize("name", [*options.TYPES, "quantize", "attention", "max_input_tokens", "lora_adapters"])
+def test_an_empty_variable_counts_as_unset(name: str) -> None:
+    arguments = cli.parse([], {name.upper(): ""})
+    assert (arguments.overrides, arguments.problems, arguments.warnings) == ([], [], [])
+
+
+@pytest.mark.parametrize(("variable", "meant"), [
+    ("MAX_TOTAL_TOKEN", "MAX_TOTAL_TOKENS"), ("NUM_SHARDS", "NUM_SHARD"), ("MAX_INPUT_TOKEN", "MAX_INPUT_TOKENS"),
+    ("MAX_CONCURRENT_REQUEST", "MAX_CONCURRENT_REQUESTS"), ("HUGGINGFACE_HUB_TOKEN", "HUGGING_FACE_HUB_TOKEN"),
+])  # fmt: skip
+def test_a_variable_that_is_almost_one_is_told(variable: str, meant: str) -> None:
+    (line,) = cli.parse([], {variable: "8"}).suspects
+    assert line == f"environment variable {variable} is not read (did you mean {meant}?)"
+
+
+@pytest.mark.parametrize("variable", [
+    "PORTS", "HOST_NAME", "ROCR_VISIBLE_DEVICES", "PYTORCH_ALLOC_CONF", "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
+    "MKL_NUM_THREADS", "NCCL_P2P_DISABLE", "HF_XET_HIGH_PERFORMANCE", "TGI_PORT", "MODEL_NAME", "SHARDED_DATABASE",
+    "HF_HUB_ETAG_TIMEOUT", "CUDA_HOME", "NVIDIA_DRIVER_CAPABILITIES", "KUBERNETES_SERVICE_PORT", "MAX_BATCH",
+])  # fmt: skip
+def test_variables_of_others_are_not(variable: str) -> None:
+    assert cli.parse([], {variable: "8"}).suspects == []
 
 
 @pytest.mark.parametrize(
