@@ -57,12 +57,27 @@ class BlockPool:
             else:
                 self._blank.append(block)
 
-    def keep(self, keys: Iterable[bytes], blocks: Iterable[int]) -> None:
-        """Remember owned `blocks` under `keys`; a key that has a block already keeps that one."""
+    def keep(self, keys: Iterable[bytes], blocks: Iterable[int]) -> int:
+        """Remember owned `blocks` under `keys`, until one of them has another block already; returns how many.
+
+        Each is that of the one before it with 16 tokens more. What comes behind a block that the owner does not have
+        itself would outlive it: so the first blocks of a prompt always stay longer than the ones that build on them.
+        """
+        kept = 0
         for key, block in zip(keys, blocks, strict=False):
-            if key not in self._block_of:
-                self._block_of[key] = block
-                self._key_of[block] = key
+            if self._block_of.setdefault(key, block) != block:
+                break
+            self._key_of[block] = key
+            kept += 1
+        return kept
+
+    def forget(self, key: bytes, block: int) -> None:
+        """What is in `block` turned out not to be what `key` says; nothing to do if that is not remembered."""
+        if self._block_of.get(key) == block:
+            del self._block_of[key], self._key_of[block]
+            if block in self._idle:
+                del self._idle[block]
+                self._blank.append(block)
 
     def find(self, keys: Iterable[bytes]) -> list[int]:
         """The blocks remembered under `keys`, up to the first unknown one."""
@@ -74,9 +89,9 @@ class BlockPool:
             blocks.append(block)
         return blocks
 
-    def idle(self, blocks: Iterable[int]) -> int:
-        """How many of `blocks` nobody owns: to share them takes that many from the free ones."""
-        return sum(block in self._idle for block in blocks)
+    def idle(self, blocks: Iterable[int]) -> list[int]:
+        """Those of `blocks` that nobody owns: to share them takes as many from the free ones."""
+        return [block for block in blocks if block in self._idle]
 
     def share(self, blocks: Iterable[int]) -> None:
         """Add an owner to `blocks`, which `find` gave."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Iterator
 from collections.abc import Sequence as Items
+from itertools import chain, islice, takewhile
+from typing import NamedTuple
 
 from tgi_server.batching.blocks import BlockPool
 from tgi_server.batching.policy import Need
@@ -52,21 +55,35 @@ class _Blocks:
         return prompt, total, self._chunk or prompt, 1 + self._draft
 
 
+class _Filled(NamedTuple):
+    """A block that a step fills with 16 tokens of a prompt, and what is then in it."""
+
+    id: int
+    key: bytes
+    block: int
+
+
 class Cache:
     """The blocks of every group.
 
-    With `sharing`, blocks that hold the same of two prompts are shared; every group then keeps the whole past. With
-    `encoded`, prompts are read by an encoder.
+    With `sharing`, blocks that hold the same of two prompts are shared. Every group then keeps the whole past, and all
+    use the same blocks. One may be shared as soon as the step that fills it is planned: later steps find it filled, and
+    so do the others of that step, in which each layer's keys and values are in the cache before anything looks there.
+    With `encoded`, prompts are read by an encoder.
     """
 
     def __init__(
         self, groups: Items[GroupInfo], chunk: int | None, draft: int, sharing: bool, encoded: bool = False
     ) -> None:
+        self._tables_of = len(groups) if sharing else 1
+        if sharing:
+            groups = [GroupInfo(CacheKind.FULL, None, min(info.num_blocks for info in groups))]
         self._groups = [
-            _Blocks(kinds.held(CacheGroup(info.kind, info.window), sharing), info.num_blocks, chunk, draft, encoded)
-            for info in groups
+            _Blocks(CacheGroup(info.kind, info.window), info.num_blocks, chunk, draft, encoded) for info in groups
         ]
         self._told = next((blocks for blocks in self._groups if blocks.group.kind is CacheKind.FULL), self._groups[0])
+        self._shared = self._groups[0].pool
+        self._filled: dict[int, list[_Filled]] = {}  # by steps whose outcome is not there yet
 
     @property
     def free(self) -> list[int]:
@@ -86,52 +103,88 @@ class Cache:
                 return blocks.pool.total * BLOCK_SIZE
         return None
 
-    def need(self, sequence: Sequence) -> Need:
-        """What it would take if it started now."""
-        if not sequence.prefix:
-            return Need(sequence.input_length, sequence.needed)
-        found = self._found(sequence)
-        idle = [blocks.pool.idle(shared) for blocks, shared in zip(self._groups, found, strict=True)]
-        cached = len(found[0])
-        missing = [needed - cached + more for needed, more in zip(sequence.needed, idle, strict=True)]
-        return Need(sequence.input_length - cached * BLOCK_SIZE, missing)
+    def needs(self, waiting: Iterable[Sequence]) -> Iterator[Need]:
+        """What each would take if it started now, in one step with those before it."""
+        taken, filled = set[int](), set[bytes]()
+        for sequence in waiting:
+            if not sequence.prefix:
+                yield Need(sequence.input_length, sequence.needed)
+                continue
+            found = self._shared.find(sequence.sharable)
+            idle = [block for block in self._shared.idle(found) if block not in taken]
+            cached = len(found)
+            if filled:
+                cached += sum(1 for _ in takewhile(filled.__contains__, sequence.sharable[cached:]))
+            yield Need(sequence.input_length - cached * BLOCK_SIZE, [sequence.needed[0] - cached + len(idle)])
+            taken.update(idle)
+            filled.update(sequence.prefix)
 
-    def start(self, new: Items[Sequence]) -> None:
-        """Give sequences the blocks of their lives, and those that are computed already."""
-        for sequence in new:
-            sequence.own = self._found(sequence)
-            sequence.cached = len(sequence.own[0]) * BLOCK_SIZE
-            for blocks, shared in zip(self._groups, sequence.own, strict=True):
-                blocks.pool.share(shared)
-        for sequence in new:  # after all have what they found, which could be evicted for these
+    def start(self, new: Items[Sequence], step: int) -> None:
+        """Give sequences the blocks of their lives, and those that are computed already.
+
+        All but the last of them have their whole prompts computed in the step.
+        """
+        for sequence in new:  # all have what they find before it could be evicted for one of them
+            sequence.own = [[] for _ in self._groups]
+            self._find(sequence)
+        for place, sequence in enumerate(new):
+            if place:
+                self.fill(new[place - 1], step, 0)
+                self._find(sequence)
+            sequence.kept = len(sequence.own[0])
+            sequence.cached = sequence.kept * BLOCK_SIZE
             for blocks, own, needed in zip(self._groups, sequence.own, sequence.needed, strict=True):
                 own += blocks.pool.allocate(needed - len(own))
-            sequence.blocks = [
-                blocks.table(sequence, own) for blocks, own in zip(self._groups, sequence.own, strict=True)
-            ]
+            tables = [blocks.table(sequence, own) for blocks, own in zip(self._groups, sequence.own, strict=True)]
+            sequence.blocks = tables * self._tables_of
+
+    def fill(self, sequence: Sequence, step: int, left: int) -> None:
+        """The step, which is planned, computes its prompt but for `left` tokens: remember what is in its blocks."""
+        first, last = sequence.kept, (sequence.input_length - left) // BLOCK_SIZE
+        keys = sequence.prefix[first:last]
+        if keys:
+            blocks = sequence.own[0][first:last]
+            kept = self._shared.keep(keys, blocks)
+            sequence.kept += kept
+            filled = self._filled.setdefault(step, [])
+            filled += [_Filled(sequence.id, key, block) for key, block in islice(zip(keys, blocks, strict=True), kept)]
 
     def after_prompt(self, sequence: Sequence) -> None:
         """The step that computes the rest of its prompt is planned: later plans may use what no later step sees."""
         sequence.own = [
             blocks.after_prompt(sequence, own, table)
-            for blocks, own, table in zip(self._groups, sequence.own, sequence.blocks, strict=True)
+            for blocks, own, table in zip(self._groups, sequence.own, sequence.blocks, strict=False)
         ]
 
-    def keep(self, sequence: Sequence) -> None:
-        """Its prompt is computed: remember what is in its blocks, if they may be shared."""
-        if sequence.prefix:
-            for blocks, own in zip(self._groups, sequence.own, strict=True):
-                blocks.pool.keep(sequence.prefix, own)
+    def prove(self, step: int, failed: Collection[int], started: Iterable[Sequence]) -> list[Sequence]:
+        """The outcome of a step is there. Who of `started` looks for something where a `failed` sequence left nothing.
+
+        After a failure nothing is remembered of the step and of later ones, which may build on it.
+        """
+        filled = self._filled.pop(step, [])
+        if not failed:
+            return []
+        filled = [*filled, *chain.from_iterable(self._filled.values())]
+        missing = {each.key for each in filled if each.id in failed}
+        for each in filled:
+            self._shared.forget(each.key, each.block)
+        lost = []
+        for sequence in started:
+            sequence.prefix = sequence.prefix[: sequence.cached // BLOCK_SIZE]  # nothing more of it is to be remembered
+            if not missing.isdisjoint(sequence.prefix):
+                lost.append(sequence)
+        return lost
 
     def release(self, sequence: Sequence) -> None:
         """Take all its blocks back; it has none when that was done before."""
         for blocks, own in zip(self._groups, sequence.own, strict=False):
             blocks.pool.release(own)
-        sequence.own, sequence.blocks = [], []
+        sequence.own = []
 
-    def _found(self, sequence: Sequence) -> list[list[int]]:
-        """Blocks of each group that hold the start of its prompt; its last token is computed always, for the logits."""
-        keys = sequence.prefix[: (sequence.input_length - 1) // BLOCK_SIZE]
-        found = [blocks.pool.find(keys) for blocks in self._groups]
-        shared = min(map(len, found))
-        return [own[:shared] for own in found]
+    def _find(self, sequence: Sequence) -> None:
+        """Let it share the blocks that hold the start of its prompt, beyond those that it shares already."""
+        (own, *_), keys = sequence.own, sequence.sharable
+        if keys:
+            found = self._shared.find(keys[len(own) :])
+            self._shared.share(found)
+            own += found

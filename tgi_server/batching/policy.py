@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from collections.abc import Sequence as Items
 from itertools import islice
 from typing import Literal, NamedTuple, Protocol
@@ -21,6 +21,10 @@ class Need(NamedTuple):
     blocks: list[int]
 
 
+Needs = Callable[[Iterable[Sequence]], Iterator[Need]]
+"""What each of these sequences would take if it started now, in one step with those before it."""
+
+
 class Policy(Protocol):
     """Who runs when.
 
@@ -34,8 +38,12 @@ class Policy(Protocol):
     def cause(self) -> Cause | None:
         """Why the next ones that `admit` lets in join the running; None when they go on with a prefill."""
 
+    def under_way(self, running: Collection[Sequence]) -> Iterable[tuple[Sequence, int]]:
+        """Whose prompts the next step goes on with, and by how many positions, whoever starts in it."""
+
     def admit(self, waiting: Collection[Sequence], running: Collection[Sequence], free_blocks: Items[int]) -> int:
-        """How many from the head of `waiting` start with the next step."""
+        """How many from the head of `waiting` start with the next step, which computes the whole prompts of all of
+        them but the last."""
 
     def batch(self, new: list[Sequence], running: Collection[Sequence]) -> list[tuple[Sequence, int]]:
         """The sequences of the next step and how many positions each computes; `running` includes `new`."""
@@ -55,17 +63,17 @@ class PausingPolicy:
 
     Args:
         efficient_tokens: tokens that fill a step, see `ShardInfo`.
-        need: what a waiting sequence would take if it started now.
+        needs: what waiting sequences would take.
     """
 
-    def __init__(self, options: BatchingOptions, efficient_tokens: int, need: Callable[[Sequence], Need]) -> None:
+    def __init__(self, options: BatchingOptions, efficient_tokens: int, needs: Needs) -> None:
         self.longest_prompt: int | None = options.max_batch_prefill_tokens
         self._ratio = options.waiting_served_ratio
         self._patience = options.max_waiting_tokens
         self._prefill_budget = options.max_batch_prefill_tokens
         self._max_size = options.max_batch_size
         self._efficient_tokens = efficient_tokens
-        self._need = need
+        self._needs = needs
         self._decode_steps = 0
         self._budget_left = 0  # of the prefill under way
 
@@ -75,6 +83,10 @@ class PausingPolicy:
         if self._budget_left:
             return None
         return "wait_exceeded" if self._decode_steps >= self._patience else "backpressure"
+
+    def under_way(self, running: Collection[Sequence]) -> Iterable[tuple[Sequence, int]]:
+        """None: prompts are computed in one step."""
+        return ()
 
     def admit(self, waiting: Collection[Sequence], running: Collection[Sequence], free_blocks: Items[int]) -> int:
         """How many from the head of `waiting` the next step prefills; 0 makes it a decode step."""
@@ -105,7 +117,7 @@ class PausingPolicy:
     ) -> Iterator[int]:
         """The prompt tokens to compute of each from the head of `waiting` that fits together with those before it."""
         places = len(waiting) if self._max_size is None else self._max_size - running
-        for need in map(self._need, islice(waiting, places)):
+        for need in self._needs(islice(waiting, places)):
             budget -= need.tokens
             free_blocks = _without(free_blocks, need.blocks)
             if budget < 0 or min(free_blocks) < 0:
@@ -123,16 +135,25 @@ class ChunkedPolicy:
     longest_prompt: int | None = None
     cause: Cause | None = "backpressure"
 
-    def __init__(self, chunk: int, max_size: int | None, need: Callable[[Sequence], Need]) -> None:
+    def __init__(self, chunk: int, max_size: int | None, needs: Needs) -> None:
         self._chunk = chunk
         self._max_size = max_size
-        self._need = need
+        self._needs = needs
+
+    def under_way(self, running: Collection[Sequence]) -> Iterator[tuple[Sequence, int]]:
+        """Prompts that are not at their end, oldest first, as far as the chunk reaches."""
+        tokens = self._chunk
+        for sequence in running:
+            if sequence.prompt_left:
+                count = min(sequence.prompt_left, tokens)
+                tokens -= count
+                yield sequence, count
 
     def admit(self, waiting: Collection[Sequence], running: Collection[Sequence], free_blocks: Items[int]) -> int:
         """How many from the head of `waiting` get at least a part of the next step's chunk."""
         places = len(waiting) if self._max_size is None else self._max_size - len(running)
         tokens, count = self._chunk - sum(sequence.prompt_left for sequence in running), 0
-        for need in map(self._need, waiting):
+        for need in self._needs(waiting):
             free_blocks = _without(free_blocks, need.blocks)
             if count >= places or tokens <= 0 or min(free_blocks) < 0:
                 break
@@ -142,15 +163,8 @@ class ChunkedPolicy:
 
     def batch(self, new: list[Sequence], running: Collection[Sequence]) -> list[tuple[Sequence, int]]:
         """The next position of all who decode, and the chunk; new ones are the youngest of `running`."""
-        batch, tokens = [], self._chunk
-        for sequence in running:
-            if sequence.prompt_left:
-                count = min(sequence.prompt_left, tokens)
-                tokens -= count
-                batch.append((sequence, count))
-            else:
-                batch.append((sequence, 1))
-        return batch
+        of_prompts = dict(self.under_way(running))
+        return [(sequence, of_prompts.get(sequence, 1)) for sequence in running]
 
 
 def _without(free: Items[int], taken: Items[int]) -> list[int]:

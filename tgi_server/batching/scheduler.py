@@ -5,20 +5,21 @@ Where shards guess tokens it may bring more of them, which is found out when it 
 The shards run plans strictly in order, so what one plan gives up (`Plan.finished`, and the blocks behind it) may be
 used again by the same plan. Tokens that arrive for a sequence which has ended meanwhile are dropped.
 
-With prefix caching the blocks that a prompt fills may be shared once its first token has come: only then is it known
-that the steps which filled them did not fail. Nobody writes into them any more, because a sequence writes only behind
+With prefix caching the blocks that a prompt fills may be shared as soon as the step that fills them is planned. Should
+it fail, so do all who count on what is in them. Nobody writes into them any more, because a sequence writes only behind
 the prompt blocks that it found.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence as Items
 
 from tgi_server.batching.cache import Cache
 from tgi_server.batching.policy import Cause, ChunkedPolicy, PausingPolicy, Policy
 from tgi_server.batching.prefix import block_keys
 from tgi_server.batching.sequence import Progress, Sequence
-from tgi_server.cache.kinds import CacheGroup, unshareable
+from tgi_server.cache.kinds import CacheGroup, unshared
 from tgi_server.config.schema import BatchingOptions
 from tgi_server.errors import GenerationError, TgiError, ValidationError
 from tgi_server.types import FinishReason, Outcome, Plan, ShardInfo
@@ -34,24 +35,23 @@ class Scheduler:
     Attributes:
         joined: why the last plan made new sequences join running ones; None when it did not, or went on with that.
         prefilled: prompt tokens that the last plan computes.
-        unshared: why prompts share no blocks although the options say so; None if they do.
-        prefix_caching: whether prompts that begin alike share blocks.
+        unshared: why prompts that begin alike share no blocks; None if they do.
     """
 
     def __init__(self, options: BatchingOptions, info: ShardInfo) -> None:
         self.joined: Cause | None = None
         self.prefilled = 0
-        self.unshared = _unshared(info) if options.prefix_caching else None
-        self.prefix_caching = options.prefix_caching and self.unshared is None
+        self.unshared = _unshared(options, info)
         self._draft = info.draft_width
         encoded = info.start_token_id is not None
         chunk = None if encoded else options.prefill_chunk_tokens  # an encoder reads a prompt whole
-        self._cache = Cache(info.groups, chunk, info.draft_width, self.prefix_caching, encoded)
-        self._policy: Policy = PausingPolicy(options, info.efficient_tokens, self._cache.need)
+        self._cache = Cache(info.groups, chunk, info.draft_width, self.unshared is None, encoded)
+        self._policy: Policy = PausingPolicy(options, info.efficient_tokens, self._cache.needs)
         if chunk is not None:
-            self._policy = ChunkedPolicy(chunk, options.max_batch_size, self._cache.need)
+            self._policy = ChunkedPolicy(chunk, options.max_batch_size, self._cache.needs)
         self._eos = frozenset(info.eos_token_ids)
         self._steps = 0
+        self._named: tuple[Items[int], list[bytes]] = [], []  # the last prompt, and its blocks
         self._waiting: deque[Sequence] = deque()
         self._running: dict[int, Sequence] = {}
         self._open: dict[int, Sequence] = {}  # every sequence that has not ended, also the fully planned ones
@@ -86,8 +86,8 @@ class Scheduler:
                 f"(`max_batch_total_tokens`). "
                 f"Given: {sequence.input_length} `inputs` tokens and {sequence.max_new_tokens} `max_new_tokens`"
             )
-        if self.prefix_caching and not sequence.request.sampling.prompt_logprobs:  # they need every position's logits
-            sequence.prefix = block_keys(sequence.request.prompt_ids)
+        if self.unshared is None and not sequence.request.sampling.prompt_logprobs:  # they need every position's logits
+            sequence.prefix = self._names(sequence.request.prompt_ids)
         self._open[sequence.id] = sequence
         self._waiting.append(sequence)
 
@@ -103,6 +103,8 @@ class Scheduler:
     def plan(self, now: float) -> Plan | None:
         """The next step, or None when there is nothing to compute."""
         running, cause = len(self._running), self._policy.cause
+        for sequence, count in self._policy.under_way(self._running.values()):  # who starts may find it
+            self._cache.fill(sequence, self._steps, sequence.prompt_left - count)
         count = self._policy.admit(self._waiting, self._running.values(), self._cache.free)
         self.joined = cause if count and running else None
         new = self._start(count, now)
@@ -117,20 +119,18 @@ class Scheduler:
             finished=self._finished,
             draft=self._draft,
         )
-        self._steps += 1
         self._finished = []
         self._advance(batch)
+        self._steps += 1
         return plan
 
     def commit(self, outcome: Outcome, now: float) -> list[Progress]:
         """Take in what a step produced: the progress of each sequence that is still open, in the plan's order."""
-        progress = []
+        progress = self._lost(outcome, now)
         start = 0
         for id, count in zip(outcome.ids, outcome.counts, strict=True):
             sequence = self._open.get(id)
             if sequence is not None and (count or id in outcome.failed or id in outcome.unguided):
-                if count and not sequence.committed:
-                    self._cache.keep(sequence)
                 progress.append(self._progress(sequence, outcome, start, count))
                 if progress[-1].finish or progress[-1].failure is not None:
                     self._end(sequence, now)
@@ -139,9 +139,26 @@ class Scheduler:
             start += count
         return progress
 
+    def _names(self, prompt_ids: Items[int]) -> list[bytes]:
+        """Those of the blocks of a prompt; what is generated of one prompt at a time comes one after the other."""
+        if self._named[0] is not prompt_ids:
+            self._named = prompt_ids, block_keys(prompt_ids)
+        return self._named[1]
+
+    def _lost(self, outcome: Outcome, now: float) -> list[Progress]:
+        """The end of those who count on what failed sequences should have left in the cache."""
+        started = (sequence for sequence in self._open.values() if sequence.started is not None)
+        progress = []
+        for sequence in self._cache.prove(outcome.step, outcome.failed, started):
+            if sequence.id not in outcome.failed:
+                failure = GenerationError(next(iter(outcome.failed.values())))
+                progress.append(Progress(sequence, [], [], [], failure=failure))
+                self._end(sequence, now)
+        return progress
+
     def _start(self, count: int, now: float) -> list[Sequence]:
         new = [self._waiting.popleft() for _ in range(count)]
-        self._cache.start(new)
+        self._cache.start(new, self._steps)
         for sequence in new:
             sequence.started = now
             sequence.prompt_left -= sequence.cached
@@ -153,8 +170,10 @@ class Scheduler:
         for sequence, count in batch:
             of_prompt = sequence.advance(count)
             self.prefilled += of_prompt
-            if of_prompt and not sequence.prompt_left:
-                self._cache.after_prompt(sequence)
+            if of_prompt:
+                self._cache.fill(sequence, self._steps, sequence.prompt_left)
+                if not sequence.prompt_left:
+                    self._cache.after_prompt(sequence)
             if sequence.fully_planned:
                 self._retire(sequence)
 
@@ -196,8 +215,7 @@ class Scheduler:
         """Give up its place with the next plan: no plan after the ones already made will name it."""
         del self._running[sequence.id]
         self._finished.append(sequence.id)
-        if sequence.committed or not sequence.prefix:  # else its blocks may be worth keeping, which is not known yet
-            self._cache.release(sequence)
+        self._cache.release(sequence)
 
 
 def _failure(id: int, outcome: Outcome) -> TgiError | None:
@@ -207,8 +225,9 @@ def _failure(id: int, outcome: Outcome) -> TgiError | None:
     return ValidationError(outcome.unguided[id]) if id in outcome.unguided else None
 
 
-def _unshared(info: ShardInfo) -> str | None:
-    """Why prompts that begin alike cannot share blocks of this model's caches, if they cannot."""
+def _unshared(options: BatchingOptions, info: ShardInfo) -> str | None:
+    """Why prompts that begin alike do not share blocks of this model's caches, if they do not."""
     if not info.prefix_cacheable:
         return "keys and values depend on the length of the prompt"
-    return unshareable(CacheGroup(group.kind, group.window) for group in info.groups)
+    groups = [CacheGroup(group.kind, group.window) for group in info.groups]
+    return unshared(groups, options.prefix_caching, options.max_total_tokens)

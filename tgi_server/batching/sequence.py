@@ -6,7 +6,7 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 
 from tgi_server.errors import TgiError
-from tgi_server.types import FinishReason, GenerationRequest, NewSequence, TopTokens
+from tgi_server.types import BLOCK_SIZE, FinishReason, GenerationRequest, NewSequence, TopTokens
 
 
 @dataclass(slots=True, eq=False)
@@ -19,7 +19,7 @@ class Sequence:
 
     `needed` is the most blocks of each group of layers that it holds at a time, `blocks` its block tables, `own` the
     blocks that it holds now. `prefix` names the blocks that its prompt fills, as far as they may be shared; the first
-    `cached` positions were found in such blocks.
+    `kept` of them can be found by others. The first `cached` positions were found in such blocks.
     """
 
     id: int
@@ -31,6 +31,7 @@ class Sequence:
     blocks: list[list[int]] = field(default_factory=list)
     own: list[list[int]] = field(default_factory=list)
     prefix: list[bytes] = field(default_factory=list)
+    kept: int = 0
     cached: int = 0
     prompt_left: int = field(init=False)
     pending: int = 0
@@ -43,6 +44,11 @@ class Sequence:
     def input_length(self) -> int:
         """Prompt tokens."""
         return len(self.request.prompt_ids)
+
+    @property
+    def sharable(self) -> Items[bytes]:
+        """Names of the blocks that it may find: its last token is always computed, for the logits."""
+        return self.prefix[: (self.input_length - 1) // BLOCK_SIZE]
 
     @property
     def max_new_tokens(self) -> int:

@@ -61,17 +61,25 @@ def blocks_of(positions: int) -> int:
     return -(-positions // BLOCK_SIZE)
 
 
-def held(group: CacheGroup, prefix_caching: bool) -> CacheGroup:
-    """How a group's past is kept: with prefix caching whole, so that what fell out of a window can be found again."""
-    return CacheGroup(CacheKind.FULL) if prefix_caching and group.kind is CacheKind.WINDOW else group
+def unshared(groups: Iterable[CacheGroup], wanted: bool | None, longest: int) -> str | None:
+    """Why blocks are not shared by prompts that begin alike; None if they are.
 
+    Where they are, every group keeps the whole past, so that what fell out of a window can be found again.
 
-def unshareable(groups: Iterable[CacheGroup]) -> str | None:
-    """Why blocks cannot be shared by prompts that begin alike (`prefix_caching`); None if they can."""
-    kinds = {group.kind for group in groups}
-    if CacheKind.STATE in kinds:
-        return "a recurrent state is that of one position only"
-    return "what an encoder reads depends on the whole prompt" if CacheKind.ENCODER in kinds else None
+    Args:
+        wanted: the option `prefix_caching`; None for wherever it takes nothing.
+        longest: positions that a text may have.
+    """
+    if wanted is False:
+        return "prefix_caching=false"
+    for group in groups:
+        if group.kind is CacheKind.STATE:
+            return "a recurrent state is that of one position only"
+        if group.kind is CacheKind.ENCODER:
+            return "what an encoder reads depends on the whole prompt"
+        if group.window is not None and group.window < longest and not wanted:
+            return "layers with a window would have to keep what lies before it (prefix_caching=true lets them)"
+    return None
 
 
 def table(group: CacheGroup, own: Sequence[int], prompt: int, total: int, chunk: int, width: int) -> list[int]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from tgi_server import host
-from tgi_server.cache.kinds import CacheGroup, CacheKind, blocks_of, held
+from tgi_server.cache.kinds import CacheGroup, CacheKind, blocks_of, unshared
 from tgi_server.config.schema import BatchingOptions
 from tgi_server.errors import ConfigError
 from tgi_server.kernels.attention import LayerCache
@@ -67,6 +67,8 @@ class CachePlan:
         self._options = options
         self._sizes = sizes
         self._width = width
+        groups = [size.group for size in sizes]
+        self._sharing = unshared(groups, options.prefix_caching, options.max_total_tokens) is None
         self._longest = options.max_total_tokens - (width == 1)  # without guesses the last token takes no position
         self._whole = blocks_of(self._longest)
         self._chunk = options.prefill_chunk_tokens or options.max_input_length
@@ -81,7 +83,8 @@ class CachePlan:
 
     def _of(self, group: CacheGroup, full: int) -> int:
         options = self._options
-        group = held(group, options.prefix_caching)
+        if group.kind is CacheKind.WINDOW and self._sharing:
+            return full
         if group.kind is CacheKind.STATE:
             given = options.max_batch_total_tokens
             return min(options.max_concurrent_requests, max(1, given // self.per_request) if given else 1 << 40)

@@ -276,10 +276,10 @@ class BatchingOptions(Options):
         "max_waiting_tokens, whose rules hold when unset.",
         minimum=16,
     )
-    prefix_caching: bool = option(
-        False,
-        "Keep the cache blocks of finished prompts and reuse them for prompts that begin with the same tokens, "
-        "exact, least recently used first out.",
+    prefix_caching: Optional[bool] = option(
+        None,
+        "Keep the cache blocks of prompts and reuse them for prompts that begin with the same tokens, exact, least "
+        "recently used first out. Unset: where the model allows it and it takes no more memory.",
     )
 
 

@@ -81,10 +81,17 @@ class Engine:
         """Connect to the shards and begin to work. Raises UnhealthyError when they do not answer."""
         self.info = await self._shards.connect()
         self._scheduler = Scheduler(self._options, self.info)
-        if self._scheduler.unshared is not None:
-            log.warning("prefix_caching has no effect with this model: %s", self._scheduler.unshared)
-        self._observer = BatchObserver(self._metrics, self._scheduler.prefix_caching, self.info.draft_width)
+        self._tell_sharing(self._scheduler.unshared)
+        self._observer = BatchObserver(self._metrics, self._scheduler.unshared is None, self.info.draft_width)
         self._tasks = [asyncio.create_task(self._guard(loop)) for loop in (self._send_plans, self._take_outcomes)]
+
+    def _tell_sharing(self, unshared: str | None) -> None:
+        if unshared is None:
+            log.info("prefix caching: on")
+        elif self._options.prefix_caching:
+            log.warning("prefix_caching has no effect with this model: %s", unshared)
+        else:
+            log.info("prefix caching: off, %s", unshared)
 
     async def stop(self) -> None:
         """End all generations that are left (they raise GenerationError) and close the shards' connections."""

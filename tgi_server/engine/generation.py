@@ -77,6 +77,11 @@ class Generation:
         ended = self.sequence.ended
         return (time.monotonic() if ended is None else ended) - self.sequence.started
 
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens of its prompt that were in the cache when it started; 0 until then."""
+        return self.sequence.cached
+
     async def __aenter__(self) -> Generation:
         self._enter(self)
         return self

@@ -53,12 +53,14 @@ class FakeModel:
     Attributes:
         failures: sequence id → message; such a sequence fails at its next step.
         unguided: the same for sequences whose grammar turns out to be too much.
+        misled: sequences that were to find in the cache what a failed one left out: what they get means nothing.
         logprob: of each token of a sequence.
     """
 
     def __init__(self, info: ShardInfo = FAKE_INFO, choose: Callable[[NewSequence, int], int] | None = None) -> None:
         self.failures: dict[int, str] = {}
         self.unguided: dict[int, str] = {}
+        self.misled: set[int] = set()
         self.logprob: Callable[[NewSequence], float] = lambda new: -0.5
         self._info = info
         self._choose = choose or self._mix
@@ -82,6 +84,10 @@ class FakeModel:
         outcome = Outcome(plan.step, plan.ids, [], [], [])
         for id, count in zip(plan.ids, plan.counts, strict=True):
             outcome.counts.append(self._advance(id, count, plan.draft, outcome))
+        for new in plan.new:
+            held = [cache.begin(new) for cache in self._caches]
+            if not all(held):
+                self.misled.add(new.id)
         return outcome
 
     def _add(self, new: NewSequence) -> None:

@@ -22,6 +22,8 @@ class FakeCache:
         self._number = number
         self._owners: dict[int, set[int]] = defaultdict(set)
         self._prompts: dict[int, tuple[Sequence[int], int]] = {}  # block → a prompt, and where in it the block ends
+        self._spoilt: set[int] = set()  # blocks that a step should have filled which failed
+        self._fresh: set[int] = set()  # sequences that have computed nothing
         self._written: dict[int, tuple[int, int]] = {}  # block → who wrote into it last, and at which block of its own
 
     def add(self, new: NewSequence) -> None:
@@ -31,25 +33,33 @@ class FakeCache:
         assert repeats or len(set(table)) == len(table), f"sequence {new.id} has a block twice"
         for index, block in enumerate(table):
             assert block < self._info.num_blocks, f"there is no block {block}"
-            if index < new.cached // BLOCK_SIZE:
-                self._check_prompt(new, block, (index + 1) * BLOCK_SIZE)
-            else:
-                others = self._owners[block] - {new.id}
+            others = self._owners[block] - {new.id}
+            if index >= new.cached // BLOCK_SIZE:
                 assert not others, f"block {block} of sequence {new.id} belongs to sequence {min(others, default=0)}"
             self._owners[block].add(new.id)
+        self._fresh.add(new.id)
 
-    def _check_prompt(self, new: NewSequence, block: int, stop: int) -> None:
-        prompt, end = self._prompts.get(block, ([], 0))
-        assert end == stop, f"block {block} does not end at {stop}"
-        assert prompt[:end] == new.prompt_ids[:end], f"block {block} does not hold the start of {new.id}"
+    def begin(self, new: NewSequence) -> bool:
+        """Its first step wrote all that it writes: whether what it found is there, and not left out by a failure."""
+        self._fresh.discard(new.id)
+        for index, block in enumerate(new.blocks[self._number][: new.cached // BLOCK_SIZE]):
+            stop = (index + 1) * BLOCK_SIZE
+            if block in self._spoilt:
+                return False
+            prompt, end = self._prompts.get(block, ([], 0))
+            assert end == stop, f"block {block} does not end at {stop}"
+            assert prompt[:end] == new.prompt_ids[:end], f"block {block} does not hold the start of {new.id}"
+        return True
 
     def forget(self, new: NewSequence) -> None:
         """A sequence is over."""
+        self._fresh.discard(new.id)
         for block in new.blocks[self._number]:
             self._owners[block].discard(new.id)
 
     def write(self, new: NewSequence, start: int, stop: int, whole: int) -> None:
-        """A step computes positions [start, stop). Of the prompt, the first `whole` positions are in the cache then."""
+        """A step computes positions [start, stop). Of the prompt, the first `whole` positions are in the cache then; 0
+        if it failed."""
         table = new.blocks[self._number]
         if self._info.kind is CacheKind.STATE:
             assert len(table) == 1, f"sequence {new.id} has {len(table)} states"
@@ -66,13 +76,16 @@ class FakeCache:
             self._check_window(new, max(0, start - self._info.window + 1) // BLOCK_SIZE, -(-stop // BLOCK_SIZE))
 
     def _write(self, new: NewSequence, block: int, index: int, whole: int) -> None:
-        assert self._owners[block] == {new.id}, f"sequence {new.id} writes into block {block}, which others read"
+        others = self._owners[block] - {new.id}
+        assert others <= self._fresh, f"sequence {new.id} writes into block {block}, which others read"
         self._written[block] = new.id, index
+        self._spoilt.discard(block)
+        self._prompts.pop(block, None)
         end = (index + 1) * BLOCK_SIZE
         if end <= whole:
             self._prompts[block] = new.prompt_ids, end
-        else:
-            self._prompts.pop(block, None)
+        elif not whole:
+            self._spoilt.add(block)
 
     def _check_window(self, new: NewSequence, first: int, last: int) -> None:
         """What the step's first position sees must be there after all of its positions are written."""

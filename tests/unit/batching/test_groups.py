@@ -80,37 +80,41 @@ def test_what_no_group_could_hold_is_refused() -> None:
         s.add(sequence(1, prompt=64, new=82))
 
 
-def test_prefixes_are_found_where_every_group_has_them_and_windows_keep_all() -> None:
+def test_with_prefixes_windows_keep_all_and_every_group_has_the_same_blocks() -> None:
     s = scheduler((FULL, None, 16), (WINDOW, 16, 12), prefix_caching=True)
-    s.add(sequence(0, prompt=40, new=8))
+    s.add(sequence(0, prompt=40, new=8, text=7))
     first = planned(s)
     assert first.new[0].blocks == [[0, 1, 2], [0, 1, 2]]
-    s.commit(outcome(first), 0.0)
     s.abort(0, 0.0)
-    s.add(sequence(1, prompt=41, new=8))
+    s.add(sequence(1, prompt=41, new=8, text=7))
     assert planned(s).new[0].cached == 32
     s.abort(1, 0.0)
-    crowd = sequence(2, prompt=4, new=170)  # takes 11 of the 12 blocks that the windows have, but not all of the others
-    s.add(crowd)
+    s.add(sequence(2, prompt=4, new=170))  # takes 11 of the 12 blocks that the windows have
     planned(s)
     s.abort(2, 0.0)
-    s.add(sequence(3, prompt=41, new=8))
+    s.add(sequence(3, prompt=41, new=8, text=7))
     assert planned(s).new[0].cached == 16
     s.abort(3, 0.0)
     assert s.reserved_tokens == 0
 
 
+@pytest.mark.parametrize(("total", "shares"), [(16, True), (17, False)])
+def test_by_default_prefixes_are_shared_where_no_window_is_left(total: int, shares: bool) -> None:
+    s = scheduler((FULL, None, 16), (WINDOW, 16, 16), max_total_tokens=total)
+    assert (s.unshared is None) is shares
+
+
+@pytest.mark.parametrize("wanted", [None, True])
 @pytest.mark.parametrize("cause", ["state", "encoder", "rope"])
-def test_where_prefixes_mean_nothing_caching_is_off(cause: str) -> None:
+def test_where_prefixes_mean_nothing_caching_is_off(cause: str, wanted: bool | None) -> None:
     groups = [(FULL, None, 16)] + ([(CacheKind(cause), None, 16)] if cause != "rope" else [])
-    s = scheduler(*groups, info={"prefix_cacheable": cause != "rope"}, prefix_caching=True)
-    assert s.unshared and not s.prefix_caching
+    s = scheduler(*groups, info={"prefix_cacheable": cause != "rope"}, prefix_caching=wanted)
+    assert s.unshared
     for id in range(2):
-        s.add(sequence(id, prompt=40, new=1))
+        s.add(sequence(id, prompt=40, new=1, text=7))
         plan = planned(s)
         s.commit(outcome(plan), 0.0)
         assert plan.new[0].cached == 0
-    assert scheduler(*groups).unshared is None, "nobody asked"
 
 
 def test_an_encoder_reads_prompts_whole_and_its_decoder_holds_what_it_writes() -> None:

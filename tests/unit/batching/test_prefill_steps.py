@@ -5,16 +5,13 @@ from typing import Any
 import pytest
 
 from tests.unit.batching import test_scheduler
-from tests.unit.batching.test_scheduler import outcome, planned, sequence, shards
+from tests.unit.batching.test_scheduler import outcome, planned, sequence
 from tgi_server.batching.scheduler import Scheduler
-from tgi_server.batching.sequence import Sequence
-from tgi_server.config.schema import BatchingOptions
-from tgi_server.types import GenerationRequest, SamplingParams, StoppingParams
 
 
-def scheduler(prompts: list[int], new: int = 50, **options: Any) -> Scheduler:
+def scheduler(prompts: list[int], new: int = 50, step: int = 10, **options: Any) -> Scheduler:
     """With a sequence of each prompt length waiting."""
-    s = test_scheduler.scheduler(step=10, **{"max_waiting_tokens": 0, **options})
+    s = test_scheduler.scheduler(step=step, **{"max_waiting_tokens": 0, **options})
     for id, prompt in enumerate(prompts):
         s.add(sequence(id, prompt=prompt, new=new))
     return s
@@ -118,14 +115,10 @@ def test_prompts_of_which_only_one_token_is_wanted_follow_each_other() -> None:
     assert s.plan(0.0) is None
 
 
-def test_what_an_earlier_step_computed_is_found() -> None:
-    s = Scheduler(BatchingOptions(prefix_caching=True), shards(step=32))
-    prompt = list(range(40))
+def test_what_a_step_computes_is_found_by_the_next() -> None:
+    s = scheduler([], step=32)
     for id in range(4):
-        stopping = StoppingParams(max_new_tokens=9)
-        s.add(Sequence(id, GenerationRequest(prompt_ids=prompt, sampling=SamplingParams(), stopping=stopping)))
+        s.add(sequence(id, prompt=40, text=7))
     first, second = planned(s), planned(s)
-    s.commit(outcome(first), 0.0)
-    third = planned(s)
-    assert [new.cached for plan in (first, second, third) for new in plan.new] == [0, 0, 32, 32]
-    assert third.counts == [8, 8]
+    assert [new.cached for plan in (first, second) for new in plan.new] == [0, 32, 32, 32]
+    assert (first.counts, second.counts) == ([40], [8, 8, 8])

@@ -3,8 +3,10 @@
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from tests.unit.batching.test_scheduler import outcome, planned, shards
+from tests.unit.batching.test_scheduler import EOS, outcome, planned, shards
 from tgi_server.batching.prefix import block_keys
 from tgi_server.batching.scheduler import Scheduler
 from tgi_server.batching.sequence import Sequence
@@ -16,7 +18,8 @@ SYSTEM = list(range(40))
 
 
 def scheduler(blocks: int = 64, **options: Any) -> Scheduler:
-    return Scheduler(BatchingOptions(prefix_caching=True, max_waiting_tokens=0, **options), shards(blocks))
+    """With the defaults, prefix caching is on."""
+    return Scheduler(BatchingOptions(**{"max_waiting_tokens": 0, **options}), shards(blocks))
 
 
 def sequence(id: int, prompt: list[int], new: int = 1, **sampling: Any) -> Sequence:
@@ -77,19 +80,140 @@ def test_keys_are_chained_and_cover_full_blocks() -> None:
     assert block_keys(SYSTEM[:15]) == []
 
 
-def test_blocks_are_found_once_the_first_token_came() -> None:
+def test_what_keys_and_values_depend_on_beside_the_tokens_is_in_the_keys() -> None:
+    plain, other = block_keys(SYSTEM), block_keys(SYSTEM, b"an adapter")
+    assert set(plain).isdisjoint(other) and block_keys(SYSTEM, b"an adapter") == other
+
+
+def test_blocks_are_found_once_they_are_planned() -> None:
     s = scheduler(max_batch_size=8)
     s.add(sequence(0, SYSTEM, new=9))
-    first = planned(s)
-    s.add(sequence(1, SYSTEM, new=9))
     planned(s)
-    assert found(planned(s)) == [0], "a step in flight may still fail"
-    s.commit(outcome(first), 0.0)
-    s.add(sequence(2, SYSTEM, new=9))
+    s.add(sequence(1, SYSTEM, new=9))
     planned(s)
     plan = planned(s)
     assert (found(plan), plan.new[0].blocks[0][:2]) == ([32], [0, 1])
-    assert s.reserved_tokens == 16 * (3 + 3 + 1), "shared ones count once"
+    assert s.reserved_tokens == 16 * (3 + 1), "shared ones count once"
+
+
+@pytest.mark.parametrize(
+    ("options", "step", "counts"),
+    [
+        ({}, 4096, [[1000, *[8] * 15]]),
+        ({}, 256, [[1000], [8] * 15]),
+        ({"prefill_chunk_tokens": 512}, 4096, [[512], [488, 8, 8, 8], [1, 1, 1, 1, *[8] * 12]]),
+        ({"prefix_caching": False, "max_batch_prefill_tokens": 16000}, 16000, [[1000] * 16]),
+    ],
+)
+def test_choices_of_one_prompt_compute_it_once(options: dict[str, Any], step: int, counts: list[list[int]]) -> None:
+    s = Scheduler(BatchingOptions(**options), shards(2048, step))
+    prompt = list(range(1000))
+    for id in range(16):
+        s.add(sequence(id, prompt, new=9))
+    assert [planned(s).counts for _ in counts] == counts
+
+
+def test_what_a_step_shares_takes_blocks_once() -> None:
+    s = scheduler(blocks=6, max_waiting_tokens=100)
+    for id in range(3):
+        s.add(sequence(id, SYSTEM, new=9))
+    s.add(sequence(3, [7], new=9))
+    plan = planned(s)
+    assert (plan.ids, found(plan)) == ([0, 1, 2, 3], [0, 32, 32, 0])
+    assert [new.blocks[0] for new in plan.new] == [[0, 1, 2], [0, 1, 3], [0, 1, 4], [5]]
+    assert s.reserved_tokens == 6 * 16
+
+
+def test_kept_blocks_that_several_find_are_taken_once() -> None:
+    s = scheduler(blocks=5)
+    done(s, sequence(0, SYSTEM))
+    for id in range(1, 5):
+        s.add(sequence(id, SYSTEM))
+    assert (found(planned(s)), s.waiting) == ([32, 32, 32], 1), "two, and one more each"
+
+
+def test_of_a_prompt_in_chunks_that_is_found_which_is_planned() -> None:
+    s = scheduler(prefill_chunk_tokens=16)
+    s.add(sequence(0, SYSTEM, new=9))
+    planned(s)
+    s.abort(0, 0.0)
+    s.add(sequence(1, SYSTEM, new=9))
+    assert found(planned(s)) == [16]
+    planned(s)
+    assert s.reserved_tokens == 3 * 16
+
+
+def test_who_counts_on_what_a_failed_step_left_out_fails_with_it() -> None:
+    s = scheduler()
+    s.add(sequence(0, SYSTEM, new=9))
+    s.add(sequence(9, [1] * 40, new=9))
+    first = planned(s)
+    s.add(sequence(1, SYSTEM, new=9))
+    s.add(sequence(2, [3] * 40, new=9))
+    planned(s)
+    third = planned(s)
+    assert (third.ids, found(third)) == ([1, 2], [32, 0])
+    s.add(sequence(3, SYSTEM, new=9))
+    ended = s.commit(Outcome(first.step, [0, 9], [0, 0], [], [], failed={0: "broken", 9: "broken"}), 0.0)
+    assert sorted((one.sequence.id, str(one.failure)) for one in ended) == [(0, "broken"), (1, "broken"), (9, "broken")]
+    assert (s.running, s.waiting, s.reserved_tokens) == (1, 1, 3 * 16)
+    planned(s)
+    assert found(planned(s)) == [0], "nothing is left of the first, nor of what was built on it"
+    assert [one.failure for one in s.commit(outcome(third), 0.0)] == [None]
+
+
+def test_an_abort_does_not_hide_that_a_step_failed() -> None:
+    s = scheduler()
+    s.add(sequence(0, SYSTEM, new=1))
+    first = planned(s)
+    s.abort(0, 0.0)
+    s.add(sequence(1, SYSTEM, new=1))
+    planned(s)
+    (lost,) = s.commit(Outcome(first.step, [0], [0], [], [], failed={0: "broken"}), 0.0)
+    assert (lost.sequence.id, str(lost.failure)) == (1, "broken"), "although all its steps are planned"
+    assert found(done(s, sequence(2, SYSTEM))) == [0]
+
+
+def test_what_the_steps_before_computed_outlives_a_failure() -> None:
+    s = scheduler()
+    done(s, sequence(0, SYSTEM))
+    s.add(sequence(1, [*SYSTEM, *SYSTEM]))
+    plan = planned(s)
+    assert found(plan) == [32]
+    s.commit(Outcome(plan.step, [1], [0], [], [], failed={1: "broken"}), 0.0)
+    assert found(done(s, sequence(2, [*SYSTEM, *SYSTEM]))) == [32]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.tuples(st.integers(1, 60), st.integers(1, 30)), min_size=1, max_size=12),
+    chunk=st.sampled_from([None, 16]),
+    ends=st.lists(st.integers(0, 99), max_size=30),
+)
+def test_prompts_that_share_nothing_run_as_without(
+    lengths: list[tuple[int, int]], chunk: int | None, ends: list[int]
+) -> None:
+    """What is kept of those that are over keeps nobody waiting."""
+    plans = []
+    for caching in (True, False):
+        s = Scheduler(BatchingOptions(prefix_caching=caching, prefill_chunk_tokens=chunk), shards(8, 32))
+        waiting, own = [sequence(id, [id] * prompt, new) for id, (prompt, new) in enumerate(lengths)], []
+        for turn in range(2000):
+            if waiting and turn % 3 == 0:
+                s.add(waiting.pop(0))
+            plan = s.plan(0.0)
+            own.append(plan and (plan.ids, plan.counts, plan.finished, s.reserved_tokens))
+            if plan is not None:
+                left = {id: sequence.prompt_left for id, sequence in s._running.items()}
+                yielding = [0 if left.get(id) else 1 for id in plan.ids]
+                tokens = [
+                    EOS if (turn * 31 + id) % 100 in ends else 9 for id, n in zip(plan.ids, yielding, strict=True) if n
+                ]
+                s.commit(Outcome(plan.step, plan.ids, yielding, tokens, [-1.0] * len(tokens)), 0.0)
+            elif not waiting:
+                break
+        plans.append(own)
+    assert plans[0] == plans[1]
 
 
 @pytest.mark.parametrize("new", [1, 2])
@@ -104,18 +228,22 @@ def test_a_sequence_that_is_planned_to_its_end_before_the_first_token_is_kept_to
     assert found(done(s, sequence(1, SYSTEM))) == [32]
 
 
-def test_nothing_is_kept_of_a_prompt_that_failed_or_was_given_up() -> None:
+def test_nothing_is_kept_of_a_prompt_that_failed() -> None:
     s = scheduler()
     s.add(sequence(0, SYSTEM))
     plan = planned(s)
     s.commit(Outcome(plan.step, [0], [0], [], [], failed={0: "broken"}), 0.0)
-    s.add(sequence(1, SYSTEM))
-    plan = planned(s)
-    assert found(plan) == [0]
-    s.abort(1, 0.0)
-    s.commit(outcome(plan), 0.0)
-    assert found(done(s, sequence(2, SYSTEM))) == [0]
+    assert found(done(s, sequence(1, SYSTEM))) == [0]
     assert s.reserved_tokens == 0
+
+
+def test_what_was_planned_of_a_prompt_is_kept_when_it_is_given_up() -> None:
+    s = scheduler()
+    s.add(sequence(0, SYSTEM))
+    planned(s)
+    s.abort(0, 0.0)
+    assert s.reserved_tokens == 0
+    assert found(done(s, sequence(1, SYSTEM))) == [32]
 
 
 def test_an_abort_leaves_the_blocks_to_those_who_share_them() -> None:
@@ -187,6 +315,6 @@ def test_chunks_take_what_is_left() -> None:
 
 
 def test_off_means_off() -> None:
-    s = Scheduler(BatchingOptions(), shards(8))
+    s = Scheduler(BatchingOptions(prefix_caching=False), shards(8))
     done(s, sequence(0, SYSTEM))
     assert found(done(s, sequence(1, SYSTEM))) == [0]

@@ -94,6 +94,34 @@ class Walk:
         if running := [s for s in self.live.values() if s.started is not None]:
             self.model.failures.setdefault(running[which % len(running)].id, "broken")
 
+    def fail_step(self) -> None:
+        """As shards do: with all of its sequences."""
+        if self.flight:
+            self.model.failures.update(dict.fromkeys(self.flight[0].ids, "broken"))
+
+    def run(self, events: list[tuple[str, int, int]]) -> None:
+        """What happens, and then all the steps that it takes."""
+        for kind, first, second in events:
+            if kind == "arrive":
+                self.arrive(first, second)
+            elif kind == "abort":
+                self.abort(first)
+            elif kind == "fail":
+                self.fail(first)
+            elif kind == "fail_step":
+                self.fail_step()
+            else:
+                for _ in range(first):
+                    self.fill()
+                    self.step()
+        for _ in range(100 * (1 + len(self.arrived))):
+            self.fill()
+            if not self.flight:
+                break
+            self.step()
+        assert not self.live and not self.flight, "everything finishes"
+        assert self.scheduler.reserved_tokens == 0
+
     def fill(self) -> None:
         while len(self.flight) < 2:
             plan = self.scheduler.plan(0.0)
@@ -109,6 +137,7 @@ class Walk:
             self.most = max(self.most, *outcome.counts)
             for progress in self.scheduler.commit(outcome, 0.0):
                 assert progress.sequence.committed <= progress.sequence.max_new_tokens
+                assert progress.failure or progress.sequence.id not in self.model.misled
                 if progress.finish or progress.failure:
                     del self.live[progress.sequence.id]
             self.check_books()
@@ -157,14 +186,17 @@ class Walk:
         assert unfinished in ([], plan.ids[-1:]), "only the youngest has a part of its prompt left"
 
     def check_books(self) -> None:
-        for group, info in enumerate(self.groups):
-            holders = [(s, s.own[group]) for s in self.live.values() if s.own]
+        shares = self.scheduler.unshared is None
+        blocks = [info.num_blocks for info in self.groups]
+        for pool, total in enumerate([min(blocks)] if shares else blocks):
+            holders = [(s, s.own[pool]) for s in self.live.values() if s.own]
             owned = Counter(block for _, own in holders for block in own)
             written = [block for s, own in holders for block in own[s.cached // BLOCK_SIZE :]]
             assert len(written) == len(set(written)), "no block has two writers"
-            assert self.scheduler.prefix_caching or len(written) == owned.total() == len(owned)
-            assert all(0 <= block < info.num_blocks for block in owned)
-            if group == 0:
+            assert shares or len(written) == owned.total() == len(owned)
+            assert all(0 <= block < total for block in owned)
+            assert len(owned) <= sum(s.needed[pool] for s, _ in holders), "no more than without sharing"
+            if pool == 0:
                 assert len(owned) * BLOCK_SIZE == self.scheduler.reserved_tokens, "used blocks are the owned ones"
         if self.options.max_batch_size is not None:
             assert self.scheduler.running <= self.options.max_batch_size
@@ -188,7 +220,7 @@ EVENTS = st.one_of(
     patience=st.integers(0, 10),
     step_tokens=st.sampled_from([1, BLOCK_SIZE, BUDGET]),
     chunk=st.sampled_from([None, CHUNK]),
-    prefix_caching=st.booleans(),
+    prefix_caching=st.sampled_from([None, True, False]),
     groups=st.sampled_from(GROUPS),
     draft=st.sampled_from([0, 0, 1, 4]),
     start=st.sampled_from([None, None, 3]),
@@ -201,7 +233,7 @@ def test_random_walk(
     patience: int,
     step_tokens: int,
     chunk: int | None,
-    prefix_caching: bool,
+    prefix_caching: bool | None,
     groups: list[GroupInfo],
     draft: int,
     start: int | None,
@@ -212,25 +244,31 @@ def test_random_walk(
         waiting_served_ratio=ratio,
         max_waiting_tokens=patience,
         prefill_chunk_tokens=chunk,
-        prefix_caching=prefix_caching and start is None,  # which goes with a group that cannot share
+        prefix_caching=prefix_caching if start is None else False,  # which goes with a group that cannot share
     )
     walk = Walk(options, step_tokens, eos_at, groups, draft, start)
-    for kind, first, second in events:
-        if kind == "arrive":
-            walk.arrive(first, second)
-        elif kind == "abort":
-            walk.abort(first)
-        elif kind == "fail":
-            walk.fail(first)
-        else:
-            for _ in range(first):
-                walk.fill()
-                walk.step()
-    for _ in range(100 * (1 + len(walk.arrived))):
-        walk.fill()
-        if not walk.flight:
-            break
-        walk.step()
-    assert not walk.live and not walk.flight, "everything finishes"
-    assert walk.scheduler.reserved_tokens == 0
+    walk.run(events)
     assert walk.most <= 1 + draft
+
+
+ALIKE = st.one_of(
+    st.tuples(st.just("arrive"), st.sampled_from([17, 33, 40, 64]), st.integers(1, 4)),
+    st.tuples(st.just("arrive"), st.sampled_from([33, 64]), st.just(2)),
+    st.tuples(st.just("step"), st.integers(1, 3), st.just(0)),
+    st.tuples(st.sampled_from(["abort", "fail"]), st.integers(0, 50), st.just(0)),
+    st.tuples(st.just("fail_step"), st.just(0), st.just(0)),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    events=st.lists(ALIKE, min_size=20, max_size=60),
+    step_tokens=st.sampled_from([BLOCK_SIZE, BUDGET]),
+    chunk=st.sampled_from([None, CHUNK]),
+)
+def test_random_walk_of_prompts_that_begin_alike(
+    events: list[tuple[str, int, int]], step_tokens: int, chunk: int | None
+) -> None:
+    """Steps fail while others count on what they compute."""
+    options = BatchingOptions(max_batch_prefill_tokens=BUDGET, max_waiting_tokens=1, prefill_chunk_tokens=chunk)
+    Walk(options, step_tokens, {}).run(events)

@@ -97,7 +97,11 @@ def test_what_groups_hold() -> None:
 
 def test_what_cannot_be_shared() -> None:
     full, window = CacheGroup(CacheKind.FULL), CacheGroup(CacheKind.WINDOW, 20)
-    assert kinds.unshareable([full, window]) is None
-    assert kinds.held(window, prefix_caching=True) == full and kinds.held(window, prefix_caching=False) == window
-    for kind in (CacheKind.STATE, CacheKind.ENCODER):
-        assert kinds.unshareable([full, CacheGroup(kind)])
+    for wanted in (None, True):
+        assert kinds.unshared([full], wanted, 100) is None
+        assert kinds.unshared([full, window], wanted, 20) is None, "the window is never left"
+        for kind in (CacheKind.STATE, CacheKind.ENCODER):
+            assert kinds.unshared([full, CacheGroup(kind)], wanted, 100)
+    assert kinds.unshared([full, window], True, 21) is None
+    assert "prefix_caching=true" in (kinds.unshared([full, window], None, 21) or "")
+    assert kinds.unshared([full], False, 100) == "prefix_caching=false"

@@ -26,9 +26,11 @@ from tgi_server.types import (
 EOS = 2
 
 
-def sequence(id: int, prompt: int = 4, new: int = 4, ignore_eos: bool = False) -> Sequence:
+def sequence(id: int, prompt: int = 4, new: int = 4, ignore_eos: bool = False, text: int | None = None) -> Sequence:
+    """Of `prompt` times the same token: `text`, or one that others do not have."""
+    ids = [id if text is None else text] * prompt
     stopping = StoppingParams(max_new_tokens=new, ignore_eos=ignore_eos)
-    return Sequence(id, GenerationRequest(prompt_ids=[7] * prompt, sampling=SamplingParams(), stopping=stopping))
+    return Sequence(id, GenerationRequest(prompt_ids=ids, sampling=SamplingParams(), stopping=stopping))
 
 
 def scheduler(blocks: int = 64, step: int = 4096, **options: Any) -> Scheduler:

@@ -346,7 +346,7 @@ async def test_a_late_plan_is_counted(start: Start) -> None:
 
 
 async def test_prefix_cache_metrics(start: Start) -> None:
-    rig = await start(prefix_caching=True)
+    rig = await start()
     prompt = "the dog " * 30
     length = len(rig.request(prompt).prompt_ids)
     texts = [[event.token for event in await rig.events(rig.request(prompt))] for _ in range(2)]
@@ -354,7 +354,7 @@ async def test_prefix_cache_metrics(start: Start) -> None:
     await rig.events(rig.request(prompt, prompt_logprobs=True))
     assert rig.count("tgi_prefix_cache_query_tokens") == 2 * length, "who wants the prompt's scores does not ask"
     assert rig.count("tgi_prefix_cache_hit_tokens") == (length - 1) // 16 * 16 > 0
-    without = await start()
+    without = await start(prefix_caching=False)
     await without.events(without.request())
     assert "prefix_cache" not in without.metrics.render()
 
@@ -395,14 +395,42 @@ async def test_layers_with_windows_make_no_difference(start: Start) -> None:
     assert texts[0] == texts[1]
 
 
-async def test_prefix_caching_that_cannot_be_is_told_once(start: Start, caplog: pytest.LogCaptureFixture) -> None:
-    for cacheable in (True, False):
-        caplog.clear()
-        rig = await start(FakeShards(replace(INFO, prefix_cacheable=cacheable)), prefix_caching=True)
+async def test_what_a_generation_found_in_the_cache_is_told(start: Start) -> None:
+    rig = await start()
+    request = rig.request("the dog " * 30)
+    cached = []
+    for _ in range(2):
+        async with rig.engine.generate(request) as first, rig.engine.generate(request) as second:
+            assert first.cached_tokens == 0, "it has not started"
+            for generation in (first, second):
+                while await generation.drain():
+                    pass
+        cached.append((first.cached_tokens, second.cached_tokens))
+    blocks = (len(request.prompt_ids) - 1) // 16 * 16
+    assert cached == [(0, blocks), (blocks, blocks)]
+    assert rig.shards.plans[0].counts == [len(request.prompt_ids), len(request.prompt_ids) - blocks]
+
+
+@pytest.mark.parametrize(
+    ("cacheable", "wanted", "told"),
+    [
+        (True, None, "INFO prefix caching: on"),
+        (True, True, "INFO prefix caching: on"),
+        (True, False, "INFO prefix caching: off, prefix_caching=false"),
+        (False, None, "INFO prefix caching: off, keys and values depend on the length"),
+        (False, True, "WARNING prefix_caching has no effect with this model: keys and values depend on the length"),
+    ],
+)
+async def test_whether_prefixes_are_cached_is_told(
+    start: Start, caplog: pytest.LogCaptureFixture, cacheable: bool, wanted: bool | None, told: str
+) -> None:
+    with caplog.at_level("INFO", "tgi_server.engine"):
+        rig = await start(FakeShards(replace(INFO, prefix_cacheable=cacheable)), prefix_caching=wanted)
+    for _ in range(2):
         await rig.events(rig.request("the dog " * 30))
-        await rig.events(rig.request("the dog " * 30))
-        assert ("prefix_caching" in caplog.text) is not cacheable and len(caplog.records) == (not cacheable)
-        assert ("prefix_cache" in rig.metrics.render()) is cacheable
+    (record,) = caplog.records
+    assert f"{record.levelname} {record.getMessage()}".startswith(told)
+    assert ("prefix_cache" in rig.metrics.render()) is (cacheable and wanted is not False)
 
 
 async def test_what_became_of_guesses_is_counted(start: Start) -> None:
