@@ -16,7 +16,7 @@ PROMPTS = [*reference.PROMPTS[:3], *reference.PROMPTS[17:21]]
 
 @pytest.fixture(scope="module")
 def choices() -> Iterator[Server]:
-    with Server("model=smollm2", "dtype=float32", "prefill_chunk_tokens=64", "prefix_caching=true") as server:
+    with Server("model=smollm2", "dtype=float32", "prefill_chunk_tokens=64") as server:
         yield server
 
 
@@ -43,6 +43,25 @@ def test_greedy_text_is_the_reference_with_and_without_hits(choices: Server) -> 
     full_blocks = sum((len(reference.tokenizer()(prompt)["input_ids"]) - 1) // 16 * 16 for prompt in PROMPTS)
     assert cached - before == full_blocks, "the second time everything but the last block of each is there"
     assert counted(choices, "tgi_prefix_cache_query_tokens") > cached
+
+
+def test_choices_of_one_prompt_compute_it_once(choices: Server) -> None:
+    """The prompt, and of each other choice what is behind its last whole block."""
+    prompt = "A story that nobody has told yet. " + "Once upon a time there was a fox. " * 60
+
+    def computed() -> int:
+        return counted(choices, "tgi_prefix_cache_query_tokens") - counted(choices, "tgi_prefix_cache_hit_tokens")
+
+    for turn in range(2):
+        before = computed()
+        body = {"prompt": prompt, "n": 16, "max_tokens": 4, "temperature": 0}
+        answer = choices.client.post("/v1/completions", json=body).json()
+        assert len({choice["text"] for choice in answer["choices"]}) == 1, "greedy ones in float32"
+        usage = answer["usage"]
+        length, whole = usage["prompt_tokens"], (usage["prompt_tokens"] - 1) // 16 * 16
+        assert length > 500
+        assert usage["prompt_tokens_details"]["cached_tokens"] == whole * turn
+        assert computed() - before == 16 * (length - whole) + (0 if turn else whole)
 
 
 def test_scores_of_a_cached_prompt_are_all_there(choices: Server) -> None:

@@ -73,6 +73,16 @@ class Call:
         return self.prepared.prompt_tokens
 
     @property
+    def cached_tokens(self) -> int:
+        """Of these tokens, those that were in the cache when the first text of each prompt began."""
+        return sum(first.cached_tokens for first in self.candidates[:: self.each])
+
+    @property
+    def each(self) -> int:
+        """Texts that are generated for each prompt; those of one prompt follow each other in `candidates`."""
+        return len(self.candidates) // len(self.prepared.prompts)
+
+    @property
     def validation_time(self) -> float:
         """From arrival to the engine's queue."""
         return self.queued - self.arrived

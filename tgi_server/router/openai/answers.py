@@ -42,6 +42,13 @@ class ModelList(TypedDict):
     data: list[Model]
 
 
+class PromptTokensDetails(TypedDict):
+    """What was done before of the prompt."""
+
+    cached_tokens: int
+    """Tokens that were found in the cache and not computed again, before the first text of each prompt."""
+
+
 class CompletionTokensDetails(TypedDict):
     """Of what kinds the generated tokens are."""
 
@@ -55,6 +62,7 @@ class Usage(TypedDict):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
     completion_tokens_details: CompletionTokensDetails
 
 

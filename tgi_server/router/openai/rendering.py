@@ -126,6 +126,7 @@ class OpenAIAnswer(Making, Generic[Whole, Piece]):
             "prompt_tokens": prompt,
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
+            "prompt_tokens_details": {"cached_tokens": self._call.cached_tokens},
             "completion_tokens_details": {"reasoning_tokens": reasoning},
         }
 
@@ -175,12 +176,12 @@ class CompletionAnswer(OpenAIAnswer[TextChoice, TextChoice]):
 
     def _choice(self, index: int, call: Call) -> CompletionChoice:
         prompts = call.prepared.prompts
-        text = prompts[index * len(prompts) // len(call.candidates)].text
+        text = prompts[index // call.each].text
         return CompletionChoice(index, self._body, text, call.candidates[index])
 
     def _kept(self, answers: Sequence[Answer]) -> Sequence[int]:
         """The likeliest `n` of each prompt's."""
-        wanted, each = self._body.n or 1, len(answers) // len(self._call.prepared.prompts)
+        wanted, each = self._body.n or 1, self._call.each
         if each == wanted:
             return range(len(answers))
         groups = (range(start, start + each) for start in range(0, len(answers), each))

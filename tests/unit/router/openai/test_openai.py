@@ -55,7 +55,7 @@ async def test_chat_stream() -> None:
 
 
 async def test_stream_usage() -> None:
-    async with started(says(TEXT)) as router:
+    async with started(says(TEXT), prefix_caching=False) as router:
         for path, prompt in (("/v1/chat/completions", {"messages": HELLO}), ("/v1/completions", {"prompt": "hello"})):
             body = prompt | {"max_tokens": 3, "temperature": 0}
             _, whole, _ = await post(router, path, body)
@@ -122,8 +122,27 @@ async def test_token_prompts_and_ignored_end() -> None:
         body = {"prompt": [5, 6, 7], "ignore_eos": True, "max_tokens": 6}
         _, whole, _ = await post(router, "/v1/completions", body)
         usage = {"prompt_tokens": 3, "completion_tokens": 6, "total_tokens": 9}
-        assert whole["usage"] == usage | {"completion_tokens_details": {"reasoning_tokens": 0}}
+        usage |= {"completion_tokens_details": {"reasoning_tokens": 0}, "prompt_tokens_details": {"cached_tokens": 0}}
+        assert whole["usage"] == usage
         assert whole["choices"][0]["text"] == "!!!"
+
+
+async def test_usage_tells_what_was_cached_of_each_prompt() -> None:
+    async with started(says("!")) as router:
+        prompts = [[*range(40)], [*range(50, 150)], [*range(40)]]
+        body = {"prompt": prompts, "max_tokens": 1, "n": 2}
+        cached = []
+        for _ in range(2):
+            _, whole, _ = await post(router, "/v1/completions", body)
+            assert whole["usage"]["prompt_tokens"] == 180
+            cached.append(whole["usage"]["prompt_tokens_details"]["cached_tokens"])
+        streamed = await stream(router, "/v1/completions", body | {"stream_options": {"include_usage": True}})
+        cached.append(streamed[-1]["usage"]["prompt_tokens_details"]["cached_tokens"])
+    assert cached == [32, 160, 160], "the third prompt is the first; six of its texts are computed once"
+    async with started(says("!"), prefix_caching=False) as router:
+        for _ in range(2):
+            _, whole, _ = await post(router, "/v1/completions", body)
+            assert whole["usage"]["prompt_tokens_details"] == {"cached_tokens": 0}
 
 
 @pytest.mark.parametrize(
