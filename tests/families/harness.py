@@ -136,20 +136,22 @@ class Rank:
 def generate(
     directory: Path, prompts: list[list[int]], of: Needs, world: int = 1, recorded: bool = True,
     chunk: int | None = None, new_tokens: int = NEW_TOKENS, adapter: Path | None = None,
-    quantize: QuantizeMethod | None = None, apart: int = 0, read: Read = read_spec,
+    quantize: QuantizeMethod | None = None, apart: int = 0, read: Read = read_spec, prefix_caching: bool | None = None,
 ) -> Generated:  # fmt: skip
     """All prompts at once, through scheduler, paged caches and sampler; `recorded` where that is possible.
 
     With `apart`, so many plans lie between two arrivals, and the caches hold two texts at a time.
     """
     spec = read(directory)
-    options = BatchingOptions(max_total_tokens=LONGEST, prefill_chunk_tokens=chunk, max_waiting_tokens=2)
+    options = BatchingOptions(
+        max_total_tokens=LONGEST, prefill_chunk_tokens=chunk, max_waiting_tokens=2, prefix_caching=prefix_caching
+    )  # fmt: skip
     held = 2 if apart else len(prompts)
     blocks = [held * (1 if g.kind is CacheKind.STATE else -(-LONGEST // BLOCK_SIZE)) for g in spec.groups]
     groups = [GroupInfo(group.kind, group.window, count) for group, count in zip(spec.groups, blocks, strict=True)]
     info = ShardInfo(
         "float32", "cpu", groups, efficient_tokens=64, vocab_size=VOCABULARY, eos_token_ids=[],
-        start_token_id=spec.start_token_id,
+        start_token_id=spec.start_token_id, prefix_cacheable=not spec.by_length,
     )  # fmt: skip
     ranks = [Rank(directory, of, group, blocks, recorded, adapter, quantize, read) for group in ThreadGroup.of(world)]
     assert all(rank.recorded == (recorded and world == 1 and not of.plain) for rank in ranks)
@@ -289,6 +291,14 @@ class FamilyTests(Reference):
     def test_chunks_of_prompts(self, directory: Path, prompts: list[list[int]], expected: Generated) -> None:
         self.compare(generate(directory, prompts, needs(), chunk=16), expected)
 
+    def test_prompts_that_begin_alike(self, directory: Path, prompts: list[list[int]], expected: Generated) -> None:
+        """What a step computes is found by others in the same step, and by later ones; windows keep all for that."""
+        longest = max(range(len(prompts)), key=lambda index: len(prompts[index]))
+        right = [expected[0][longest]] * 3, [expected[1][longest]] * 3
+        for of, apart in ((needs(), 0), (needs(), 5), (needs(plain=True), 0)):
+            got = generate(directory, [prompts[longest]] * 3, of, apart=apart, prefix_caching=True)
+            self.compare(got, right)
+
     def test_shards(self, directory: Path, prompts: list[list[int]], expected: Generated) -> None:
         for world in self.shards:
             self.compare(generate(directory, prompts, needs(plain=world % 2 == 1), world), expected)
@@ -326,7 +336,7 @@ class FamilyTests(Reference):
         self, directory: Path, prompts: list[list[int]], expected: Generated, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         tokens = self.interpreted_tokens
-        few = [0, 3] if tokens == NEW_TOKENS else [2, 3]
+        few = [0, 3, 0] if tokens == NEW_TOKENS else [2, 3, 2]  # the last finds a block that the first fills
         with interpreted_triton(monkeypatch):
             got = generate(directory, [prompts[i] for i in few], needs(), recorded=False, new_tokens=tokens)
         self.compare(got, ([expected[0][i][:tokens] for i in few], [expected[1][i][:tokens] for i in few]))
