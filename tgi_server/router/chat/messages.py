@@ -65,20 +65,21 @@ class Message(Struct, frozen=True):
 
 
 class Function(Struct, frozen=True, omit_defaults=True):
-    """A function that the model may call; `parameters` is the JSON schema of its arguments, always followed."""
+    """A function that the model may call; `parameters` is the JSON schema of its arguments."""
 
     name: Annotated[str, Meta(pattern="^[a-zA-Z0-9_.-]{1,64}$")]
     description: str | None = None
     """What the function does, for the model."""
     parameters: dict[str, Any] | None = None
-    """The JSON schema of the arguments. Any object if it is not given."""
+    """The JSON schema of the arguments. A function without it takes none: `{}`."""
     strict: bool | None = None
-    """Without effect: the schema is always followed."""
+    """Refuse a schema that cannot be followed as a whole. If it is not `true`, what cannot be followed is left out."""
 
     def __post_init__(self) -> None:
         if self.name.endswith("\n"):  # which `$` lets pass
             raise ValueError("a line break in the name of a function")
-        if self.parameters is not None and self.parameters.get("type", "object") != "object":
+        kind = (self.parameters or {}).get("type") or "object"
+        if kind != "object" and not (isinstance(kind, list) and "object" in kind):
             raise ValueError("the arguments of a function are an object")
 
 

@@ -3,44 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+from llguidance import LLMatcher
 from msgspec import UNSET
 
 from tgi_server.errors import ValidationError
+from tgi_server.router.http.checks import failure
 from tgi_server.router.http.formats import Format, JsonFormat, JsonObjectFormat, JsonSchemaFormat, RegexFormat
-from tgi_server.types import GUIDE_LIMITS
+from tgi_server.router.http.schemas import COMPACT, LeftOut, Patience, grammar_of, obstacles, trouble
 
-LONGEST = 64 * 1024
-"""Characters of a grammar."""
-MOST_MEMBERS = 1000
-"""Members of an object or list in a schema: what they cost grows with their square."""
-
-COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""One way to write each JSON value: where white space may be written without end, some models do."""
-
-_FOR_PEOPLE = frozenset(["title", "description", "examples", "default", "$comment", "deprecated"])
-_VALUES = frozenset(["enum", "const"])
-_SCHEMAS_BY_NAME = frozenset(["properties", "patternProperties", "$defs", "definitions", "dependentSchemas"])
-
-MOST_SAID = 300
-"""Characters of an error; some repeat the whole grammar."""
-
-_LIMITS = LLParserLimits(verbose_errors=False, **GUIDE_LIMITS)
-
-
-class _Bytes:
-    """A vocabulary of single bytes: what can be written in it does not depend on a model."""
-
-    eos_token_id, bos_token_id, special_token_ids = 256, None, (256,)
-    tokens = (*(bytes([byte]) for byte in range(256)), b"<end>")
-
-    def __call__(self, text: str | bytes) -> list[int]:
-        return list(text.encode() if isinstance(text, str) else text)
-
-
-_BYTES = LLTokenizer(TokenizerWrapper(_Bytes()))
+MOST_TOLD = 3
+"""Parts of a schema that a message names."""
 
 
 def of_format(format: Format, param: str) -> str | None:
@@ -52,7 +27,7 @@ def of_format(format: Format, param: str) -> str | None:
     if isinstance(format, RegexFormat):
         return checked(LLMatcher.grammar_from_regex(format.value), param)
     schema = schema_of(format, param)
-    return None if schema is None else checked(_of_schema(schema, param), param)
+    return None if schema is None else _of_schema(schema, param)
 
 
 def schema_of(format: Format, param: str) -> Any:
@@ -100,56 +75,35 @@ def _as_object(schema: Any) -> dict[str, Any]:
     return spelled
 
 
-def _of_schema(schema: Any, param: str) -> str:
-    try:
-        return LLMatcher.grammar_from_json_schema(schema_text(schema, param), overrides=COMPACT)  # type: ignore[arg-type]
-    except ValueError as error:
-        raise ValidationError(f"`{param}` cannot be followed: {error}", param) from None
+def _of_schema(schema: dict[str, Any], param: str) -> str:
+    return grammar_of(strictly(schema, param), param, COMPACT)
 
 
-def schema_text(schema: Any, param: str) -> str:
-    """A schema as JSON text, without what is only meant for people.
+def strictly(schema: dict[str, Any], param: str) -> dict[str, Any]:
+    """A schema that is followed as a whole; formats that are not known say nothing that has to be.
 
     Raises:
-        ValidationError: it is nested too deeply, or has too many members in one place.
+        ValidationError: something else of it cannot be followed; the message says what.
     """
-    try:
-        return json.dumps(_bare(schema, param))
-    except RecursionError:
-        raise ValidationError(f"the schema in `{param}` is nested too deeply", param) from None
+    if trouble(schema, COMPACT) is None:
+        return schema
+    left, found = obstacles(schema, Patience(), formats=False)
+    if found:
+        raise ValidationError(f"`{param}` cannot be followed: {told(found)}", param)
+    return left
 
 
-def _bare(value: Any, param: str) -> Any:
-    if not isinstance(value, dict | list):
-        return value
-    if len(value) > MOST_MEMBERS:
-        raise ValidationError(f"`{param}`: an object or list has more than {MOST_MEMBERS} members", param)
-    if isinstance(value, list):
-        return [_bare(item, param) for item in value]
-    return {name: _member(name, member, param) for name, member in value.items() if name not in _FOR_PEOPLE}
-
-
-def _member(name: str, value: Any, param: str) -> Any:
-    if name in _VALUES:
-        return value
-    if name not in _SCHEMAS_BY_NAME or not isinstance(value, dict):
-        return _bare(value, param)
-    return dict(zip(value, _bare(list(value.values()), param), strict=True))
+def told(left_out: Sequence[LeftOut]) -> str:
+    """The first parts of a schema that cannot be followed, for a message."""
+    return "; ".join([*map(str, left_out[:MOST_TOLD]), *["…"] * (len(left_out) > MOST_TOLD)])
 
 
 def checked(grammar: str, param: str) -> str:
-    """`grammar`, if it can be followed: it is, by the bytes at the beginning that it leaves no choice of.
+    """`grammar`, if it can be followed.
 
     Raises:
         ValidationError: it cannot, and why.
     """
-    if len(grammar) > LONGEST:
-        raise ValidationError(f"`{param}` is longer than {LONGEST} characters as a grammar: {len(grammar)}", param)
-    matcher = LLMatcher(_BYTES, grammar, log_level=0, limits=_LIMITS)
-    if not matcher.is_error():
-        matcher.compute_bitmask()
-        matcher.consume_tokens(matcher.compute_ff_tokens())
-    if matcher.is_error():
-        message = matcher.get_error().removesuffix("<non-verbose/>").strip()
-        raise ValidationError(f"`{param}` cannot be followed: {message[:MOST_SAID]}", param)
+    if reason := failure(grammar):
+        raise ValidationError(f"`{param}` cannot be followed: {reason}", param)
     return grammar

@@ -40,8 +40,9 @@ def follows(text: str, format: ToolFormat, whole: bool = True, ids: list[int] | 
     tokenizer = TOKENIZERS[format]
     reader = READERS.setdefault(format, LLTokenizer(tokenizer.to_str()))
     special = {MARK: tokenizer.encode(MARK).ids[0]} if format is MISTRAL else {}
-    wanted = {"required": False, "parallel": True} | options
-    matcher = LLMatcher(reader, grammar(TOOLS, format, special, **wanted), log_level=0)
+    wanted: dict[str, Any] = {"required": False, "parallel": True} | options
+    tools = wanted.pop("tools", TOOLS)
+    matcher = LLMatcher(reader, grammar(tools, format, special, **wanted), log_level=0)
     assert not matcher.is_error(), matcher.get_error()
     ids = tokenizer.encode(text).ids if ids is None else ids
     return matcher.try_consume_tokens(ids) == len(ids) and (not whole or matcher.is_accepting())
@@ -89,10 +90,74 @@ def test_an_answer_that_begins_like_a_call() -> None:
     assert follows(CALLS[LLAMA][0], LLAMA, schema={}, required=True)
 
 
-def test_a_function_whose_parameters_cannot_be_followed() -> None:
-    tools = [Tool(Function("f", None, {"type": "object", "properties": {"a": {"type": "thing"}}}))]
-    with pytest.raises(ValidationError, match=r"`tools` cannot be followed: .*thing"):
-        grammar(tools, HERMES, {}, required=True, parallel=True)
+ODD = {
+    "type": "object",
+    "properties": {
+        "place": {"type": "string", "format": "path"},
+        "tags": {"type": "array", "items": {"type": "string"}, "uniqueItems": True},
+    },
+    "required": ["place"],
+    "not": {"required": ["x"]},
+}
+
+
+@pytest.mark.parametrize("format", CALLS)
+def test_a_schema_is_followed_as_far_as_that_goes(format: ToolFormat) -> None:
+    tools = [Tool(Function("odd", None, ODD)), *TOOLS]
+    for arguments, right in [
+        ('{"place": "Bern"}', True), ('{"place": "Bern", "tags": ["a", "a"]}', True), ('{"place": 7}', False),
+        ('{"tags": []}', False), ('{"place": "Bern", "tags": "a"}', False),
+    ]:  # fmt: skip
+        text = f'{format.begin}{{"name": "odd", "{format.arguments}": {arguments}}}{format.end}'
+        assert follows(text, format, tools=tools) == follows(text, format, tools=tools, required=True) == right
+    assert follows(CALLS[format][0], format, tools=tools) and not follows(CALLS[format][0][:-1], format, tools=tools)
+
+
+def test_a_strict_schema_that_cannot_be_followed_is_refused() -> None:
+    with pytest.raises(ValidationError) as caught:
+        grammar([*TOOLS, Tool(Function("odd", None, ODD, True))], HERMES, {}, required=False, parallel=True)
+    assert str(caught.value) == (
+        "the arguments of `odd` cannot be followed strictly: `not` at `$`: not supported; "
+        "`format` at `$.properties.place`: Unknown format: path; `uniqueItems` at `$.properties.tags`: not supported"
+    )
+    overlap = {"type": "object", "properties": {"a": {"oneOf": [{"type": "string"}, {"enum": ["b"]}]}}}
+    with pytest.raises(ValidationError, match=r"`oneOf` at `\$.properties.a`"):
+        grammar([Tool(Function("f", None, overlap, True))], HERMES, {}, required=False, parallel=True)
+    tools = [Tool(Function("f", None, overlap))]
+    assert follows('<tool_call>\n{"name": "f", "arguments": {"a": "b"}}\n</tool_call>', HERMES, tools=tools)
+
+
+def test_an_answer_whose_schema_cannot_be_followed() -> None:
+    schema = {"type": "object", "properties": {"a": {"not": {}}, "b": {"type": "string", "format": "path"}}}
+    with pytest.raises(
+        ValidationError, match=r"`response_format` cannot be followed: `not` at `\$.properties.a`"
+    ) as caught:
+        grammar(TOOLS, HERMES, {}, required=False, parallel=True, schema=schema)
+    assert caught.value.param == "response_format" and "`format`" not in str(caught.value)
+    del schema["properties"]["a"]  # type: ignore[attr-defined]
+    assert follows('{"b": "x"}', HERMES, schema=schema) and not follows('{"b": 1}', HERMES, schema=schema)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "taken", "refused"),
+    [
+        (None, ["{}"], ['{"a": 1}']),
+        ({}, ["{}"], ['{"a": 1}']),
+        ({"type": "object", "properties": {}, "required": []}, ["{}"], ['{"a": 1}']),
+        ({"type": ["object", "null"], "properties": [], "required": None}, ["{}"], ['{"a": 1}', "null"]),
+        (PLACE, ['{"place": "Bern"}'], ['{"place": "Bern", "a": 1}', "{}"]),
+        ({"type": "object"}, ["{}", '{"a": 1}'], ["1"]),
+        (PLACE | {"additionalProperties": True}, ['{"place": "Bern", "a": 1}'], ["{}"]),
+        (PLACE | {"required": ["other"]}, ['{"other": 1}'], ["{}"]),
+        (PLACE | {"minProperties": 2}, ['{"place": "Bern", "a": 1}'], ['{"place": "Bern"}']),
+    ],
+)
+def test_no_argument_is_invented(parameters: dict[str, Any] | None, taken: list[str], refused: list[str]) -> None:
+    for strict in (None, True) if parameters is None or parameters.get("required") is not None else (None,):
+        tools = [Tool(Function("f", None, parameters, strict))]
+        for arguments in [*taken, *refused]:
+            text = f'<tool_call>\n{{"name": "f", "arguments": {arguments}}}\n</tool_call>'
+            assert follows(text, HERMES, tools=tools, required=True) == (arguments in taken), arguments
 
 
 def read(format: ToolFormat, pieces: list[str], required: bool = False) -> tuple[str, list[tuple[str, str]]]:
