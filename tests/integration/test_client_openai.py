@@ -175,6 +175,67 @@ def test_response_formats(client: OpenAI) -> None:
     assert answer.choices[0].message.content in ("yes", "no")
 
 
+def test_a_schema_beside_the_kind_of_a_format(client: OpenAI) -> None:
+    raw: Any = {"response_format": {"type": "json_object", "schema": PLACE}}
+    answer = client.chat.completions.create(
+        model="any", messages=FORECAST, extra_body=raw, max_tokens=60, temperature=0
+    )
+    assert json.loads(answer.choices[0].message.content or "").keys() == {"place", "unit"}
+
+
+def test_tools_that_are_allowed(client: OpenAI) -> None:
+    clock: Any = {"type": "function", "function": {"name": "time_of_day"}}
+    choice: Any = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [clock]}}
+    answer = client.chat.completions.create(
+        model="any", messages=FORECAST, tools=TOOLS, tool_choice=choice, temperature=0, max_tokens=30
+    )
+    calls = answer.choices[0].message.tool_calls or []
+    assert {call.function.name for call in calls if call.type == "function"} == {"time_of_day"}
+
+
+def test_a_developer_and_parts_of_a_text(client: OpenAI) -> None:
+    """The model's template knows neither; it has a system message of its own where there is none."""
+
+    def ask(role: str, content: Any) -> tuple[str | None, int]:
+        messages: Any = [{"role": role, "content": content}, *ASK]
+        answer = client.chat.completions.create(model="any", messages=messages, temperature=0, max_tokens=8)
+        return answer.choices[0].message.content, answer.usage.prompt_tokens if answer.usage else 0
+
+    parts = [{"type": "text", "text": "Answer in "}, {"type": "text", "text": "one word."}]
+    assert ask("developer", parts) == ask("system", "Answer in one word.") != ask("user", "Answer in one word.")
+
+
+def test_a_message_that_is_gone_on_with(client: OpenAI) -> None:
+    begun: Any = [*ASK, {"role": "assistant", "content": "The capital of France is"}]
+    fields: Any = {"continue_final_message": True, "add_generation_prompt": False, "chat_template_kwargs": {"any": 1}}
+    answer = client.chat.completions.create(model="any", messages=begun, temperature=0, extra_body=fields)
+    assert answer.choices[0].message.content == " Paris." and answer.choices[0].finish_reason == "stop"
+    stream = client.chat.completions.create(model="any", messages=begun, temperature=0, extra_body=fields, stream=True)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == " Paris."
+
+
+@pytest.mark.parametrize("fields", [{}, {"max_tokens": 9}])
+def test_a_conversation_that_is_too_long(client: OpenAI, server: Server, fields: Any) -> None:
+    limits = server.client.get("/info").json()
+    messages: Any = [{"role": "user", "content": "word " * limits["max_total_tokens"]}]
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model="any", messages=messages, **fields)
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "messages")
+    assert f"maximum context length is {limits['max_total_tokens']} tokens" in caught.value.message
+    assert "max_tokens" not in caught.value.message
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.completions.create(model="any", prompt=messages[0]["content"])
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "prompt")
+
+
+def test_images_are_refused_by_name(client: OpenAI) -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    messages: Any = [{"role": "user", "content": [{"type": "text", "text": "What is this?"}, image]}]
+    with pytest.raises(openai.BadRequestError, match="images are not supported") as caught:
+        client.chat.completions.create(model="any", messages=messages)
+    assert caught.value.param == "messages[0].content[1]"
+
+
 def test_models(client: OpenAI, server: Server) -> None:
     assert [model.id for model in client.models.list()] == [server.client.get("/info").json()["model_id"]]
 
@@ -190,6 +251,7 @@ def test_models(client: OpenAI, server: Server) -> None:
         ({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}, openai.BadRequestError),
         ({"tools": [{"type": "function", "function": {"name": "not a name"}}]}, openai.BadRequestError),
         ({"tool_choice": "required"}, openai.BadRequestError),
+        ({"modalities": ["text", "audio"]}, openai.BadRequestError),
     ],
     ids=str,
 )
