@@ -15,7 +15,7 @@ from openai.types import chat
 from tgi_server.errors import ValidationError
 from tgi_server.router.http.openapi.words import field_docs
 from tgi_server.router.http.wire import parse
-from tgi_server.router.openai.requests import ChatBody, CompletionBody
+from tgi_server.router.openai.requests import ChatBody, CompletionBody, OpenAIBody
 from tgi_server.router.openai.unserved import EVERYWHERE, IN_CHATS, IN_COMPLETIONS, WITHOUT_EFFECT, check_unserved
 
 CHAT, COMPLETION = {"messages": [{"role": "user", "content": "hi"}]}, {"prompt": "hi"}
@@ -24,7 +24,7 @@ IGNORED, *_ = API.partition("## Fields without effect\n")[2].partition("\n## ")
 REFUSED, *_ = API.partition("## Fields that are refused\n")[2].partition("\n## ")
 
 
-def read(body: dict[str, Any]) -> ChatBody | CompletionBody:
+def read(body: dict[str, Any]) -> OpenAIBody:
     return parse(ChatBody if "messages" in body else CompletionBody, json.dumps(body).encode(), "application/json")
 
 
@@ -43,7 +43,7 @@ def names(table: str) -> set[str]:
     ],
     ids=["openai", "huggingface_hub", "openai completions"],
 )
-def test_every_field_of_the_clients_is_read_or_on_the_list(body: type[ChatBody], fields: dict[str, Any]) -> None:
+def test_every_field_of_the_clients_is_read_or_on_the_list(body: type[OpenAIBody], fields: dict[str, Any]) -> None:
     assert len(fields) > 10 and not set(fields) - WITHOUT_EFFECT - set(body.__struct_fields__)
 
 
