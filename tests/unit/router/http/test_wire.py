@@ -122,7 +122,7 @@ def test_the_message_names_the_field() -> None:
 
 
 @pytest.mark.parametrize(
-    "messages", ["[]", "null", '[{"content": "x"}]', '[{"role": "user", "content": [{"type": "image_url"}]}]', '["x"]']
+    "messages", ["[]", "null", '[{"content": "x"}]', '[{"role": "user", "content": [{"type": 7}]}]', '["x"]']
 )
 def test_conversations_that_are_none(messages: str) -> None:
     with pytest.raises(BodyError) as caught:
