@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from tgi_server.engine.thoughts import ThoughtReader
 from tgi_server.errors import TemplateError, ValidationError
 from tgi_server.router.chat import tools
+from tgi_server.router.chat.contents import text_of
 from tgi_server.router.chat.messages import Message, Tool
 from tgi_server.router.chat.reader import AnswerReader, CallReader
 from tgi_server.router.chat.template import ChatTemplate, Rendering
@@ -85,7 +86,7 @@ def prepare(
     ids = tokenise(tokenizer, text, add_special_tokens=False)
     max_new_tokens = context_tokens(ids, conversation.max_new_tokens, limits, "messages")
     special = {token.content: id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-    reasoning = template.reasoning_format.after(text) if template.reasoning_format and limits.reasoning else None
+    reasoning = _reasoning(conversation, template, text) if limits.reasoning else None
     stopping = StoppingParams(
         max_new_tokens=max_new_tokens,
         stop_sequences=() if conversation.required else conversation.stop_sequences,
@@ -98,6 +99,15 @@ def prepare(
     request = with_grammar(request, _grammar(conversation, template, special), limits)
     prompt = Prompt(text, variants(request, conversation.texts))
     return PreparedConversation([prompt], conversation, template, reasoning)
+
+
+def _reasoning(conversation: Conversation, template: ChatTemplate, prompt: str) -> Reasoning | None:
+    """What the answer may have of thoughts. Where it goes on with a message, that one may have ended them."""
+    format, last = template.reasoning_format, len(conversation.messages) - 1
+    if format is None:
+        return None
+    begun = text_of(conversation.messages[last], last).strip() if conversation.rendering.continue_final else ""
+    return format.within(begun) if begun else format.after(prompt)
 
 
 def _mark(conversation: Conversation, template: ChatTemplate, special: Collection[str]) -> Mark | None:

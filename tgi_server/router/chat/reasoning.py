@@ -27,6 +27,11 @@ class ReasoningFormat:
             return None
         return Reasoning(self.begin, self.end, self.direct, begun=written.endswith(self.begin))
 
+    def within(self, answer: str) -> Reasoning | None:
+        """What the rest of an answer may have of thoughts: more of those that it has begun and not ended."""
+        begun = answer.rfind(self.begin) > answer.rfind(self.end)
+        return Reasoning(self.begin, self.end, self.direct, begun=True) if begun else None
+
 
 FORMATS = (
     ReasoningFormat(

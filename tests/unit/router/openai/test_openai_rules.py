@@ -183,6 +183,20 @@ def test_how_the_prompt_ends() -> None:
         chat(continue_final_message=True)
 
 
+@pytest.mark.parametrize(
+    ("begun", "thinks"),
+    [(None, True), ("", False), ("<think>so", True), ("<think>so</think>\n\nThe", None), ("The </think> is", None)],
+)
+def test_an_answer_that_is_gone_on_with_may_have_its_thoughts_behind_it(begun: str | None, thinks: bool | None) -> None:
+    """`thinks`: whether it goes on with a thought; None where none can come."""
+    turns = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    template = ChatTemplate(turns + "{{ '<assistant><think>' if add_generation_prompt }}{# </think> #}", {})
+    messages = [Message("user", "hi")] + ([] if begun is None else [Message("assistant", begun)])
+    body = ChatBody(messages=messages, continue_final_message=begun is not None)
+    reasoning = rules.chat(body, template, LIMITS, TOKENIZER, SEED).requests[0].stopping.reasoning
+    assert (reasoning.begun if reasoning else None) is thinks
+
+
 def test_templates_get_more_variables() -> None:
     template = ChatTemplate("{{ messages[0].content }}{% if enable_thinking is false %}<no>{% endif %}", {})
     for variables, text in ((None, "hi"), ({"enable_thinking": False}, "hi<no>"), ({"enable_thinking": True}, "hi")):
