@@ -64,7 +64,7 @@ def _checked(text: str, kind: str, schema: dict[str, Any]) -> Any:
         values = [body]
     elif kind == "text/event-stream":
         assert text.endswith("\n\n")
-        events = [event.removeprefix("data: ") for event in text[:-2].split("\n\n")]
+        events = [event.rpartition("data: ")[2] for event in text[:-2].split("\n\n")]
         values = body = [json.loads(event) for event in events if event != "[DONE]"]
     else:
         values, body = [text], text

@@ -15,6 +15,8 @@ from tgi_server import api_keys
 from tgi_server.config.schema import Resolved, ServerConfig
 from tgi_server.engine.engine import Engine
 from tgi_server.router import invocations
+from tgi_server.router.anthropic import routes as anthropic
+from tgi_server.router.anthropic.routes import AnthropicRoutes
 from tgi_server.router.chat.template import ChatTemplate
 from tgi_server.router.document import document
 from tgi_server.router.http.body import answer
@@ -75,6 +77,7 @@ def create_app(
     app.before_request(Keys(keys, OPEN_TO_ALL).check)
     app.register_blueprint(native.blueprint())
     app.register_blueprint(openai.blueprint())
+    app.register_blueprint(AnthropicRoutes(calls, template, config.model_id, compute_type).blueprint())
     app.register_blueprint(invocations.blueprint(native, openai, config.messages_api_enabled))
     app.register_blueprint(OpsRoutes(config, resolved, engine, metrics).blueprint())
     app.register_blueprint(PageRoutes(config, bool(keys)).blueprint())
@@ -102,6 +105,8 @@ async def _http_error(openai_paths: tuple[str, ...], error: HTTPException) -> Re
     """Errors of HTTP itself: no key, unknown path, wrong method, body too large; and what nobody expected (500)."""
     status = error.code or 500
     headers = {name: value for name, value in error.get_headers() if name.lower() != "content-type"}
+    if request.path == anthropic.PATH or request.path.startswith(f"{anthropic.PATH}/"):
+        return anthropic.http_error(status, error.description or "", headers)
     if request.path.startswith(openai_paths):
         kind: ErrorKind = "invalid_request_error" if status < 500 else "server_error"
         code = "invalid_api_key" if status == 401 else None

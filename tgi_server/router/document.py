@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tgi_server import __version__
+from tgi_server.router.anthropic import document as anthropic
 from tgi_server.router.http.openapi.operations import HEADERS, KEYS, Operation, header
 from tgi_server.router.http.openapi.schemas import components
 from tgi_server.router.native import document as native
@@ -24,7 +25,7 @@ def document(chat_at_invocations: bool, guarded: bool = False) -> dict[str, Any]
 
     Addresses are relative to its own, so that they are right behind a proxy that takes a prefix away.
     """
-    apis = [native.api(), openai.api(), ops.api()]
+    apis = [native.api(), openai.api(), anthropic.api(), ops.api()]
     invocations = openai.chat("invocations") if chat_at_invocations else native.compatible("invocations")
     routes = [(apis[chat_at_invocations], "/invocations", "post", invocations)]
     routes += [(api, path, *route) for api in apis for path, methods in api.paths.items() for route in methods.items()]

@@ -20,6 +20,7 @@ from tests.router_app import Router, says, started
 from tests.unit.router import test_properties as plausible
 from tgi_server import __version__
 from tgi_server.config.schema import Resolved
+from tgi_server.router.anthropic import requests as anthropic
 from tgi_server.router.chat import messages
 from tgi_server.router.document import document
 from tgi_server.router.http import formats
@@ -32,7 +33,7 @@ SCHEMAS = DOCUMENT["components"]["schemas"]
 FOR_PEOPLE = {"/ui", "/docs", "/docs/", "/docs/<name>", "/api-doc/openapi.json"}
 STRUCTS = [
     kind
-    for room in (messages, formats, native, openai)
+    for room in (messages, formats, native, openai, anthropic)
     for _, kind in inspect.getmembers(room, inspect.isclass)
     if issubclass(kind, msgspec.Struct) and kind not in (msgspec.Struct, Body, openai.OpenAIBody)
 ]
@@ -93,7 +94,13 @@ def test_every_field_of_a_request_is_in_it(struct: type[msgspec.Struct]) -> None
     assert set(schema.get("required", [])) == wanted and schema["description"]
 
 
-@pytest.mark.parametrize("body", [native.Parameters, native.GenerateBody, openai.ChatBody, openai.CompletionBody])
+BODIES = [
+    native.Parameters, native.GenerateBody, openai.ChatBody, openai.CompletionBody, anthropic.ConversationBody,
+    anthropic.MessagesBody,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("body", BODIES)
 def test_every_field_of_a_body_is_explained(body: type[Body]) -> None:
     assert list(field_docs(body)) == list(SCHEMAS[body.__name__]["properties"])
     default = SCHEMAS["Parameters"]["properties"]["max_new_tokens"]["default"]
@@ -106,6 +113,7 @@ TEXT = "Paris is the capital."
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"place": "Bern"}}\n</tool_call>'
 ALL: dict[str, Any] = {"details": True, "top_n_tokens": 2, "max_new_tokens": 3}
 NATIVE, CHAT_PATH, COMPLETIONS = ("/generate", "/", "/invocations"), "/v1/chat/completions", "/v1/completions"
+MESSAGES, TOOL_USE = "/v1/messages", {"name": "weather", "input_schema": {"type": "object"}}
 STREAMED: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
 ASKED: list[tuple[str, dict[str, Any]]] = [
     *((path, {"inputs": "x"}) for path in (*NATIVE, "/generate_stream", "/tokenize")),
@@ -120,6 +128,8 @@ ASKED: list[tuple[str, dict[str, Any]]] = [
     *((COMPLETIONS, {"prompt": "x"} | more) for more in ({}, STREAMED)),
     *((COMPLETIONS, {"prompt": ["x", "y z"], "logprobs": 2, "echo": True} | more) for more in ({}, STREAMED)),
     (COMPLETIONS, {"prompt": [5, 6], "stream": True, "stream_options": {"continuous_usage_stats": True}}),
+    *((MESSAGES, {"messages": HELLO, "max_tokens": 99, "stream": flag} | more) for flag in (False, True)
+      for more in ({}, {"tools": [TOOL_USE]}, {"stop_sequences": ["capital"]})),
 ]  # fmt: skip
 
 

@@ -33,6 +33,7 @@ class Conversation:
         format: what an answer that is no call has to look like, None for any text.
         sampling: how to pick tokens.
         max_new_tokens: None for as many as fit.
+        cut_to_fit: where more tokens are asked for than fit, as many as fit are meant as well.
         stop_sequences: that end the answer and are left out of it.
         ignore_eos: whether to go on after the model's end-of-sequence token.
         texts: how many answers to make.
@@ -46,6 +47,7 @@ class Conversation:
     format: Format | None = None
     sampling: SamplingParams
     max_new_tokens: int | None = None
+    cut_to_fit: bool = False
     stop_sequences: tuple[str, ...] = ()
     ignore_eos: bool = False
     texts: int = 1
@@ -79,12 +81,8 @@ def prepare(
         ValidationError: a message or a tool cannot be used, or the conversation is too long.
         TemplateError: there is no template, or it refused the conversation.
     """
-    if template is None:
-        raise TemplateError("the model has no chat template")
-    text = template.render(conversation.messages, conversation.tools, conversation.rendering)
-    # The template has written the special tokens already.
-    ids = tokenise(tokenizer, text, add_special_tokens=False)
-    max_new_tokens = context_tokens(ids, conversation.max_new_tokens, limits, "messages")
+    text, ids = rendered(conversation, template, tokenizer)
+    max_new_tokens = _max_new_tokens(conversation, ids, limits)
     special = {token.content: id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     reasoning = _reasoning(conversation, template, text) if limits.reasoning else None
     stopping = StoppingParams(
@@ -108,6 +106,21 @@ def _reasoning(conversation: Conversation, template: ChatTemplate, prompt: str) 
         return None
     begun = text_of(conversation.messages[last], last).strip() if conversation.rendering.continue_final else ""
     return format.within(begun) if begun else format.after(prompt)
+
+
+def rendered(conversation: Conversation, template: ChatTemplate | None, tokenizer: Tokenizer) -> tuple[str, list[int]]:
+    """The prompt of a conversation, as text and as token ids. Raises what `prepare` raises."""
+    if template is None:
+        raise TemplateError("the model has no chat template")
+    text = template.render(conversation.messages, conversation.tools, conversation.rendering)
+    return text, tokenise(tokenizer, text, add_special_tokens=False)  # the template has written the special ones
+
+
+def _max_new_tokens(conversation: Conversation, ids: Sequence[int], limits: Limits) -> int:
+    asked = conversation.max_new_tokens
+    if asked is None or not conversation.cut_to_fit:
+        return context_tokens(ids, asked, limits, "messages")
+    return min(asked, context_tokens(ids, None, limits, "messages"))
 
 
 def _mark(conversation: Conversation, template: ChatTemplate, special: Collection[str]) -> Mark | None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from tgi_server.errors import ValidationError
 
@@ -41,3 +44,20 @@ def require(holds: bool, message: str, param: str) -> None:
     """Raise ValidationError with this message about the field `param` unless it `holds`."""
     if not holds:
         raise ValidationError(message, param)
+
+
+@contextmanager
+def renamed(names: Mapping[str, str]) -> Iterator[None]:
+    """Call the fields in errors what an API calls them: `names` has its names by those of the rules all APIs share.
+
+    Raises:
+        ValidationError: what was raised, in the API's words.
+    """
+    try:
+        yield
+    except ValidationError as error:
+        message = str(error)
+        for shared, own in names.items():
+            message = re.sub(rf"`{shared}\b[^`]*`", f"`{own}`", message)
+        head = re.split(r"\W", error.param or "", maxsplit=1)[0]
+        raise ValidationError(message, names.get(head, error.param), error.code) from None

@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
 from dataclasses import dataclass
 from typing import Any, cast
 
+from msgspec import Struct
 from quart import Response, request
 
 from tgi_server.errors import TgiError
@@ -22,7 +23,7 @@ DONE = b"data: [DONE]\n\n"
 OPENED = "tgi_server.opened"
 """Key of the connection's scope under which `Closing` keeps what is to be closed."""
 
-Json = Mapping[str, Any]
+Json = Mapping[str, Any] | Struct
 Asgi = Callable[[Any, Any, Any], Awaitable[None]]
 
 
@@ -54,8 +55,9 @@ def sse(data: Json) -> bytes:
 
 
 def typed_sse(data: Json) -> bytes:
-    """One event that is called what its `type` says."""
-    return b"event: %b\n%b" % (data["type"].encode(), sse(data))
+    """One event that is called what its `type` says: a struct with such a tag."""
+    assert isinstance(data, Struct)
+    return b"event: %b\n%b" % (str(data.__struct_config__.tag).encode(), sse(data))
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,8 +112,8 @@ def _blanks(kind: type[Body]) -> dict[str, None]:
 
 
 def dumps(answer: Any) -> bytes:
-    """JSON text of an answer; NaN and infinities become `null`."""
-    return orjson.dumps(answer)
+    """JSON text of an answer, which may be or hold structs; NaN and infinities become `null`."""
+    return orjson.dumps(answer, default=msgspec.to_builtins)
 
 
 def single(value: float | None) -> float | None:

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from tgi_server.errors import ValidationError
 from tgi_server.router.chat.conversation import Conversation, prepare
 from tgi_server.router.chat.template import ChatTemplate, Rendering
+from tgi_server.router.chat.tool_choice import usable
 from tgi_server.router.http import grammars
 from tgi_server.router.http.limits import (
     Limits,
@@ -25,7 +26,6 @@ from tgi_server.router.http.limits import (
 from tgi_server.router.http.rules import check_above_zero, check_penalty
 from tgi_server.router.http.wire import MAX_UINT64
 from tgi_server.router.openai.requests import ChatBody, CompletionBody, OpenAIBody
-from tgi_server.router.openai.tool_choice import usable
 from tgi_server.router.openai.unserved import check_unserved
 from tgi_server.types import GenerationRequest, SamplingParams, StoppingParams
 

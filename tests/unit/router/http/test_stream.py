@@ -35,6 +35,17 @@ async def test_comments_while_nothing_comes() -> None:
     assert len([chunk for chunk in chunks if chunk.startswith(b"data:")]) == 2
 
 
+async def test_an_api_may_write_events_its_own_way() -> None:
+    framing = Framing(event=lambda data: b"<event>", silence=b"<silence>", end=b"<end>")
+    with ThreadPoolExecutor(1) as pool:
+        async with started(step_seconds=0.1) as router:
+            call, render = opening(router, pool, 2)
+            chunks = token_chunks(call, render, lambda call: [{"type": "begin"}], keep_alive=0.06, framing=framing)
+            written = b"".join([chunk async for chunk in complete(chunks, error_body, framing=framing)])
+    assert written.startswith(b"<event><silence>") and written.endswith(b"<event><end>")
+    assert written.replace(b"<silence>", b"") == b"<event>" * 3 + b"<end>"
+
+
 async def test_events_that_wait_are_written_at_once() -> None:
     with ThreadPoolExecutor(1) as pool:
         async with started(step_seconds=0.001) as router:

@@ -87,9 +87,9 @@ def unreadable() -> Responses:
     }
 
 
-def events(about: str, event: str, error: str) -> dict[str, Any]:
-    """A stream of events, each of which may be an error."""
-    return {"text/event-stream": {"schema": {"anyOf": [ref(event), ref(error)], "description": about}}}
+def events(about: str, *kinds: str) -> dict[str, Any]:
+    """A stream of events, each of one of these kinds; errors are one of them."""
+    return {"text/event-stream": {"schema": {"anyOf": [ref(kind) for kind in kinds], "description": about}}}
 
 
 def server_error(description: str) -> dict[str, Any]:

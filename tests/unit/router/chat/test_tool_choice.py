@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tgi_server.errors import ValidationError
+from tgi_server.router.chat.tool_choice import Usable, usable
 from tgi_server.router.http.wire import parse
 from tgi_server.router.openai.requests import ChatBody
-from tgi_server.router.openai.tool_choice import Usable, usable
 
 NAMES = ["f", "g", "h"]
 CALLED_F: dict[str, Any] = {"type": "function", "function": {"name": "f"}}
