@@ -65,8 +65,8 @@ class Row:
     Attributes:
         name: in lower case with underscores; the flag and the variable follow from it.
         otherwise: what becomes of values that `values` does not have; None: the option that has this name gets them.
-        values: by regular expressions for whole values in lower case.
-        read: makes outcomes of a value that is more than one thing, instead of the former two.
+        values: by regular expressions for whole values in lower case; one may begin with a `(?#...)` for people.
+        read: makes outcomes of a value that is more than one thing, instead of the former two; its text says which.
         flag: whether the command line has it.
         switch: whether its flag stands alone for true.
     """

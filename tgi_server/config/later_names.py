@@ -26,8 +26,8 @@ _LAUNCHER = [
     Row("graceful_termination_timeout", Means("shutdown_timeout")),
     Row("cuda_graphs", Refused("expected batch sizes (1,2,4), or 0 for no graphs"), {
         "0": Means("enable_cuda_graphs", "false"),
-        r"\d+(\s*,\s*\d+)*": Nothing(
-            "graphs are recorded for sizes of our own wherever they work; enable_cuda_graphs insists on them or forbids"
+        r"(?#1,2,4)\d+(\s*,\s*\d+)*": Nothing(
+            "graphs are recorded for sizes of our own wherever they work; enable_cuda_graphs insists on them"
         ),
     }),
     Row("kv_cache_dtype", Refused("keys and values are kept in the format of dtype; leave it out, or set dtype"), {
@@ -53,7 +53,7 @@ _VALUES = [
         "exl2": Refused("such checkpoints are not read; those of AWQ, GPTQ and bitsandbytes are"),
         "marlin|compressed-tensors": Nothing("what the checkpoint says of itself counts, and the best kernels for it"),
     }),
-    Row("attention", None, {"paged|flashinfer|flashdecoding(-ipex)?": _CHOSEN}),
+    Row("attention", None, {"paged|flashinfer|flashdecoding|flashdecoding-ipex": _CHOSEN}),
     Row("log_level", read=log_filter.read, flag=False),
 ]  # fmt: skip
 _VARIABLES = [
@@ -74,7 +74,7 @@ _VARIABLES = [
     Row("habana_visible_devices", _NO_SUCH_DEVICE, flag=False),
     Row("hf_num_cores", _NO_SUCH_DEVICE, flag=False),
     Row("hf_auto_cast_type", _NO_SUCH_DEVICE, flag=False),
-    Row("safetensors_fast_gpu", Nothing("weights are read the fastest way anyway"), flag=False),
+    Row("safetensors_fast_gpu", Nothing("nothing here depends on it"), flag=False),
     Row("rust_log", Nothing("LOG_LEVEL is read"), flag=False),
     Row("log_colorize", Nothing("logs have no colours"), flag=False),
     Row("hf_model_id", _SAGEMAKER, flag=False),

@@ -24,7 +24,7 @@ _PROCESSES = {
 
 
 def read(text: str) -> Sequence[Outcome]:
-    """What such a filter means here: a level, levels of single processes and modules, and what is left out."""
+    """A filter: a level, levels of single processes and modules (log_levels), and a line on what is left out."""
     outcomes: list[Outcome] = []
     left_out: list[str] = []
     for directive in filter(None, map(str.strip, re.split(r",(?![^\[]*\])", text))):

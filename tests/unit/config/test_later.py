@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+import tgi_server
 from tests.unit.config.test_cli import compose, refusal
-from tgi_server.config import cli, files, later, load, options, parts
+from tgi_server.config import cli, files, later, later_page, load, options, parts
 from tgi_server.config.later import Means, Nothing, Refused, Row, Works
 from tgi_server.config.schema import ServerConfig
 from tgi_server.errors import UsageError
@@ -172,3 +173,10 @@ def test_in_files_the_own_name_is_told(tmp_path: Path) -> None:
         (tmp_path / "deployment/mine.yaml").write_text(f"# @package _global_\n{name}: 5")
         with pytest.raises(UsageError, match=rf"unknown option {name} \(.*{words}"):
             load.composition(cli.parse([f"--config-dir={tmp_path}", "deployment=mine"], {}))
+
+
+def test_the_documentation_is_fresh() -> None:
+    page = (Path(tgi_server.__file__).parents[1] / "docs/migrating.md").read_text()
+    assert page == later_page.written(page), "run scripts/write-options"
+    for row in ROWS:
+        assert f"`{row.name.upper()}` | " in page
