@@ -6,41 +6,24 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
-from pathlib import Path
-from typing import ClassVar
 
 import hydra
 from hydra._internal.defaults_list import DefaultsList
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.plugins import Plugins
 from hydra.errors import MissingConfigException, OverrideParseException
-from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from tgi_server.config import describe, files, later, options, provenance, sweep, typed_parts
+from tgi_server.config import describe, directory, files, later, options, provenance, sweep, typed_parts
 from tgi_server.config.arguments import Arguments, Composition
 from tgi_server.config.schema import ServerConfig, freeze
 from tgi_server.config.typed_parts import SCHEMA
 from tgi_server.errors import UsageError
 
-
-class _UserDirectory(SearchPathPlugin):
-    """Puts the operator's own directory before ours."""
-
-    path: ClassVar[Path | None] = None
-
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        if self.path is not None:
-            search_path.prepend("config-dir", f"file://{self.path}", anchor="main")
-
-
 ConfigStore.instance().store(name="schema", node=SCHEMA)
-Plugins.instance().register(_UserDirectory)
 
 
 def compose(arguments: Arguments) -> Composition:
@@ -113,7 +96,7 @@ def combinations(arguments: Arguments) -> list[list[str]]:
 @contextmanager
 def _loader(arguments: Arguments, origins: Mapping[str, str]) -> Iterator[ConfigLoader]:
     """Hydra with the directories of the arguments. What it raises becomes a UsageError."""
-    use_directory(arguments.config_dir)
+    directory.use(arguments.config_dir)
     try:
         with hydra.initialize_config_dir(str(files.directory()), version_base="1.3"):
             yield GlobalHydra.instance().config_loader()
@@ -124,21 +107,9 @@ def _loader(arguments: Arguments, origins: Mapping[str, str]) -> Iterator[Config
         raise UsageError(_without_secrets(str(explained), arguments.overrides), explained.names) from error
 
 
-def use_directory(config_dir: str | None) -> None:
-    """Have Hydra search the operator's own directory first, or no longer."""
-    _UserDirectory.path = _existing(config_dir) if config_dir is not None else None
-
-
 def _typed_origins(arguments: Arguments) -> dict[str, str]:
     """What the command line and the environment set; `quantize._target_` sets the part."""
     return {name.removesuffix("._target_"): origin for name, origin in arguments.origins.items()}
-
-
-def _existing(directory: str) -> Path:
-    path = Path(directory).expanduser().resolve()
-    if not path.is_dir():
-        raise UsageError(f"config_dir={directory}: there is no such directory")
-    return path
 
 
 def _unknown_keys(composed: DictConfig) -> Iterator[str]:
@@ -212,6 +183,8 @@ def _bad_key(error: OmegaConfBaseException, file: str | None, origins: Mapping[s
 
 
 def _unknown_option(name: str, file: str | None, origins: Mapping[str, str]) -> str:
+    if file is not None and file.startswith(f"{name}/"):  # Hydra puts what a group's file holds under the group's name
+        return f"{file}: its first line has to be `# @package _global_`"
     where = file or origins.get(name)
     full = options.canonical(name)
     known = [] if "." in name else [*options.TYPES, *files.groups()]

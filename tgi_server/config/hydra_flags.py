@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import hydra
 from omegaconf import DictConfig
 
-from tgi_server.config import composition, files, options, typed_parts
+from tgi_server.config import composition, directory, files, options, typed_parts
 from tgi_server.config.arguments import Arguments
 from tgi_server.config.describe import MASK
 
@@ -34,7 +34,7 @@ def answer(arguments: Arguments) -> None:
     """
     completion = "--shell-completion" in arguments.hydra
     overrides = [] if completion else [*_checked(arguments), *_SETTINGS]
-    composition.use_directory(arguments.config_dir)
+    directory.use(arguments.config_dir)
     flag, value, *_ = arguments.hydra
     flags = [flag, value] if completion or flag == "--cfg" else [f"{flag}={value}"]
     if arguments.resolve:
