@@ -75,7 +75,7 @@ class Cache:
     def __init__(
         self, groups: Items[GroupInfo], chunk: int | None, draft: int, sharing: bool, encoded: bool = False
     ) -> None:
-        self._tables_of = len(groups) if sharing else 1
+        self._alike = len(groups) if sharing else 1  # groups that use the same blocks
         if sharing:
             groups = [GroupInfo(CacheKind.FULL, None, min(info.num_blocks for info in groups))]
         self._groups = [
@@ -136,7 +136,7 @@ class Cache:
             for blocks, own, needed in zip(self._groups, sequence.own, sequence.needed, strict=True):
                 own += blocks.pool.allocate(needed - len(own))
             tables = [blocks.table(sequence, own) for blocks, own in zip(self._groups, sequence.own, strict=True)]
-            sequence.blocks = tables * self._tables_of
+            sequence.blocks = tables * self._alike
 
     def fill(self, sequence: Sequence, step: int, left: int) -> None:
         """The step, which is planned, computes its prompt but for `left` tokens: remember what is in its blocks."""

@@ -122,8 +122,8 @@ async def test_token_prompts_and_ignored_end() -> None:
         body = {"prompt": [5, 6, 7], "ignore_eos": True, "max_tokens": 6}
         _, whole, _ = await post(router, "/v1/completions", body)
         usage = {"prompt_tokens": 3, "completion_tokens": 6, "total_tokens": 9}
-        usage |= {"completion_tokens_details": {"reasoning_tokens": 0}, "prompt_tokens_details": {"cached_tokens": 0}}
-        assert whole["usage"] == usage
+        details = {"completion_tokens_details": {"reasoning_tokens": 0}, "prompt_tokens_details": {"cached_tokens": 0}}
+        assert whole["usage"] == usage | details
         assert whole["choices"][0]["text"] == "!!!"
 
 
