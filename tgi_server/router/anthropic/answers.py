@@ -36,6 +36,14 @@ class AnthropicErrorEnvelope(Struct, frozen=True, tag_field="type", tag="error")
     """The same as the header `request-id`."""
 
 
+class ThinkingBlock(Struct, frozen=True, tag_field="type", tag="thinking"):
+    """What the model thinks before it answers."""
+
+    thinking: str
+    signature: str = ""
+    """Empty: nothing is signed."""
+
+
 class TextBlock(Struct, frozen=True, tag_field="type", tag="text"):
     """What the model says."""
 
@@ -51,7 +59,14 @@ class ToolUseBlock(Struct, frozen=True, tag_field="type", tag="tool_use"):
     """What the tool is given. Of a call that was cut off, what is complete."""
 
 
-ContentBlock = TextBlock | ToolUseBlock
+ContentBlock = ThinkingBlock | TextBlock | ToolUseBlock
+
+
+class OutputTokens(Struct, frozen=True):
+    """What generated tokens were for."""
+
+    thinking_tokens: int
+    """What came before the answer: thoughts, and the marks around them."""
 
 
 class MessageUsage(Struct, frozen=True, kw_only=True):
@@ -62,6 +77,7 @@ class MessageUsage(Struct, frozen=True, kw_only=True):
     cache_creation_input_tokens: int = 0
     cache_read_input_tokens: int = 0
     output_tokens: int
+    output_tokens_details: OutputTokens
 
 
 class AssistantTurn(Struct, frozen=True, kw_only=True, tag_field="type", tag="message"):
@@ -77,6 +93,12 @@ class AssistantTurn(Struct, frozen=True, kw_only=True, tag_field="type", tag="me
     stop_sequence: str | None
     """The stop sequence that ended the text, if one did."""
     usage: MessageUsage
+
+
+class ThinkingDelta(Struct, frozen=True, tag_field="type", tag="thinking_delta"):
+    """More of what the model thinks."""
+
+    thinking: str
 
 
 class TextDelta(Struct, frozen=True, tag_field="type", tag="text_delta"):
@@ -108,7 +130,7 @@ class BlockDelta(Struct, frozen=True, tag_field="type", tag="content_block_delta
     """Block number `index` goes on."""
 
     index: int
-    delta: TextDelta | InputJsonDelta
+    delta: ThinkingDelta | TextDelta | InputJsonDelta
 
 
 class BlockStop(Struct, frozen=True, tag_field="type", tag="content_block_stop"):

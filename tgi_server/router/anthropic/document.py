@@ -36,7 +36,7 @@ def api() -> Api:
         ERROR: AnthropicErrorEnvelope,
         **{kind.__name__: kind for kind in EVENTS},
     }
-    return Api(TAG, "The same for clients of Anthropic's API.", paths, types)
+    return Api(TAG, "The same for clients of Anthropic's API.", paths, types, refusal=ERROR)
 
 
 def _message() -> Operation:

@@ -21,15 +21,18 @@ from tgi_server.router.anthropic.answers import (
     MessageStart,
     MessageStop,
     MessageUsage,
+    OutputTokens,
     Ping,
     StopDelta,
     StopReason,
     TextBlock,
     TextDelta,
+    ThinkingBlock,
+    ThinkingDelta,
     ToolUseBlock,
 )
 from tgi_server.router.anthropic.errors import envelope
-from tgi_server.router.anthropic.requests import MessagesBody
+from tgi_server.router.anthropic.requests import MessagesBody, Thinking
 from tgi_server.router.chat.conversation import PreparedConversation
 from tgi_server.router.chat.items import Happening, Item, Items, Kind, Step
 from tgi_server.router.http.answering import Making
@@ -37,7 +40,7 @@ from tgi_server.router.http.calls import Answer, Call
 from tgi_server.router.http.stream import Framing, Json, typed_sse
 from tgi_server.types import FinishReason, TokenEvent
 
-Delta = TextDelta | InputJsonDelta
+Delta = ThinkingDelta | TextDelta | InputJsonDelta
 
 _TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"?|[{}\[\],]', re.DOTALL)
 """The strings of a JSON text, the last of which may be cut off, and what tells how deep things are in it."""
@@ -67,7 +70,7 @@ class MessageAnswer(Making):
         """See `Making`: a message without content."""
         assert isinstance(call.prepared, PreparedConversation)
         self._call = call
-        self._items = Items(call.prepared.reader(self._special))
+        self._items = Items(call.prepared.reader(self._special), thoughts=_told(self._body.thinking))
         return [MessageStart(self._message([], None, None, 0))]
 
     def whole(self, answers: Sequence[Answer]) -> AssistantTurn:
@@ -105,7 +108,10 @@ class MessageAnswer(Making):
         )
 
     def _usage(self, generated: int) -> MessageUsage:
-        return MessageUsage(input_tokens=self._call.prompt_tokens, output_tokens=generated)
+        details = OutputTokens(self._items.thinking_tokens)
+        return MessageUsage(
+            input_tokens=self._call.prompt_tokens, output_tokens=generated, output_tokens_details=details
+        )
 
     def _stop(self, event: TokenEvent) -> StopDelta:
         """Why the message ends with its last token."""
@@ -119,6 +125,11 @@ class MessageAnswer(Making):
         if finish.reason is FinishReason.STOP_SEQUENCE:
             return StopDelta("stop_sequence", finish.stop_sequence)
         return StopDelta("end_turn", None)
+
+
+def _told(thinking: Thinking | None) -> bool:
+    """Whether a client wants to know what a model thinks that does so anyway."""
+    return thinking is None or (thinking.type != "disabled" and thinking.display != "omitted")
 
 
 def given(arguments: str) -> dict[str, Any]:
@@ -140,14 +151,20 @@ def _use_id(item: Item) -> str:
 
 
 _BLOCKS: Mapping[Kind, Callable[[Item], ContentBlock]] = {
+    Kind.THOUGHT: lambda item: ThinkingBlock(item.text),
     Kind.TEXT: lambda item: TextBlock(item.text),
     Kind.CALL: _tool_use,
 }
 _EMPTY: Mapping[Kind, Callable[[Item], ContentBlock]] = {
+    Kind.THOUGHT: lambda item: ThinkingBlock(""),
     Kind.TEXT: lambda item: TextBlock(""),
     Kind.CALL: lambda item: ToolUseBlock(_use_id(item), item.name, {}),
 }
-_DELTAS: Mapping[Kind, Callable[[str], Delta]] = {Kind.TEXT: TextDelta, Kind.CALL: InputJsonDelta}
+_DELTAS: Mapping[Kind, Callable[[str], Delta]] = {
+    Kind.THOUGHT: ThinkingDelta,
+    Kind.TEXT: TextDelta,
+    Kind.CALL: InputJsonDelta,
+}
 _EVENTS: Mapping[Happening, Callable[[Step], Json]] = {
     Happening.BEGINS: lambda step: BlockStart(step.item.index, _EMPTY[step.item.kind](step.item)),
     Happening.GOES_ON: lambda step: BlockDelta(step.item.index, _DELTAS[step.item.kind](step.text)),

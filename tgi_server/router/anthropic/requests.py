@@ -30,7 +30,7 @@ class Block(Struct, frozen=True):
     is_error: bool | None = None
     """Of a `tool_result`: the tool failed, which the model is told by `Error: ` before the text."""
     thinking: str | None = None
-    """Of a `thinking`: what the model thought, which it is not shown again."""
+    """Of a `thinking`: what the model thought, for chat templates that show it again."""
 
 
 class Turn(Struct, frozen=True):
@@ -71,8 +71,10 @@ class Thinking(Struct, frozen=True):
     """Whether the model thinks before it answers."""
 
     type: Literal["enabled", "adaptive", "between_tools", "disabled"]
-    """`disabled`: no. The others: yes. Chat templates that know the variable `enable_thinking` are told so; models that
-    have no choice do as they do."""
+    """`disabled`: no. The others: yes. Chat templates that know the variable `enable_thinking` are told so. Of models
+    that think all the same it is left out."""
+    display: Literal["summarized", "omitted"] | None = None
+    """`omitted`: what the model thinks is left out. It is told as it is otherwise."""
 
 
 class JsonOutput(Struct, frozen=True):

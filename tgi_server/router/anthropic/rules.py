@@ -150,15 +150,18 @@ def _blocks(content: str | Sequence[Block]) -> Sequence[Block]:
 
 
 def _of_assistant(blocks: Placed) -> Message:
-    """What the assistant said and called. What it thought is not shown to it again."""
-    texts, calls = list[str](), list[ToolCall]()
+    """What the assistant thought, said and called."""
+    thoughts, texts, calls = list[str](), list[str](), list[ToolCall]()
     for block, param in blocks:
         if block.type == "tool_use":
             require(bool(block.name), f"`{param}` needs the `name` of a tool", param)
             calls.append(ToolCall(FunctionCall(block.name or "", block.input or {}), block.id))
-        elif block.type not in ("thinking", "redacted_thinking"):
+        elif block.type == "thinking":
+            thoughts.append(block.thinking or "")
+        elif block.type != "redacted_thinking":
             texts.append(_text(block, param))
-    return Message("assistant", SEPARATOR.join(texts), tool_calls=calls or None)
+    thought = SEPARATOR.join(thoughts) or None
+    return Message("assistant", SEPARATOR.join(texts), tool_calls=calls or None, reasoning_content=thought)
 
 
 def _of_others(role: str, blocks: Placed) -> Iterator[Message]:

@@ -9,7 +9,7 @@ WITHOUT_EFFECT = frozenset([
 """Those of requests that are hints, or about an account: an answer without them is one that was asked for."""
 
 WITHOUT_EFFECT_INSIDE = frozenset([
-    "allowed_callers", "budget_tokens", "cache_control", "caller", "citations", "data", "defer_loading", "display",
+    "allowed_callers", "budget_tokens", "cache_control", "caller", "citations", "data", "defer_loading",
     "eager_input_streaming", "effort", "input_examples", "signature", "toolset_name",
 ])  # fmt: skip
 """Those of blocks, tools, `thinking` and `output_config`."""

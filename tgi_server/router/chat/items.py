@@ -1,4 +1,4 @@
-"""An answer of the assistant as a row of items, texts and calls, each of which begins, goes on and ends.
+"""An answer of the assistant as a row of items: thoughts, texts and calls, each of which begins, goes on and ends.
 
 What APIs make of it is the same whether it is streamed or not: both are told step by step.
 """
@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
-from tgi_server.router.chat.reader import AnswerReader, Part
+from tgi_server.engine.thoughts import Thought
+from tgi_server.router.chat.reader import AnswerReader, CallPart, Part
 from tgi_server.types import TokenEvent
 
 
 class Kind(str, Enum):
     """What an item is."""
 
+    THOUGHT = "thought"
     TEXT = "text"
     CALL = "call"
 
@@ -26,7 +28,7 @@ class Item:
     """Item number `index` of an answer.
 
     Attributes:
-        text: what there is of it so far: the text, or the arguments of the call.
+        text: what there is of it so far: the text, what is thought, or the arguments of the call.
         call_id, name: of a call.
         id: another one for any item, without a prefix.
         tokens: those that the text is made of.
@@ -64,13 +66,15 @@ class Items:
 
     Args:
         reader: takes the answer apart.
+        thoughts: whether what is thought is an item, or left out.
 
     Attributes:
         all: items so far.
     """
 
-    def __init__(self, reader: AnswerReader) -> None:
+    def __init__(self, reader: AnswerReader, thoughts: bool = True) -> None:
         self._reader = reader
+        self._thoughts = thoughts
         self._untold: list[TokenEvent] = []
         self._current: Item | None = None
         self.all: list[Item] = []
@@ -80,33 +84,34 @@ class Items:
         """A call has begun."""
         return self._reader.called
 
+    @property
+    def thinking_tokens(self) -> int:
+        """How many tokens so far came before text and calls."""
+        return self._reader.reasoning_tokens
+
     def steps(self, event: TokenEvent) -> Iterator[Step]:
         """What a token brings; the last one ends the last item."""
-        self._untold.append(event)
-        for part in self._reader.parts(event):
-            text = part if isinstance(part, str) else part.arguments
-            if not self._belongs(part) and (text or not isinstance(part, str)):
-                yield from self._end()
-                yield self._begin(part)
+        thought = self.thinking_tokens
+        parts = self._reader.parts(event)
+        self._untold = [] if self.thinking_tokens > thought else [*self._untold, event]
+        for part in parts:
+            kind, text = _kind(part), _text(part)
+            if kind is Kind.THOUGHT and not self._thoughts:
+                continue
+            if isinstance(part, CallPart) and part.id is not None:
+                yield from self._begin(Item(len(self.all), kind, part.id, part.name or ""))
+            elif text and (self._current is None or self._current.kind is not kind):
+                yield from self._begin(Item(len(self.all), kind))
             if text:
                 yield self._more(text)
         if event.finish:
             yield from self._end()
 
-    def _belongs(self, part: Part) -> bool:
-        """Whether the part is one more of the item that has begun."""
-        kind = Kind.TEXT if isinstance(part, str) else Kind.CALL
-        begins = not isinstance(part, str) and part.id is not None
-        return self._current is not None and self._current.kind is kind and not begins
-
-    def _begin(self, part: Part) -> Step:
-        if isinstance(part, str):
-            item = Item(len(self.all), Kind.TEXT)
-        else:
-            item = Item(len(self.all), Kind.CALL, part.id or "", part.name or "")
+    def _begin(self, item: Item) -> Iterator[Step]:
+        yield from self._end()
         self._current = item
         self.all.append(item)
-        return Step(Happening.BEGINS, item)
+        yield Step(Happening.BEGINS, item)
 
     def _more(self, text: str) -> Step:
         item, tokens = self._current, tuple(self._untold)
@@ -120,3 +125,15 @@ class Items:
         if self._current is not None:
             yield Step(Happening.ENDS, self._current)
         self._current = None
+
+
+def _kind(part: Part) -> Kind:
+    if isinstance(part, str):
+        return Kind.TEXT
+    return Kind.THOUGHT if isinstance(part, Thought) else Kind.CALL
+
+
+def _text(part: Part) -> str:
+    if isinstance(part, str):
+        return part
+    return part.text if isinstance(part, Thought) else part.arguments

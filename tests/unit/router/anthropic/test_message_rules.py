@@ -73,7 +73,12 @@ def test_what_is_said() -> None:
     assert said.messages == [
         Message("system", "Be kind\n!"),
         Message("user", "hello\na\nb"),
-        Message("assistant", "Ah", tool_calls=[ToolCall(FunctionCall("weather", {"place": "Bern"}), "toolu_1")]),
+        Message(
+            "assistant",
+            "Ah",
+            tool_calls=[ToolCall(FunctionCall("weather", {"place": "Bern"}), "toolu_1")],
+            reasoning_content="hm",
+        ),
         Message("tool", "rain", tool_call_id="toolu_1"),
         Message("tool", "Error: no", tool_call_id="toolu_2"),
         Message("tool", "", tool_call_id="toolu_3"),

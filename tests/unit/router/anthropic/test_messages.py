@@ -10,7 +10,7 @@ from anthropic.lib.streaming._messages import accumulate_event
 from anthropic.types import Message, RawMessageStreamEvent
 from pydantic import TypeAdapter
 
-from tests.router_app import Router, says, started
+from tests.router_app import TEMPLATE, Router, says, started
 from tgi_server.router.anthropic.rendering import MessageAnswer, given
 
 TEXT = "Paris is the capital of France, été 😀."
@@ -109,6 +109,31 @@ async def test_tools(text: str, fields: dict[str, Any], names: list[str], said: 
     assert [event["index"] for event in events if event["type"] == "content_block_start"] == [
         event["index"] for event in events if event["type"] == "content_block_stop"
     ]
+
+
+THINKS = TEMPLATE + "{# <think></think> #}"
+
+
+@pytest.mark.parametrize(
+    ("thinking", "told"),
+    [(None, True), ({"type": "enabled", "budget_tokens": 9}, True), ({"type": "disabled"}, False),
+     ({"type": "adaptive", "display": "omitted"}, False)],
+)  # fmt: skip
+@pytest.mark.parametrize("answer", [TEXT, CALL])
+async def test_thoughts(thinking: Any, told: bool, answer: str) -> None:
+    fields = {"thinking": thinking, "tools": TOOLS}
+    async with started(says(f"<think>\nWell, well.\n</think>\n\n{answer}"), template=THINKS) as router:
+        _, body, _ = await post(router, fields)
+        events = await stream(router, fields)
+    message = Message.model_validate(body, strict=True)
+    thoughts = [block for block in message.content if block.type == "thinking"]
+    assert [(block.thinking, block.signature) for block in thoughts] == [("Well, well.", "")] * told
+    assert [block.type for block in message.content if block.type != "thinking"] == [
+        "tool_use" if answer == CALL else "text"
+    ]
+    details = message.usage.output_tokens_details
+    assert details and 0 < details.thinking_tokens < message.usage.output_tokens
+    assert comparable(read(events)) == comparable(message)
 
 
 async def test_why_a_message_ends() -> None:

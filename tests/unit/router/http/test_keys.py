@@ -32,8 +32,9 @@ OPEN = [
 GUARDED = [
     ("POST", "/"), ("POST", "/generate"), ("POST", "/generate_stream"), ("POST", "/invocations"), ("POST", "/tokenize"),
     ("POST", "/v1/chat/completions"), ("POST", "/v1/completions"), ("GET", "/v1/models"), ("GET", "/v1/models/x"),
+    ("POST", "/v1/messages"), ("POST", "/v1/messages/count_tokens"),
 ]  # fmt: skip
-BODY = {"inputs": "x", "prompt": "x", "messages": [{"role": "user", "content": "x"}], "parameters": {}}
+BODY = {"max_tokens": 9, "inputs": "x", "prompt": "x", "messages": [{"role": "user", "content": "x"}], "parameters": {}}
 KEY, OTHER = "sk-Zm9v/_~+=", "sk-2"
 
 
