@@ -8,9 +8,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import anthropic
 import openai
 import pytest
 import pytest_asyncio
+from anthropic import AsyncAnthropic
 from huggingface_hub import AsyncInferenceClient
 from huggingface_hub.errors import TextGenerationError
 from openai import AsyncOpenAI
@@ -41,6 +43,24 @@ async def test_the_client_of_openai(guarded: tuple[Router, int], key: str) -> No
         answer = await client.chat.completions.create(model="x", messages=ASK)
         assert answer.choices[0].message.content == "Paris"
         assert [model.id async for model in client.models.list()]
+
+
+@pytest.mark.parametrize("header", ["api_key", "auth_token"])
+@pytest.mark.parametrize("key", [KEY, OTHER, "wrong"])
+async def test_the_client_of_anthropic(
+    guarded: tuple[Router, int], header: str, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"):
+        monkeypatch.delenv(variable, raising=False)
+    sent: dict[str, Any] = {header: key}
+    async with AsyncAnthropic(base_url=f"http://127.0.0.1:{guarded[1]}", max_retries=0, **sent) as client:
+        if key == "wrong":
+            with pytest.raises(anthropic.AuthenticationError, match="authentication_error"):
+                await client.messages.create(model="x", max_tokens=9, messages=ASK)
+            return
+        answer = await client.messages.create(model="x", max_tokens=9, messages=ASK)
+        assert [block.text for block in answer.content if block.type == "text"] == ["Paris"]
+        assert (await client.messages.count_tokens(model="x", messages=ASK)).input_tokens > 0
 
 
 @pytest.mark.parametrize("key", [KEY, "wrong", None])

@@ -45,13 +45,13 @@ async def ask(router: Router, method: str, path: str, body: Any = None, **header
 
 
 @pytest.fixture
-def options(tmp_path: Path) -> dict[str, str]:
+def options(tmp_path: Path) -> dict[str, Any]:
     file = tmp_path / "keys"
     file.write_text(f"# the second team's\n{OTHER}\n")
     return {"api_key": KEY, "api_key_file": str(file), "model_id": "x"}
 
 
-async def test_everything_but_what_tells_of_the_server_needs_a_key(options: dict[str, str]) -> None:
+async def test_everything_but_what_tells_of_the_server_needs_a_key(options: dict[str, Any]) -> None:
     async with started(says("!"), **options) as router:
         for path in OPEN:
             for method in ("GET", "HEAD"):
@@ -64,7 +64,7 @@ async def test_everything_but_what_tells_of_the_server_needs_a_key(options: dict
             assert (await ask(router, method, path, x_api_key=KEY)).status_code in (404, 405)
 
 
-async def test_every_route_is_in_these_lists(options: dict[str, str]) -> None:
+async def test_every_route_is_in_these_lists(options: dict[str, Any]) -> None:
     known = {(method, path.replace("/x", "/<path:name>")) for method, path in GUARDED}
     known |= {("GET", path.replace("start.js", "<name>")) for path in OPEN}
     async with started(**options) as router:
@@ -72,7 +72,7 @@ async def test_every_route_is_in_these_lists(options: dict[str, str]) -> None:
         assert {rule for rule in rules if rule[0] not in ("HEAD", "OPTIONS")} == known
 
 
-async def test_a_new_route_is_guarded(options: dict[str, str]) -> None:
+async def test_a_new_route_is_guarded(options: dict[str, Any]) -> None:
     async with started(**options) as router:
         router.app.add_url_rule("/new", view_func=lambda: Response(b"secret"), methods=["GET"])
         assert (await ask(router, "GET", "/new")).status_code == 401
@@ -90,13 +90,13 @@ async def test_a_new_route_is_guarded(options: dict[str, str]) -> None:
     ({"authorization": "Bearer \xe9\xff"}, 401), ({"x_api_key": f"{KEY}\xa0"}, 401),
     ({"cookie": f"api_key={KEY}"}, 401), ({}, 401),
 ])  # fmt: skip
-async def test_how_a_key_is_sent(options: dict[str, str], headers: dict[str, str], status: int) -> None:
+async def test_how_a_key_is_sent(options: dict[str, Any], headers: dict[str, str], status: int) -> None:
     async with started(**options) as router:
         assert (await ask(router, "POST", "/tokenize", **headers)).status_code == status
 
 
 @pytest.mark.parametrize("chat", [False, True])
-async def test_refusals_in_the_words_of_each_api(options: dict[str, str], chat: bool) -> None:
+async def test_refusals_in_the_words_of_each_api(options: dict[str, Any], chat: bool) -> None:
     async with started(messages_api_enabled=chat, **options) as router:
         for method, path in [*GUARDED, ("GET", "/v1/nothing"), ("GET", "/nothing")]:
             for headers, words in (({}, "needs an API key"), ({"x_api_key": "wrong"}, "not one of this server's")):
@@ -104,7 +104,10 @@ async def test_refusals_in_the_words_of_each_api(options: dict[str, str], chat: 
                 told = await answer.get_json()
                 assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
                 assert answer.headers["access-control-allow-origin"] == "*"
-                if path.startswith("/v1") or (chat and path == "/invocations"):
+                if path.startswith("/v1/messages"):
+                    assert (told["type"], told["error"]["type"]) == ("error", "authentication_error")
+                    assert words in told["error"]["message"]
+                elif path.startswith("/v1") or (chat and path == "/invocations"):
                     error = told["error"]
                     assert (error["type"], error["code"]) == ("invalid_request_error", "invalid_api_key")
                     assert error["param"] is None and words in error["message"]
@@ -113,7 +116,7 @@ async def test_refusals_in_the_words_of_each_api(options: dict[str, str], chat: 
         assert router.metric("tgi_request_count") == 0 and not router.shards.plans
 
 
-async def test_a_body_is_not_looked_at_before_the_key(options: dict[str, str]) -> None:
+async def test_a_body_is_not_looked_at_before_the_key(options: dict[str, Any]) -> None:
     async with started(payload_limit=10, **options) as router:
         for path in ("/generate", "/v1/completions"):
             assert (await ask(router, "POST", path)).status_code == 401
@@ -123,7 +126,7 @@ async def test_a_body_is_not_looked_at_before_the_key(options: dict[str, str]) -
         assert (await ask(router, "GET", "/health")).status_code == 503
 
 
-async def test_preflights_need_no_key(options: dict[str, str]) -> None:
+async def test_preflights_need_no_key(options: dict[str, Any]) -> None:
     async with started(**options) as router:
         asked = {"access_control_request_method": "POST", "access_control_request_headers": "authorization"}
         answer = await ask(router, "OPTIONS", "/generate", origin="https://page.example", **asked)
@@ -139,7 +142,7 @@ async def test_without_keys_everybody_may_call() -> None:
                 assert answer.status_code == 200 and "www-authenticate" not in answer.headers
 
 
-async def test_the_pages_know_of_it(options: dict[str, str]) -> None:
+async def test_the_pages_know_of_it(options: dict[str, Any]) -> None:
     for given, guarded in ((options, "true"), ({}, "false")):
         async with started(**given) as router:
             page = await (await ask(router, "GET", "/ui")).get_data(as_text=True)
@@ -147,7 +150,7 @@ async def test_the_pages_know_of_it(options: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("chat", [False, True])
-async def test_the_document_tells_which_routes_need_a_key(options: dict[str, str], chat: bool) -> None:
+async def test_the_document_tells_which_routes_need_a_key(options: dict[str, Any], chat: bool) -> None:
     async with started(messages_api_enabled=chat, **options) as router:
         made = await (await ask(router, "GET", "/api-doc/openapi.json")).get_json()
         assert made == document(chat, guarded=True)
