@@ -81,12 +81,20 @@ def test_wrong_cached_positions_are_caught(plan: Plan, message: str) -> None:
         model.step(plan)
 
 
-def test_a_failed_step_leaves_nothing_to_share() -> None:
+def test_what_is_computed_in_the_same_step_is_shared() -> None:
     model = FakeModel()
-    model.failures[0] = "broken"
-    model.step(Plan(0, [0], [16], [new(0, [0])]))
-    with pytest.raises(AssertionError, match="block 0 does not end at 16"):
-        model.step(Plan(1, [1], [4], [shared(1, [3] * 20, 0, 1)]))
+    assert model.step(Plan(0, [0, 1], [16, 4], [new(0, [0]), shared(1, [3] * 20, 0, 1)])).counts == [1, 1]
+    assert not model.misled
+
+
+def test_a_failed_step_leaves_nothing_to_share() -> None:
+    for plans in ([[0], [1]], [[0, 1]]):
+        model = FakeModel()
+        model.failures[0] = "broken"
+        parts = {0: (16, new(0, [0])), 1: (4, shared(1, [3] * 20, 0, 1))}
+        for step, ids in enumerate(plans):
+            model.step(Plan(step, ids, [parts[id][0] for id in ids], [parts[id][1] for id in ids]))
+        assert model.misled == {1}
 
 
 async def test_killed_shards_raise_everywhere() -> None:
