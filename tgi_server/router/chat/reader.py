@@ -27,6 +27,11 @@ Part = str | CallPart | Thought
 """A piece of an answer: text for the reader, or of a call, or of what was thought before."""
 
 
+def _call_id() -> str:
+    """A new name for a call: nine letters and digits, as the chat templates of Mistral demand it."""
+    return uuid.uuid4().hex[:9]
+
+
 class AnswerReader:
     """Turns the tokens of an answer into its pieces, the same for answers that are streamed and for whole ones.
 
@@ -159,7 +164,7 @@ class CallReader:
         if head := _HEAD.search(self._buffer):
             self._buffer = self._buffer[head.end() :]
             self._read, self._depth = self._arguments, 0
-            yield CallPart(self._calls_begun, id=f"call_{uuid.uuid4().hex[:24]}", name=head[1])
+            yield CallPart(self._calls_begun, id=_call_id(), name=head[1])
             self._calls_begun += 1
 
     def _arguments(self) -> Iterator[Part]:

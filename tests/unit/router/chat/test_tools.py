@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import pairwise
 from typing import Any
 
@@ -170,7 +171,8 @@ def read(format: ToolFormat, pieces: list[str], required: bool = False) -> tuple
             assert part and not calls
             text += part
         elif part.name is not None:
-            assert part.id and part.index == len(calls)
+            assert part.id is not None and re.fullmatch(r"[a-zA-Z0-9]{9}", part.id)  # as Mistral's templates demand
+            assert part.index == len(calls)
             calls.append((part.name, part.arguments))
         else:
             assert part.index == len(calls) - 1
