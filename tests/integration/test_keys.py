@@ -92,5 +92,7 @@ async def test_the_load_generator_sends_a_key(guarded: tuple[Router, int], tmp_p
     assert router.metric("tgi_request_success") == 2 and KEY not in told + output.read_text()
     status, told = await bench(target, f"api_key_file={tmp_path / 'keys'}")
     assert status == 0 and router.metric("tgi_request_success") == 4, told
+    status, told = await bench(target, "api_key_file=/nowhere", "--cfg=job")
+    assert status == 1 and "api_key_file=/nowhere: cannot be read: No such file" in told
     status, told = await bench(target)
     assert status == 1 and "status 401: This server needs an API key" in told

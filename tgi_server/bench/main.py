@@ -59,8 +59,9 @@ class Bench(BenchOptions):
         return self.target is None
 
     def check(self, config: ServerConfig, origins: Mapping[str, str]) -> None:
-        """Raise UsageError where an option cannot be read or has no effect."""
+        """Raise UsageError where an option cannot be read or has no effect, ConfigError for a file of keys."""
         Workload.of(self)
+        api_keys.read(config)
         if self.output is not None:
             report.check_output("output", Path(self.output))
         if self.target is None:

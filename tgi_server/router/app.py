@@ -75,6 +75,8 @@ def create_app(
     native = NativeRoutes(calls, compute_type, resolved.pipeline_tag)
     openai = OpenAIRoutes(calls, template, Served.of(config.model_id, resolved.docker_label), compute_type)
     app.before_request(Keys(keys, OPEN_TO_ALL).check)
+    if keys:
+        logger.info("Requests need an API key, of which there are %d", len(keys))
     app.register_blueprint(native.blueprint())
     app.register_blueprint(openai.blueprint())
     app.register_blueprint(AnthropicRoutes(calls, template, config.model_id, compute_type).blueprint())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,14 @@ async def test_without_keys_everybody_may_call() -> None:
             for headers in ({}, {"authorization": "Bearer any"}, {"x_api_key": "any"}):
                 answer = await ask(router, method, path, **headers)
                 assert answer.status_code == 200 and "www-authenticate" not in answer.headers
+
+
+async def test_the_log_tells_that_keys_are_needed(options: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "tgi_server.router")
+    async with started():
+        assert not caplog.messages
+    async with started(**options):
+        assert caplog.messages == ["Requests need an API key, of which there are 2"]
 
 
 async def test_the_pages_know_of_it(options: dict[str, Any]) -> None:
