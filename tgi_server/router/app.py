@@ -30,6 +30,7 @@ from tgi_server.router.native.routes import NativeRoutes
 from tgi_server.router.openai.answers import ErrorKind
 from tgi_server.router.openai.errors import error_object
 from tgi_server.router.openai.rendering import Served
+from tgi_server.router.openai.responses.routes import ResponsesRoutes
 from tgi_server.router.openai.routes import OpenAIRoutes
 from tgi_server.router.ops.routes import OpsRoutes
 from tgi_server.router.pages.documentation import DocsRoutes
@@ -79,6 +80,7 @@ def create_app(
         logger.info("Requests need an API key, of which there are %d", len(keys))
     app.register_blueprint(native.blueprint())
     app.register_blueprint(openai.blueprint())
+    app.register_blueprint(ResponsesRoutes(calls, template, config.model_id, compute_type).blueprint())
     app.register_blueprint(AnthropicRoutes(calls, template, config.model_id, compute_type).blueprint())
     app.register_blueprint(invocations.blueprint(native, openai, config.messages_api_enabled))
     app.register_blueprint(OpsRoutes(config, resolved, engine, metrics).blueprint())

@@ -10,6 +10,7 @@ from tgi_server.router.http.openapi.operations import HEADERS, KEYS, Operation, 
 from tgi_server.router.http.openapi.schemas import components
 from tgi_server.router.native import document as native
 from tgi_server.router.openai import document as openai
+from tgi_server.router.openai.responses import document as responses
 from tgi_server.router.ops import document as ops
 
 _INFO = {
@@ -25,7 +26,7 @@ def document(chat_at_invocations: bool, guarded: bool = False) -> dict[str, Any]
 
     Addresses are relative to its own, so that they are right behind a proxy that takes a prefix away.
     """
-    apis = [native.api(), openai.api(), anthropic.api(), ops.api()]
+    apis = [native.api(), openai.api(), responses.api(), anthropic.api(), ops.api()]
     invocations = openai.chat("invocations") if chat_at_invocations else native.compatible("invocations")
     routes = [(apis[chat_at_invocations], "/invocations", "post", invocations)]
     routes += [(api, path, *route) for api in apis for path, methods in api.paths.items() for route in methods.items()]

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from tgi_server.errors import ValidationError
 from tgi_server.router.anthropic.requests import Block, ConversationBody, MessagesBody, ToolDefinition
 from tgi_server.router.chat import messages as chat
+from tgi_server.router.chat.contents import unreadable
 from tgi_server.router.chat.conversation import Conversation, prepare, rendered
 from tgi_server.router.chat.messages import FunctionCall, FunctionName, Message, Tool, ToolCall
 from tgi_server.router.chat.sampling import check_sampling, sampling
@@ -33,8 +34,6 @@ CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
 MOST_SAID = 64
 """Characters of a name or type that an error repeats."""
-
-_UNREADABLE = {"image": "images", "document": "documents", "search_result": "search results"}
 
 
 def message(
@@ -188,10 +187,7 @@ def _texts(blocks: Sequence[Block], param: str) -> list[str]:
 
 def _text(block: Block, param: str) -> str:
     if block.type != "text":
-        what = _UNREADABLE.get(block.type, "such blocks")
-        kind = block.type[:MOST_SAID]
-        message = f"`{param}` is of the type `{kind}`: {what} are not supported here, the model reads text only"
-        raise ValidationError(message, param)
+        raise unreadable(block.type, param)
     if block.text is None:
         raise ValidationError(f"`{param}` needs a `text`", param)
     return block.text

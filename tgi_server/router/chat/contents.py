@@ -23,6 +23,8 @@ _UNREADABLE = {
     "video_url": "videos",
     "file": "files",
     "input_file": "files",
+    "document": "documents",
+    "search_result": "search results",
 }
 """What clients send beside text, by the type of the part."""
 
@@ -45,11 +47,15 @@ def text_of(message: Message, index: int) -> str:
 
 def _text(part: ContentPart, param: str) -> str:
     if part.type not in ("text", "refusal"):
-        what = _UNREADABLE.get(part.type, "such parts")
-        kind = part.type[:MOST_SAID]
-        message = f"`{param}` is of the type `{kind}`: {what} are not supported, the model reads text only"
-        raise ValidationError(message, param)
+        raise unreadable(part.type, param)
     text = part.text if part.type == "text" else part.refusal
     if text is None:
         raise ValidationError(f"`{param}` is of the type `{part.type}` and needs a text called so", param)
     return text
+
+
+def unreadable(kind: str, param: str) -> ValidationError:
+    """What to raise about a part of this type."""
+    what = _UNREADABLE.get(kind, "such parts")
+    message = f"`{param}` is of the type `{kind[:MOST_SAID]}`: {what} are not supported, the model reads text only"
+    return ValidationError(message, param)

@@ -12,7 +12,7 @@ from enum import Enum
 
 from tgi_server.engine.thoughts import Thought
 from tgi_server.router.chat.reader import AnswerReader, CallPart, Part
-from tgi_server.types import TokenEvent
+from tgi_server.types import FinishReason, TokenEvent
 
 
 class Kind(str, Enum):
@@ -32,6 +32,7 @@ class Item:
         call_id, name: of a call.
         id: another one for any item, without a prefix.
         tokens: those that the text is made of.
+        cut: the tokens ran out within it.
     """
 
     index: int
@@ -41,6 +42,7 @@ class Item:
     text: str = ""
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     tokens: list[TokenEvent] = field(default_factory=list)
+    cut: bool = False
 
 
 class Happening(str, Enum):
@@ -105,7 +107,7 @@ class Items:
             if text:
                 yield self._more(text)
         if event.finish:
-            yield from self._end()
+            yield from self._end(cut=event.finish.reason is FinishReason.LENGTH)
 
     def _begin(self, item: Item) -> Iterator[Step]:
         yield from self._end()
@@ -121,8 +123,9 @@ class Items:
         item.tokens += tokens
         return Step(Happening.GOES_ON, item, text, tokens)
 
-    def _end(self) -> Iterator[Step]:
+    def _end(self, cut: bool = False) -> Iterator[Step]:
         if self._current is not None:
+            self._current.cut = cut
             yield Step(Happening.ENDS, self._current)
         self._current = None
 

@@ -107,8 +107,8 @@ class ChatChoice:
             return None
         content: list[answers.ChatLogprob] = [
             {
-                **_chat_logprob(event.token),
-                "top_logprobs": [_chat_logprob(top) for top in event.top_tokens[: self._top]],
+                **chat_logprob(event.token),
+                "top_logprobs": [chat_logprob(top) for top in event.top_tokens[: self._top]],
             }
             for event in events
             if not event.token.special
@@ -208,5 +208,6 @@ def _delta(part: Part) -> answers.Delta:
     return {"tool_calls": [{"index": part.index, "id": part.id, "type": "function", "function": function}]}
 
 
-def _chat_logprob(token: Token) -> answers.Alternative:
+def chat_logprob(token: Token) -> answers.Alternative:
+    """A token of a message with its log-probability."""
     return {"token": token.text, "logprob": single(token.logprob), "bytes": list(token.text.encode())}

@@ -90,8 +90,12 @@ def _openai(whole: str, chunk: str) -> Responses:
     answer = json_answer("The answer, or events if `stream` is true.", ref(whole), HEADERS)
     about = f"{EVENTS}After the last one comes `data: [DONE]`."
     answer["content"] |= events(about, chunk, "OpenAIErrorEnvelope")
+    return {"200": answer, **errors()}
+
+
+def errors() -> Responses:
+    """What the routes of the OpenAI API answer where they cannot do what is asked."""
     return {
-        "200": answer,
         "400": _openai_error("The body cannot be read, or breaks a rule."),
         "408": plain("The body did not arrive in time."),
         "413": _openai_error("The body is too long."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from tgi_server.errors import ValidationError
@@ -59,13 +60,13 @@ IN_CHATS = {
 IN_COMPLETIONS = {"suffix": NotServed(("",))}
 
 
-def check_unserved(body: Body) -> None:
+def check_unserved(body: Body, refused: Mapping[str, NotServed] = EVERYWHERE | IN_CHATS | IN_COMPLETIONS) -> None:
     """Refuse what is not served, naming the field and what to use instead.
 
     Raises:
         ValidationError: see above.
     """
-    for name, (neutral, instead) in (EVERYWHERE | IN_CHATS | IN_COMPLETIONS).items():
+    for name, (neutral, instead) in refused.items():
         value = getattr(body, name, None)
         if value is not None and value not in neutral:
             raise ValidationError(f"`{name}` is not supported{instead and f': {instead}'}", name)

@@ -17,6 +17,8 @@ from tgi_server.errors import ConfigError
 from tgi_server.router.app import create_app
 from tgi_server.router.document import document
 
+NOT_KEPT = [("GET", "/v1/responses/x"), ("DELETE", "/v1/responses/x")]
+"""What is never there."""
 OPEN = [
     "/",
     "/api-doc/openapi.json",
@@ -33,15 +35,23 @@ OPEN = [
 GUARDED = [
     ("POST", "/"), ("POST", "/generate"), ("POST", "/generate_stream"), ("POST", "/invocations"), ("POST", "/tokenize"),
     ("POST", "/v1/chat/completions"), ("POST", "/v1/completions"), ("GET", "/v1/models"), ("GET", "/v1/models/x"),
-    ("POST", "/v1/messages"), ("POST", "/v1/messages/count_tokens"),
+    ("POST", "/v1/messages"), ("POST", "/v1/messages/count_tokens"), ("POST", "/v1/responses"),
 ]  # fmt: skip
-BODY = {"max_tokens": 9, "inputs": "x", "prompt": "x", "messages": [{"role": "user", "content": "x"}], "parameters": {}}
+BODY = {
+    "max_tokens": 9,
+    "input": "x",
+    "inputs": "x",
+    "prompt": "x",
+    "messages": [{"role": "user", "content": "x"}],
+    "parameters": {},
+}
 KEY, OTHER = "sk-Zm9v/_~+=", "sk-2"
 
 
 async def ask(router: Router, method: str, path: str, body: Any = None, **headers: str) -> Any:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    data = (body or BODY) if method == "POST" else None
+    usual = {"input": "x"} if path == "/v1/responses" else BODY
+    data = (body or usual) if method == "POST" else None
     return await router.app.test_client().open(path, method=method, headers=named, json=data)
 
 
@@ -60,13 +70,19 @@ async def test_everything_but_what_tells_of_the_server_needs_a_key(options: dict
         for method, path in GUARDED:
             assert (await ask(router, method, path)).status_code == 401, path
             assert (await ask(router, method, path, authorization=f"Bearer {KEY}")).status_code == 200, path
-        for method, path in (("GET", "/nothing"), ("GET", "/docs/x/y"), ("POST", "/health"), ("GET", "/v1//models")):
+        for method, path in (
+            *NOT_KEPT,
+            ("GET", "/nothing"),
+            ("GET", "/docs/x/y"),
+            ("POST", "/health"),
+            ("GET", "/v1//models"),
+        ):
             assert (await ask(router, method, path)).status_code == 401, "nor is it told what there is"
             assert (await ask(router, method, path, x_api_key=KEY)).status_code in (404, 405)
 
 
 async def test_every_route_is_in_these_lists(options: dict[str, Any]) -> None:
-    known = {(method, path.replace("/x", "/<path:name>")) for method, path in GUARDED}
+    known = {(method, path.replace("/x", "/<path:name>")) for method, path in GUARDED + NOT_KEPT}
     known |= {("GET", path.replace("start.js", "<name>")) for path in OPEN}
     async with started(**options) as router:
         rules = {(method, rule.rule) for rule in router.app.url_map.iter_rules() for method in rule.methods or ()}
