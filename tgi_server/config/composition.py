@@ -29,7 +29,8 @@ ConfigStore.instance().store(name="schema", node=SCHEMA)
 def compose(arguments: Arguments) -> Composition:
     """See `tgi_server.config.load.composition`."""
     problems = list(arguments.problems)
-    composition, rest = None, arguments
+    composition: Composition | None = None
+    rest: Arguments | None = arguments
     while composition is None and rest is not None:
         try:
             composition = _compose(rest)
