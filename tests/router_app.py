@@ -87,6 +87,7 @@ async def started(
     num_blocks: int = 4096,
     resolved: Resolved | None = None,
     unguided: str | None = None,
+    tokenizer: Tokenizer = TOKENIZER,
     **options: Any,
 ) -> AsyncIterator[Router]:
     """A router on fake shards; `options` are options of the server."""
@@ -94,17 +95,17 @@ async def started(
     info = replace(
         FAKE_INFO,
         dtype="torch.float32",
-        vocab_size=TOKENIZER.get_vocab_size(),
+        vocab_size=tokenizer.get_vocab_size(),
         eos_token_ids=[EOS_ID],
         groups=[GroupInfo(CacheKind.FULL, None, num_blocks)],
         unguided=unguided,
     )
     shards = FakeShards(info, step_seconds, choose)
     metrics = Metrics(config.max_input_length, config.max_total_tokens)
-    engine = Engine(shards, config, TOKENIZER, metrics)
+    engine = Engine(shards, config, tokenizer, metrics)
     await engine.start()
     chat_template = ChatTemplate(template, {"eos_token": EOS}) if template is not None else None
-    app = create_app(config, resolved or Resolved(), engine, TOKENIZER, chat_template, metrics)
+    app = create_app(config, resolved or Resolved(), engine, tokenizer, chat_template, metrics)
     try:
         yield Router(app, engine, shards, metrics)
     finally:
