@@ -38,10 +38,14 @@ class FinishReason(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Guide:
-    """What a generated text has to match: a grammar as llguidance reads it, within at most `max_tokens` tokens."""
+    """What a generated text has to match: a grammar as llguidance reads it, within at most `max_tokens` tokens.
+
+    `close` are tokens that end a part at the beginning that would else go on for ever, such as thoughts.
+    """
 
     grammar: str
     max_tokens: int
+    close: tuple[int, ...] = ()
 
 
 GUIDE_LIMITS: dict[str, Any] = {"initial_lexer_fuel": 500_000, "step_lexer_fuel": 100_000}

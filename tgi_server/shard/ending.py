@@ -18,6 +18,8 @@ Bits = npt.NDArray[np.bool_]
 
 LONGEST = 512
 """Tokens after which an ending is given up."""
+MOST_BYTES = 3
+"""Of a character, after its first one."""
 PATIENCE = 32
 """Times that a forgetful search may meet the same choice."""
 FREE_TEXT = (b"q", b"Z", b"%")
@@ -34,12 +36,29 @@ class Ending:
         self._first = np.array([(text.strip() or b" ")[0] for text in texts], np.uint8)
         self._probes = [texts.index(probe) for probe in FREE_TEXT if probe in texts]
 
-    def find(self, matcher: LLMatcher) -> list[int] | None:
+    def find(self, matcher: LLMatcher, close: Sequence[int] = ()) -> list[int] | None:
         """Tokens that end the text of a llguidance matcher, the end-of-sequence token last; None when none are found.
 
-        Circles of one state are looked for first, then larger ones, which repeat in long lists as well.
+        Circles of one state are looked for first, then larger ones, which repeat in long lists as well. Where the
+        tokens `close` lead out of free text, an ending begins with them.
         """
+        if close and (ending := self._closed(matcher.deep_copy(), list(close))):
+            return ending
         return self._search(matcher, forgetful=True) or self._search(matcher, forgetful=False)
+
+    def _closed(self, state: LLMatcher, close: list[int]) -> list[int] | None:
+        """An ending that leaves free text by `close`, maybe after what completes a character; None if there is none."""
+        tokens = list[int]()
+        while state.validate_tokens(close) < len(close):
+            if len(tokens) == MOST_BYTES:
+                return None
+            tokens.append(self._best(state.compute_bitmask(), []))
+            if not state.consume_token(tokens[-1]):
+                return None
+        state.consume_tokens(close)
+        free = self._is_free(unpacked(state.compute_bitmask(), len(self._outside)))
+        rest = None if free and not state.is_accepting() else self.find(state)
+        return rest and [*tokens, *close, *rest]
 
     @staticmethod
     def fits(matcher: LLMatcher, tokens: Sequence[int]) -> bool:
@@ -69,7 +88,7 @@ class Ending:
     def _best(self, mask: bytes, tried: list[int]) -> int:
         """The most promising of the tokens allowed by `mask` whose first letter is not in `tried`, which it joins."""
         allowed = unpacked(mask, len(self._outside))
-        ranks = self._inside if self._probes and allowed[self._probes].all() else self._outside
+        ranks = self._inside if self._is_free(allowed) else self._outside
         fresh = allowed & ~np.isin(self._first, tried) if tried else allowed
         if not fresh.any():
             tried.clear()
@@ -77,6 +96,10 @@ class Ending:
         best = int(np.where(fresh, ranks, -1).argmax())
         tried.append(int(self._first[best]))
         return best
+
+    def _is_free(self, allowed: Bits) -> bool:
+        """Any text may come next, as inside of a string."""
+        return bool(self._probes) and bool(allowed[self._probes].all())
 
     def _without_circles(self, matcher: LLMatcher, tokens: list[int], masks: list[bytes]) -> list[int]:
         """Leave out what lies between two places with the same choice, if it still ends the text."""

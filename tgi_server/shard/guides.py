@@ -43,8 +43,8 @@ class Vocabulary:
         """An automaton at its beginning; raises nothing, errors are asked for."""
         return LLMatcher(self.tokenizer, grammar, log_level=0, limits=self._limits)
 
-    def _first_ending(self, grammar: str) -> list[int] | None:
-        return self.ending.find(self.matcher(grammar))
+    def _first_ending(self, grammar: str, close: tuple[int, ...]) -> list[int] | None:
+        return self.ending.find(self.matcher(grammar), close)
 
 
 class GuidedSequence:
@@ -174,8 +174,8 @@ class GuidedSequence:
     def _found(self) -> list[int] | None:
         """An ending of the text so far."""
         if self._left == self._guide.max_tokens:
-            return self._vocabulary.first_ending(self._guide.grammar)
-        return self._vocabulary.ending.find(self._matcher)
+            return self._vocabulary.first_ending(self._guide.grammar, self._guide.close)
+        return self._vocabulary.ending.find(self._matcher, self._guide.close)
 
     def _tried(self, token: int, ending: list[int]) -> int:
         if token != ending[0]:
@@ -183,7 +183,7 @@ class GuidedSequence:
             after.consume_token(token)
             if len(ending) <= self._left and self._vocabulary.ending.fits(after, ending):
                 return token  # as most are: part of a text in quotes
-            if self._keep(self._vocabulary.ending.find(after), 1):
+            if self._keep(self._vocabulary.ending.find(after, self._guide.close), 1):
                 return token
         self._ending = ending[1:]
         return ending[0]

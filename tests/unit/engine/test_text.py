@@ -16,6 +16,7 @@ from tgi_server.types import (
     FinishReason,
     GenerationRequest,
     Mark,
+    Reasoning,
     SamplingParams,
     StoppingParams,
     TokenEvent,
@@ -32,8 +33,11 @@ def request_for(
     keep_stop: bool,
     sampling: SamplingParams | None = None,
     mark: Mark | None = None,
+    reasoning: Reasoning | None = None,
 ) -> GenerationRequest:
-    stopping = StoppingParams(max_new_tokens=tokens, stop_sequences=stops, keep_stop=keep_stop, content_until=mark)
+    stopping = StoppingParams(
+        max_new_tokens=tokens, stop_sequences=stops, keep_stop=keep_stop, content_until=mark, reasoning=reasoning
+    )
     prompt = tokenizer.encode("Paris").ids
     return GenerationRequest(prompt_ids=prompt, sampling=sampling or SamplingParams(), stopping=stopping)
 
@@ -46,10 +50,11 @@ def generate(
     last: FinishReason = FinishReason.LENGTH,
     sampling: SamplingParams | None = None,
     mark: Mark | None = None,
+    reasoning: Reasoning | None = None,
 ) -> tuple[list[list[TokenEvent]], Finish]:
     """What each token released, and the end."""
     ids = list(ids)
-    request = request_for(tokenizer, len(ids), stops, keep_stop, sampling, mark)
+    request = request_for(tokenizer, len(ids), stops, keep_stop, sampling, mark, reasoning)
     text = GenerationText(Vocabulary(tokenizer), request, request.prompt_ids)
     released = []
     for index, id in enumerate(ids):
@@ -150,6 +155,39 @@ def test_stop_sequences_are_looked_for_in_content(
         events = [event.token for some in released for event in some]
         assert finish.text == expected == "".join(token.text for token in events if not token.special)
         assert (finish.reason is last) == (expected.endswith("quick!")) == (finish.stop_sequence is None)
+
+
+@pytest.mark.parametrize("keep_stop", [False, True])
+@pytest.mark.parametrize(
+    ("begun", "text", "expected"),
+    [
+        (False, "<think>the quick fox</think>brown dog", "<think>the quick fox</think>brown dog"),
+        (False, "<think>quick</think>the quick fox", "<think>quick</think>the "),
+        (False, "<think>qui</think>ck fox", "<think>qui</think>ck fox"),
+        (False, "<think></think>\n\nquick", "<think></think>\n\n"),
+        (False, "the quick <think>fox", "the "),
+        (False, "<thinquick fox", "<thin"),
+        (False, "<th", "<th"),
+        (True, "the quick</think>", "the quick</think>"),
+        (True, "a</thinkquick</think>the quick", "a</thinkquick</think>the "),
+    ],
+)
+def test_stop_sequences_are_not_looked_for_in_thoughts(
+    tokenizer: Tokenizer, begun: bool, text: str, expected: str, keep_stop: bool
+) -> None:
+    reasoning, ids = Reasoning("<think>", "</think>", begun=begun), tokenizer.encode(text).ids
+    for last, ids_ in ((FinishReason.LENGTH, ids), (FinishReason.EOS_TOKEN, [*ids, END])):
+        released, finish = generate(tokenizer, ids_, ("quick",), keep_stop, last, reasoning=reasoning)
+        assert finish.text == expected + "quick" * (keep_stop and expected != text)
+        events = [event.token for some in released for event in some]
+        assert finish.text == "".join(token.text for token in events if not token.special)
+        assert (finish.reason is last) == (expected == text)
+
+
+def test_what_may_become_a_thought_is_held_back(tokenizer: Tokenizer) -> None:
+    ids = [id for piece in ("<", "t", "a", "b") for id in tokenizer.encode(piece).ids]
+    released, _ = generate(tokenizer, ids, ("quick",), reasoning=Reasoning("<think>", "</think>"))
+    assert [len(events) for events in released] == [0, 0, 3, 1]
 
 
 def test_the_seed_is_told_when_the_choice_was_random(tokenizer: Tokenizer) -> None:

@@ -26,9 +26,11 @@ def vocabulary(tokenizer_json: Path) -> Vocabulary:
     return Vocabulary(tokenizer_json, SIZE, [EOS_ID])
 
 
-def write(vocabulary: Vocabulary, grammar: str, max_tokens: int, seed: int) -> tuple[str, bool]:
+def write(
+    vocabulary: Vocabulary, grammar: str, max_tokens: int, seed: int, close: tuple[int, ...] = ()
+) -> tuple[str, bool]:
     """A text by a model whose scores are noise, and whether it was ended by the end-of-sequence token."""
-    sequence = GuidedSequence(vocabulary, Guide(grammar, max_tokens))
+    sequence = GuidedSequence(vocabulary, Guide(grammar, max_tokens, close))
     draw, ids = random.Random(seed), list[int]()
     for _ in range(max_tokens):
         mask = sequence.allowed()
@@ -100,6 +102,27 @@ def test_a_text_that_ends_by_itself_is_left_alone(vocabulary: Vocabulary) -> Non
 def test_a_budget_that_holds_no_text_at_all_is_used_up(vocabulary: Vocabulary) -> None:
     text, ended = write(vocabulary, json_grammar(SCHEMAS[0]), 3, seed=0)
     assert text and '{"name":"'.startswith(text) and not ended
+
+
+THOUGHTS = """
+start: close answer
+close[lazy]: /(.|\\n)*/ "</think>"
+answer: %json {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
+"""
+
+
+def test_thoughts_are_closed_in_time_for_what_comes_after_them(vocabulary: Vocabulary) -> None:
+    close = tuple(TOKENIZER.encode("</think>").ids)
+    shortest = vocabulary.ending.find(vocabulary.matcher(THOUGHTS), close) or []
+    assert tuple(shortest[: len(close)]) == close and len(shortest) < 40
+    for part in (1, 6):
+        for seed in range(3):
+            text, _ = write(vocabulary, THOUGHTS, len(shortest) * part, seed, close)
+            thoughts, mark, answer = text.partition("</think>")
+            assert mark and isinstance(json.loads(answer)["a"], str), text
+            assert (len(thoughts) > 20) == (part > 1)
+    text, ended = write(vocabulary, THOUGHTS, len(shortest) - 2, 0, close)
+    assert not ended and "}" not in text.partition("</think>")[2]
 
 
 def test_a_text_is_complete_where_only_its_end_could_follow_the_last_token(vocabulary: Vocabulary) -> None:

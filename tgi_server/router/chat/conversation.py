@@ -13,6 +13,7 @@ from tgi_server.router.chat import tools
 from tgi_server.router.chat.contents import text_of
 from tgi_server.router.chat.messages import Message, Tool
 from tgi_server.router.chat.reader import AnswerReader, CallReader
+from tgi_server.router.chat.reasoning import after_thoughts
 from tgi_server.router.chat.template import ChatTemplate, Rendering
 from tgi_server.router.http import grammars
 from tgi_server.router.http.formats import Format, RegexFormat, TextFormat
@@ -94,7 +95,11 @@ def prepare(
         reasoning=reasoning,
     )
     request = GenerationRequest(prompt_ids=ids, sampling=conversation.sampling, stopping=stopping)
-    request = with_grammar(request, _grammar(conversation, template, special), limits)
+    grammar, close = _grammar(conversation, template, special), list[int]()
+    if grammar is not None and reasoning is not None:
+        grammar = after_thoughts(reasoning, grammar, special)
+        close = tokenise(tokenizer, reasoning.end, add_special_tokens=False) if _is_guided(conversation) else []
+    request = with_grammar(request, grammar, limits, close)
     prompt = Prompt(text, variants(request, conversation.texts))
     return PreparedConversation([prompt], conversation, template, reasoning)
 
@@ -127,8 +132,12 @@ def _mark(conversation: Conversation, template: ChatTemplate, special: Collectio
     """Where the content of an answer ends and its calls begin; None where one of them is all there is."""
     if conversation.required or not conversation.tools:
         return None
-    alone = conversation.format is not None and not isinstance(conversation.format, TextFormat)
-    return template.tool_format.mark(special, first=alone)
+    return template.tool_format.mark(special, first=_is_guided(conversation))
+
+
+def _is_guided(conversation: Conversation) -> bool:
+    """An answer cannot be just any text."""
+    return conversation.required or not isinstance(conversation.format, TextFormat | None)
 
 
 def _grammar(conversation: Conversation, template: ChatTemplate, special: Mapping[str, int]) -> str | None:

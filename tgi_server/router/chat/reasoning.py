@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from tgi_server.router.chat.tools import literal
 from tgi_server.types import Reasoning
 
 
@@ -52,3 +56,41 @@ FORMATS = (
 def format_of(template: str) -> ReasoningFormat | None:
     """How the model of a chat template marks what it thinks, None if the template knows of no such thing."""
     return next((format for format in FORMATS if format.sign in template), None)
+
+
+def effort_variables(effort: str | None) -> dict[str, Any]:
+    """The variables by which chat templates take how much is to be thought: `none`, or a word that the model knows."""
+    if effort is None:
+        return {}
+    thinks = effort != "none"
+    return {"enable_thinking": thinks, "thinking": thinks} | ({"reasoning_effort": effort} if thinks else {})
+
+
+def after_thoughts(reasoning: Reasoning, answer: str, special: Mapping[str, int]) -> str:
+    """The grammar of an answer that comes after thoughts, if there are any.
+
+    Args:
+        answer: what llguidance made of the answer's own grammar.
+        special: ids of the special tokens, by their text.
+    """
+    grammars = json.loads(answer)["grammars"] if answer.startswith("{") else [{"lark_grammar": answer}]
+    thoughts = {"lark_grammar": "\n".join(_rules(reasoning, special))}
+    return json.dumps({"grammars": [thoughts, grammars[0] | {"name": "answer"}, *grammars[1:]]})
+
+
+def _rules(reasoning: Reasoning, special: Mapping[str, int]) -> list[str]:
+    """Marks that are text end as soon as they are complete, whatever else could be read there."""
+    begin, end, direct = (
+        (f"{'' if mark.startswith(tuple(special)) else '[lazy]'}: ", literal(mark, special))
+        for mark in (reasoning.begin, reasoning.end, reasoning.direct)
+    )
+    return [
+        f"start: {'thoughts' if reasoning.begun else 'opening?'} @answer",
+        f"opening: begin thoughts{' | direct' if reasoning.direct else ''}",
+        "thoughts: end GAP",
+        "".join(["begin", *begin]),
+        f"end{end[0]}TEXT {end[1]}",
+        "".join(["direct", *direct]) if reasoning.direct else "",
+        r"GAP: /\n{0,2}/",
+        r"TEXT: /(.|\n)*/",
+    ]

@@ -139,19 +139,19 @@ class _Answer:
         format, repeat = self.format, self.format.between if self.parallel else None
         rules = [
             f"start: {self._start(special, schema is not None)}",
-            f"calls: call{f' ({_literal(repeat, special)} call)*' if repeat else ''} {_literal(format.end, special)}",
+            f"calls: call{f' ({literal(repeat, special)} call)*' if repeat else ''} {literal(format.end, special)}",
             f"call: {' | '.join(f'call_{index}' for index in range(len(functions)))}",
             *(f"call_{index}: {self._call(function)}" for index, function in enumerate(functions)),
-            f"trigger[lazy]: TEXT {_literal(format.begin, special)}" if format.begin else "",
+            f"trigger[lazy]: TEXT {literal(format.begin, special)}" if format.begin else "",
             f"answer: %json {schema_text(schema, 'response_format', COMPACT)}" if schema is not None else "",
             r"TEXT: /(.|\n)*/",
-            r"PLAIN: /([^{](.|\n)*)?/",
+            r"PLAIN: /\n*([^{\n](.|\n)*)?/",
         ]
         return "\n".join(rules)
 
     def _start(self, special: Mapping[str, int], schema: bool) -> str:
         format = self.format
-        calls = f"{_literal(format.begin, special)} calls"
+        calls = f"{literal(format.begin, special)} calls"
         if self.required:
             return calls
         if schema:
@@ -165,7 +165,7 @@ class _Answer:
     def _call(self, function: _Signature) -> str:
         head = f'{{"name": "{function.name}", "{self.format.arguments}": '
         schema = schema_text(function.schema, "tools", function.options)
-        return f"{_literal(head, {})} %json {schema} {_literal('}', {})}"
+        return f"{literal(head, {})} %json {schema} {literal('}', {})}"
 
 
 def _signature(function: Function) -> _Signature:
@@ -202,7 +202,7 @@ def _followed(functions: Sequence[_Signature]) -> list[_Signature]:
     return followed
 
 
-def _literal(text: str, special: Mapping[str, int]) -> str:
+def literal(text: str, special: Mapping[str, int]) -> str:
     """`text` inside of a grammar; special tokens in it are named by their ids."""
     known = [token for token in special if token in text]
     parts = re.split(f"({'|'.join(map(re.escape, known))})", text) if known else [text]

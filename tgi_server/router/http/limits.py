@@ -86,8 +86,10 @@ class Prepared:
         return sum(len(prompt.requests[0].prompt_ids) for prompt in self.prompts)
 
 
-def with_grammar(request: GenerationRequest, grammar: str | None, limits: Limits) -> GenerationRequest:
-    """The request for a text that has to match `grammar`, if any.
+def with_grammar(
+    request: GenerationRequest, grammar: str | None, limits: Limits, close: Sequence[int] = ()
+) -> GenerationRequest:
+    """The request for a text that has to match `grammar`, if any; `close` is that of the guide.
 
     Raises:
         ValidationError: texts of this model cannot be guided, or this one is not to end where the grammar does.
@@ -98,7 +100,7 @@ def with_grammar(request: GenerationRequest, grammar: str | None, limits: Limits
         raise ValidationError(f"texts of this model cannot be guided: {limits.unguided}")
     if request.stopping.ignore_eos:
         raise ValidationError("`ignore_eos` cannot be combined with `tools` or a `response_format`", "ignore_eos")
-    guide = Guide(grammar, request.stopping.max_new_tokens)
+    guide = Guide(grammar, request.stopping.max_new_tokens, tuple(close))
     return replace(request, sampling=replace(request.sampling, guide=guide))
 
 

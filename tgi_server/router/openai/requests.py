@@ -141,6 +141,9 @@ class ChatBody(OpenAIBody, frozen=True, kw_only=True, omit_defaults=True):
     API."""
     chat_template_kwargs: dict[str, Any] | None = None
     """More variables for the chat template, such as `enable_thinking`. Not in OpenAI's API."""
+    reasoning_effort: str | None = None
+    """How much is thought before the answer, in words that the model's chat template knows, such as `low` or `high`;
+    `none` where it can be told to think nothing. As the model has it if it is not given."""
     include_reasoning: bool | None = None
     """Whether what the model thinks is told, as `reasoning_content` and `reasoning`; it is counted and left out of the
     content either way. `true` if it is not given. Not in OpenAI's API."""

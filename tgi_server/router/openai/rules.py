@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 
 from tgi_server.errors import ValidationError
 from tgi_server.router.chat.conversation import Conversation, prepare
+from tgi_server.router.chat.reasoning import effort_variables
 from tgi_server.router.chat.template import ChatTemplate, Rendering
 from tgi_server.router.chat.tool_choice import usable
 from tgi_server.router.http import grammars
@@ -119,7 +120,8 @@ def rendering_of(body: ChatBody) -> Rendering:
     if goes_on and body.add_generation_prompt:
         message = "`continue_final_message` and `add_generation_prompt` cannot both be true"
         raise ValidationError(message, "continue_final_message")
-    return Rendering(body.add_generation_prompt is not False, goes_on, body.chat_template_kwargs or {})
+    variables = effort_variables(body.reasoning_effort) | (body.chat_template_kwargs or {})
+    return Rendering(body.add_generation_prompt is not False, goes_on, variables)
 
 
 def completion(body: CompletionBody, limits: Limits, tokenizer: Tokenizer, random_seed: int) -> Prepared:

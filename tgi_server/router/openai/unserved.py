@@ -9,7 +9,7 @@ from tgi_server.errors import ValidationError
 from tgi_server.router.http.wire import Body
 
 WITHOUT_EFFECT = frozenset([
-    "user", "metadata", "store", "service_tier", "safety_identifier", "verbosity", "reasoning_effort", "prediction",
+    "user", "metadata", "store", "service_tier", "safety_identifier", "verbosity", "prediction",
     "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "cache_prompt", "cache_salt", "priority",
     "request_id", "tool_prompt",
 ])  # fmt: skip
