@@ -90,7 +90,7 @@ class GenerationText:
         self._detokenizer = vocabulary.detokenizer(context)
         self._matcher = StopMatcher(self._stopping.stop_sequences, self._stopping.content_until)
         reasoning = self._stopping.reasoning if self._stopping.stop_sequences else None
-        self._thoughts = reasoning and ThoughtReader(reasoning, vocabulary.special.values())
+        self._thoughts = None if reasoning is None else ThoughtReader(reasoning, vocabulary.special.values())
         self._held: list[TokenEvent] = []
         self._held_length = 0  # characters
         self._shown: list[str] = []  # texts given out, without special tokens

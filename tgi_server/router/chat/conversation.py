@@ -67,7 +67,7 @@ class PreparedConversation(Prepared):
 
     def reader(self, special: Collection[str]) -> AnswerReader:
         """What takes one answer apart; `special` are the texts of the tokenizer's special tokens."""
-        thoughts = self.reasoning and ThoughtReader(self.reasoning, special)
+        thoughts = None if self.reasoning is None else ThoughtReader(self.reasoning, special)
         if not self.conversation.tools:
             return AnswerReader(None, thoughts)
         return AnswerReader(CallReader(_mark(self.conversation, self.template, special)), thoughts)
@@ -82,6 +82,7 @@ def prepare(
         ValidationError: a message or a tool cannot be used, or the conversation is too long.
         TemplateError: there is no template, or it refused the conversation.
     """
+    template = _known(template)
     text, ids = rendered(conversation, template, tokenizer)
     max_new_tokens = _max_new_tokens(conversation, ids, limits)
     special = {token.content: id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
@@ -115,10 +116,14 @@ def _reasoning(conversation: Conversation, template: ChatTemplate, prompt: str) 
 
 def rendered(conversation: Conversation, template: ChatTemplate | None, tokenizer: Tokenizer) -> tuple[str, list[int]]:
     """The prompt of a conversation, as text and as token ids. Raises what `prepare` raises."""
+    text = _known(template).render(conversation.messages, conversation.tools, conversation.rendering)
+    return text, tokenise(tokenizer, text, add_special_tokens=False)  # the template has written the special ones
+
+
+def _known(template: ChatTemplate | None) -> ChatTemplate:
     if template is None:
         raise TemplateError("the model has no chat template")
-    text = template.render(conversation.messages, conversation.tools, conversation.rendering)
-    return text, tokenise(tokenizer, text, add_special_tokens=False)  # the template has written the special ones
+    return template
 
 
 def _max_new_tokens(conversation: Conversation, ids: Sequence[int], limits: Limits) -> int:

@@ -115,10 +115,10 @@ class CallReader:
         """A call has begun."""
         return self._calls_begun > 0
 
-    def feed(self, text: str) -> list[Part]:
+    def feed(self, text: str) -> list[str | CallPart]:
         """The pieces that `text` completes."""
         self._buffer += text
-        parts: list[Part] = []
+        parts: list[str | CallPart] = []
         while self._buffer:
             reader = self._read
             parts += reader()
@@ -126,19 +126,19 @@ class CallReader:
                 break
         return parts
 
-    def special(self, token: str) -> list[Part]:
+    def special(self, token: str) -> list[str | CallPart]:
         """Take a special token, which has no text."""
         if self._mark is not None and self._mark.special and token == self._mark.text:
             self._read = self._calls
         return []
 
-    def end(self) -> list[Part]:
+    def end(self) -> list[str | CallPart]:
         """What was held back, once nothing more comes."""
         rest = self._buffer if self._read == self._text else ""
         self._buffer = ""
         return [rest] if rest else []
 
-    def _text(self) -> Iterator[Part]:
+    def _text(self) -> Iterator[str | CallPart]:
         """Up to where a call begins, or may begin."""
         mark = self._mark
         assert mark is not None
@@ -155,11 +155,11 @@ class CallReader:
         if text:
             yield text
 
-    def _plain(self) -> Iterator[Part]:
+    def _plain(self) -> Iterator[str | CallPart]:
         text, self._buffer = self._buffer, ""
         yield text
 
-    def _calls(self) -> Iterator[Part]:
+    def _calls(self) -> Iterator[str | CallPart]:
         """Between calls; only their heads matter."""
         if head := _HEAD.search(self._buffer):
             self._buffer = self._buffer[head.end() :]
@@ -167,7 +167,7 @@ class CallReader:
             yield CallPart(self._calls_begun, id=_call_id(), name=head[1])
             self._calls_begun += 1
 
-    def _arguments(self) -> Iterator[Part]:
+    def _arguments(self) -> Iterator[str | CallPart]:
         """Up to the end of the JSON object."""
         end = next((at for at, sign in enumerate(self._buffer, 1) if self._closes(sign)), None)
         text, self._buffer = self._buffer[:end], "" if end is None else self._buffer[end:]

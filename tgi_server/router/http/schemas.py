@@ -230,7 +230,7 @@ class _Search:
         keywords = list(_keywords(schema))
         good, dropped = 0, set[Path]()
         while not self._patience.over and len(dropped) < most:
-            left = _only(schema, {*keywords} - dropped)
+            left: dict[str, Any] = _only(schema, {*keywords} - dropped)
             if (reason := trouble(left)) is None:
                 return left
             good, reason = self._culprit(schema, keywords, dropped, good, reason)
