@@ -69,7 +69,7 @@ def create_app(
     app.config["RESPONSE_TIMEOUT"] = None  # a stream lasts as long as its tokens take
     app.config["BODY_TIMEOUT"] = None  # `HttpProtocol` has one, for the head as well
     pool = ThreadPoolExecutor(config.validation_workers, thread_name_prefix="validation")
-    grammar_pool = ThreadPoolExecutor(1, thread_name_prefix="grammars")
+    grammar_pool = ThreadPoolExecutor(2, thread_name_prefix="grammars")
     tracer = tracing.tracer(config.otlp_endpoint, config.otlp_service_name)
     calls = Calls(engine, tokenizer, Limits.of(config, config, engine.info), pool, grammar_pool, metrics, tracer)
     compute_type = config.compute_type or resolved.compute_type

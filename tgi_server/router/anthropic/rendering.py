@@ -45,6 +45,9 @@ Delta = ThinkingDelta | TextDelta | InputJsonDelta
 _TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"?|[{}\[\],]', re.DOTALL)
 """The strings of a JSON text, the last of which may be cut off, and what tells how deep things are in it."""
 
+MOST_DIGITS = 4000
+"""Of an integer that is told as it is."""
+
 
 class MessageAnswer(Making):
     """An answer of `/v1/messages`.
@@ -139,7 +142,12 @@ def given(arguments: str) -> dict[str, Any]:
         depth += (token[0] in "{[") - (token[0] in "}]")
         if (token[0] == "," and depth == 1) or (token[0] == "}" and depth == 0):
             complete = token.start()
-    return {} if complete is None else dict(json.loads(f"{arguments[:complete]}}}"))
+    return {} if complete is None else dict(json.loads(f"{arguments[:complete]}}}", parse_int=_number))
+
+
+def _number(text: str) -> int | float:
+    """An integer, or what is next to it where Python reads none of so many digits."""
+    return int(text) if len(text) <= MOST_DIGITS else float(text)
 
 
 def _tool_use(item: Item) -> ToolUseBlock:

@@ -23,6 +23,8 @@ Path = tuple[str, ...]
 
 MOST_MEMBERS = 1000
 """Members of an object or list in a schema: what they cost grows with their square."""
+MOST_PATTERNS = 12
+"""Regular expressions that one text has to match: whether any text does takes time that doubles with each."""
 DEEPEST = 100
 """Steps from the root of a schema to a part that is looked at."""
 PATIENCE = 1.0
@@ -178,9 +180,20 @@ def _bare(value: Any) -> Any:
 def _member(name: str, value: Any) -> Any:
     if name in _VALUES:
         return value
+    if name == "allOf" and _patterns({name: value}) > MOST_PATTERNS:
+        raise _UnwritableError(f"more than {MOST_PATTERNS} patterns for one text")
     if name not in _BY_NAME or not isinstance(value, dict):
         return _bare(value)
     return dict(zip(value, _bare(list(value.values())), strict=True))
+
+
+def _patterns(schema: Any) -> int:
+    """How many regular expressions a text has to match at once, where each reference may lead to one."""
+    if not isinstance(schema, dict):
+        return 0
+    parts = schema.get("allOf")
+    inner = sum(map(_patterns, parts)) if isinstance(parts, list) else 0
+    return inner + sum(keyword in schema for keyword in ("pattern", "$ref"))
 
 
 class _Search:
@@ -219,7 +232,8 @@ class _Search:
             return schema
         kept: dict[str, Any] = {}
         for keyword in sorted(alone, key=lambda keyword: keyword not in _FIRST):
-            if reason := self._mistake({**kept, keyword: alone[keyword]}):
+            searched = not self._patience.over
+            if reason := self._mistake({**kept, keyword: alone[keyword]}) if searched else "too much to be followed":
                 self._leave((*path, keyword), reason)
             else:
                 kept[keyword] = alone[keyword]
@@ -282,7 +296,7 @@ def _refers(root: dict[str, Any], reference: Any) -> bool:
     for step in unquote(reference).split("/")[1:]:
         name = step.replace("~1", "/").replace("~0", "~")
         if isinstance(found, list):
-            found = dict(enumerate(found)).get(int(name) if name.isdecimal() else -1)
+            found = dict(enumerate(found)).get(int(name) if name.isdecimal() and len(name) < 10 else -1)
         else:
             found = found.get(name) if isinstance(found, dict) else None
     return isinstance(found, dict | bool)

@@ -6,6 +6,7 @@ nobody knows are ignored. Fields that are known but not served are read and refu
 
 from __future__ import annotations
 
+import json
 import math
 import struct
 from functools import cache
@@ -113,7 +114,10 @@ def _blanks(kind: type[Body]) -> dict[str, None]:
 
 def dumps(answer: Any) -> bytes:
     """JSON text of an answer, which may be or hold structs; NaN and infinities become `null`."""
-    return orjson.dumps(answer, default=msgspec.to_builtins)
+    try:
+        return orjson.dumps(answer, default=msgspec.to_builtins)
+    except orjson.JSONEncodeError:  # what a client sent and gets back: integers of any size, nested however deep
+        return json.dumps(msgspec.to_builtins(answer), separators=(",", ":")).encode()
 
 
 def single(value: float | None) -> float | None:

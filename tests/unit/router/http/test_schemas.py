@@ -121,6 +121,13 @@ HOSTILE: dict[str, dict[str, Any]] = {
         "required": [f"p{i}" for i in range(60)],
     },
     "long": {"type": "object", "properties": {f"p{i}": {"enum": ["x" * 2000]} for i in range(40)}},
+    "unknown": {"type": "object"} | {f"keyword{i}": i for i in range(20000)},
+    "patterns": {
+        "type": "object",
+        "properties": {"a": {"allOf": [{"type": "string", "pattern": f"^(a|b)*a(a|b){{{i}}}$"} for i in range(20)]}},
+        "required": ["a"],
+    },
+    "far": {"type": "object", "anyOf": [{}], "properties": {"a": {"$ref": "#/anyOf/" + "1" * 5000}}},
     "unhashable": {"type": ["object", {}], "required": [["a"], {}], "enum": {}, "$ref": ["#"], "x-guidance": 3},
 }
 

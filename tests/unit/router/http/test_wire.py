@@ -1,3 +1,4 @@
+import json
 import math
 import struct
 from typing import Any
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from tgi_server.router.chat.messages import Function, Message, Tool
 from tgi_server.router.http.formats import JsonFormat
-from tgi_server.router.http.wire import BodyError, parse, single, without_text
+from tgi_server.router.http.wire import BodyError, dumps, parse, single, without_text
 from tgi_server.router.native.requests import GenerateBody, Parameters
 from tgi_server.router.openai.requests import ChatBody, CompletionBody, StreamOptions
 
@@ -166,3 +167,10 @@ def test_the_log_shows_no_texts_and_nothing_nested() -> None:
     assert without_text(Parameters(grammar=free, top_k=2, stop=["x"])) == {"top_k": 2, "stop": ["x"]}
     options = StreamOptions(include_usage=True)
     assert without_text(ChatBody(messages=[], stream_options=options)) == {"stream_options": {"include_usage": True}}
+
+
+def test_what_clients_get_back_is_written_whatever_it_is() -> None:
+    deep: Any = None
+    for _ in range(400):
+        deep = [deep]
+    assert json.loads(dumps({"large": 2**70, "deep": deep})) == {"large": 2**70, "deep": deep}
