@@ -327,6 +327,17 @@ def test_docker_like() -> None:
     assert "hostname=" not in log
 
 
+def test_a_start_tells_what_changes_nothing_and_logs_as_the_filter_says() -> None:
+    given = {"USAGE_STATS": "off", "MAX_TOTAL_TOKEN": "9", "LOG_LEVEL": "error,text_generation_launcher=WARN,h2=off"}
+    lines = start(f"--port={free_port()}", "--max-input-tokens=100", **given).splitlines()
+    assert [line.partition(" WARN launcher: ")[2] for line in lines] == [
+        f"environment variable LOG_LEVEL={given['LOG_LEVEL']}: h2=off is left out, neither a level nor a part of this "
+        "server",
+        "environment variable USAGE_STATS=off: changes nothing, this server sends no statistics and no crash reports",
+        "environment variable MAX_TOTAL_TOKEN is not read (did you mean MAX_TOTAL_TOKENS?)",
+    ]
+
+
 def test_kubernetes_like(tmp_path: Path) -> None:
     port = free_port()
     (tmp_path / "deployment").mkdir()
