@@ -10,6 +10,7 @@ from typing import Any
 import openai
 import pytest
 from openai import OpenAI
+from pydantic import BaseModel
 
 from tests.integration.server import Server
 
@@ -25,6 +26,14 @@ TOOLS: Any = [
     {"type": "function", "function": {"name": "weather", "description": "The weather of a place", "parameters": PLACE}},
     {"type": "function", "function": {"name": "time_of_day", "parameters": {"type": "object", "properties": {}}}},
 ]
+
+
+class Answer(BaseModel):
+    """What a client wants to read."""
+
+    answer: str
+
+
 NAMED: Any = {"type": "function", "function": {"name": "weather"}}
 
 
@@ -170,6 +179,9 @@ def test_response_formats(client: OpenAI) -> None:
             model="any", messages=FORECAST, response_format=format, max_tokens=60, seed=1
         )
         assert isinstance(json.loads(answer.choices[0].message.content or ""), dict)
+    for most in (14, 15, 16):  # the client refuses what was cut off
+        parsed = client.chat.completions.parse(model="any", messages=ASK, response_format=Answer, max_tokens=most)
+        assert parsed.choices[0].message.parsed and parsed.choices[0].message.parsed.answer is not None
     raw: Any = {"response_format": {"type": "regex", "value": "(yes|no)"}}
     answer = client.chat.completions.create(model="any", messages=ASK, extra_body=raw)
     assert answer.choices[0].message.content in ("yes", "no")

@@ -85,3 +85,55 @@ def test_streamed_text_is_the_whole_one(server: Server) -> None:
         events = [line.removeprefix("data: ") for line in answer.iter_lines() if line]
     assert events.pop() == "[DONE]"
     assert "".join(json.loads(event)["choices"][0]["delta"].get("content", "") for event in events) == whole
+
+
+def test_a_text_that_is_whole_has_ended_at_any_budget(server: Server) -> None:
+    """`length` is said of texts that are cut off, and of no other."""
+
+    def one(most: int) -> bool:
+        choice = ask(server, response_format={"type": "json_object"}, max_tokens=most, temperature=0)
+        try:
+            whole = isinstance(json.loads(choice["message"]["content"]), dict)
+        except ValueError:
+            whole = False
+        assert choice["finish_reason"] == ("stop" if whole else "length"), choice
+        return whole
+
+    with ThreadPoolExecutor(16) as pool:
+        assert set(pool.map(one, range(1, 17))) == {False, True}
+    parameters = {"max_new_tokens": 1, "details": True, "grammar": {"type": "regex", "value": "(y|n)"}}
+    answer = server.generate("Yes or no?", **parameters)
+    assert answer["generated_text"] in ("y", "n") and answer["details"]["finish_reason"] == "eos_token"  # type: ignore[index]
+
+
+def tool(parameters: Any, **fields: Any) -> dict[str, Any]:
+    """Fields of a request that has to call `f`."""
+    function = {"name": "f"} if parameters is None else {"name": "f", "parameters": parameters}
+    return {
+        "tools": [{"type": "function", "function": function | fields}],
+        "tool_choice": {"type": "function", "function": {"name": "f"}},
+        "temperature": 0,
+        "max_tokens": 60,
+    }
+
+
+INTEGER = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+TAGS = {"type": "array", "items": {"enum": ["x", "y"]}, "uniqueItems": True, "maxItems": 3}
+
+
+def test_calls_follow_what_can_be_followed_and_no_stop_sequence_cuts_them(server: Server) -> None:
+    cases: list[tuple[Any, dict[str, Any], dict[str, Any]]] = [
+        (INTEGER, {"stop": ["}", '"', "\n"]}, INTEGER),
+        (None, {}, {"const": {}}),
+        ({"type": "object", "properties": {"tags": TAGS}, "required": ["tags"], "not": {"required": ["b"]}}, {},
+         {"properties": {"tags": TAGS | {"uniqueItems": False}}, "required": ["tags"]}),
+    ]  # fmt: skip
+    for parameters, fields, expected in cases:
+        choice = ask(server, **tool(parameters) | fields)
+        (call,) = choice["message"]["tool_calls"]
+        jsonschema.validate(json.loads(call["function"]["arguments"]), expected)
+        assert choice["finish_reason"] == "tool_calls"
+    strict = tool({"type": "object", "properties": {"tags": TAGS}}, strict=True)
+    answer = server.client.post("/v1/chat/completions", json={"messages": CHAT} | strict)
+    assert answer.status_code == 400
+    assert "arguments of `f`" in answer.text and "`uniqueItems` at `$.properties.tags`" in answer.text
