@@ -86,8 +86,8 @@ class ResponseReasoning(Struct, frozen=True):
     """Whether the model thinks before it answers."""
 
     effort: str | None = None
-    """`none`: no. Others: yes. Chat templates that know the variables `enable_thinking` and `reasoning_effort` are told
-    so."""
+    """`none`: no. Others: yes. Chat templates that know the variables `enable_thinking`, `thinking` and
+    `reasoning_effort` are told so."""
 
 
 class ResponsesBody(Body, frozen=True, kw_only=True, omit_defaults=True):

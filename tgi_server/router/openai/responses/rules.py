@@ -14,6 +14,7 @@ from tgi_server.errors import ValidationError
 from tgi_server.router.chat.contents import unreadable
 from tgi_server.router.chat.conversation import Conversation, prepare
 from tgi_server.router.chat.messages import FunctionCall, Message, Tool, ToolCall
+from tgi_server.router.chat.reasoning import effort_variables
 from tgi_server.router.chat.sampling import check_sampling, sampling
 from tgi_server.router.chat.template import ChatTemplate, Rendering
 from tgi_server.router.chat.tool_choice import usable
@@ -78,10 +79,7 @@ def conversation_of(body: ResponsesBody, limits: Limits, random_seed: int) -> Co
 
 def _variables(body: ResponsesBody) -> dict[str, Any]:
     """What a chat template may know of how much is to be thought."""
-    effort = body.reasoning and body.reasoning.effort
-    if not effort:
-        return {}
-    return {"enable_thinking": False} if effort == "none" else {"enable_thinking": True, "reasoning_effort": effort}
+    return effort_variables(body.reasoning.effort if body.reasoning else None)
 
 
 def _format(body: ResponsesBody) -> Format | None:
