@@ -68,7 +68,7 @@ def test_stream(client: Anthropic) -> None:
         **GREEDY, messages=ASK, max_tokens=100, system=[{"type": "text", "text": "Be brief."}]
     )
     assert text == message.content[0].to_dict()["text"] == whole.content[0].to_dict()["text"] != ""
-    assert (message.stop_reason, message.usage) == (whole.stop_reason, whole.usage)
+    assert (message.stop_reason, message.usage.output_tokens) == (whole.stop_reason, whole.usage.output_tokens)
 
 
 @pytest.mark.parametrize("choice", [{"type": "any", "disable_parallel_tool_use": True}, NAMED], ids=str)
@@ -81,7 +81,7 @@ def test_tools(client: Anthropic, choice: Any) -> None:
     (use,), (other,) = answer.content, streamed.content
     assert answer.stop_reason == streamed.stop_reason == "tool_use" and "input_json" in kinds
     assert use.type == other.type == "tool_use" and use.name == "weather" and use.input == other.input
-    assert set(use.input) == {"place", "unit"} and use.id.startswith("toolu_")
+    assert set(use.input) == {"place", "unit"} and use.id
 
 
 def test_an_agent(client: Anthropic) -> None:

@@ -10,14 +10,19 @@ from hypothesis import strategies as st
 
 from tests.documented import DOCUMENT, strict, validator
 from tests.unit.router import test_properties as plausible
+from tgi_server.router.anthropic.requests import ConversationBody, MessagesBody
 from tgi_server.router.http import wire
 from tgi_server.router.native.requests import GenerateBody
 from tgi_server.router.openai.requests import ChatBody, CompletionBody
+from tgi_server.router.openai.responses.requests import ResponsesBody
 
 BODIES: dict[str, Any] = {
     "GenerateBody": GenerateBody,
     "ChatBody": ChatBody,
     "CompletionBody": CompletionBody,
+    "MessagesBody": MessagesBody,
+    "ConversationBody": ConversationBody,
+    "ResponsesBody": ResponsesBody,
 }
 HELLO = [{"role": "user", "content": "hello"}]
 NAME = st.sampled_from(["weather", "a b", "", None])
@@ -76,10 +81,37 @@ PARAMETERS = one_field(
     temperature=plausible.NUMBER, seed=plausible.NUMBER, details=plausible.FLAG, return_full_text=plausible.FLAG,
     stop=st.lists(NAME, max_size=2),
 )  # fmt: skip
+BLOCK = one_field(
+    {"type": "text"}, content=NAME | st.lists(st.just({"type": "text"})), input=NAME, is_error=plausible.FLAG
+)
+CUSTOM = one_field({"name": "f"}, input_schema=NAME, type=KIND, strict=plausible.FLAG)
+MESSAGES = one_field(
+    {"messages": HELLO, "max_tokens": 9},
+    messages=st.lists(
+        st.fixed_dictionaries({"role": NAME | st.just("user"), "content": NAME | st.lists(BLOCK)}), max_size=2
+    ),
+    system=NAME | st.lists(BLOCK, max_size=1), max_tokens=plausible.NUMBER, top_k=plausible.NUMBER,
+    tools=st.lists(CUSTOM, max_size=1),
+    tool_choice=st.fixed_dictionaries({"type": st.sampled_from(["auto", "all", None])}), stop_sequences=st.lists(NAME),
+    thinking=one_field({"type": "enabled"}, display=NAME | st.just("omitted"), type=NAME),
+    output_config=one_field({}, effort=NAME, format=st.fixed_dictionaries({"schema": st.just({}) | NAME})),
+)  # fmt: skip
+INPUT = one_field(
+    {"type": "message"}, content=NAME | st.lists(BLOCK, max_size=1), role=NAME, arguments=NAME, summary=st.lists(BLOCK),
+)  # fmt: skip
+RESPONSES = one_field(
+    {"input": "x"},
+    input=NAME | st.lists(INPUT, max_size=2), max_output_tokens=plausible.NUMBER, metadata=st.just({"a": 1}),
+    include=st.lists(NAME), text=one_field({}, format=one_field({"type": "text"}, type=NAME, schema=NAME)),
+    tools=st.lists(one_field({"type": "function"}, name=NAME, parameters=NAME, strict=plausible.FLAG), max_size=1),
+    reasoning=one_field({}, effort=NAME), parallel_tool_calls=plausible.FLAG, tool_choice=NAME | TOOLS, prompt=NAME,
+)  # fmt: skip
 REQUESTS = (
     st.tuples(st.just("GenerateBody"), plausible.NATIVE | one_field({"inputs": "x"}, parameters=PARAMETERS))
     | st.tuples(st.just("ChatBody"), plausible.CHAT | CHAT)
     | st.tuples(st.just("CompletionBody"), plausible.COMPLETION | COMPLETION)
+    | st.tuples(st.sampled_from(["MessagesBody", "ConversationBody"]), plausible.MESSAGES | MESSAGES)
+    | st.tuples(st.just("ResponsesBody"), plausible.RESPONSES | RESPONSES)
 )
 OPEN = strict(DOCUMENT["components"], closed=False)
 VALIDATORS = {name: validator({"$ref": f"#/components/schemas/{name}"}, OPEN) for name in BODIES}

@@ -101,8 +101,64 @@ COMPLETION = st.builds(
     TEXT | st.lists(st.integers(-1, 350), max_size=5) | st.lists(TEXT, max_size=2) | JSON,
     objects(**SHARED, logprobs=NUMBER, echo=FLAG, suffix=st.none(), best_of=NUMBER),
 )
+BLOCK = st.fixed_dictionaries(
+    {"type": st.sampled_from(["text", "tool_use", "tool_result", "thinking", "redacted_thinking", "image", ""])},
+    optional={
+        "text": TEXT, "id": TEXT, "name": TEXT, "input": st.just({"a": 1}), "tool_use_id": TEXT, "content": TEXT,
+        "is_error": FLAG, "thinking": TEXT,
+    },
+)  # fmt: skip
+TURN = st.fixed_dictionaries(
+    {"role": st.sampled_from(["user", "assistant", "system", "critic"]), "content": TEXT | st.lists(BLOCK, max_size=3)}
+)
+CUSTOM_TOOL = st.fixed_dictionaries(
+    {"name": st.sampled_from(["f", "g", "no name"])},
+    optional={"input_schema": SCHEMA, "description": TEXT, "type": st.sampled_from(["custom", "bash"]), "strict": FLAG},
+)
+MESSAGES = st.builds(
+    lambda messages, rest: {"messages": messages, "max_tokens": 9} | rest,
+    st.lists(TURN | JSON, max_size=3),
+    objects(
+        max_tokens=NUMBER, temperature=NUMBER, top_p=NUMBER, top_k=NUMBER, stream=FLAG, mcp_servers=st.just([]),
+        stop_sequences=st.lists(TEXT, max_size=2), system=TEXT | st.lists(BLOCK, max_size=2),
+        tools=st.lists(CUSTOM_TOOL, max_size=2),
+        tool_choice=objects(type=st.sampled_from(["auto", "any", "tool", "none"]), name=st.just("f")),
+        output_config=objects(format=objects(type=st.just("json_schema"), schema=SCHEMA)),
+        thinking=objects(type=st.sampled_from(["enabled", "disabled"]), budget_tokens=NUMBER),
+    ),
+)  # fmt: skip
+PART = st.fixed_dictionaries(
+    {"type": st.sampled_from(["input_text", "output_text", "refusal", "input_image"])},
+    optional={"text": TEXT, "refusal": TEXT},
+)
+ITEM = st.fixed_dictionaries(
+    {"type": st.sampled_from(["message", "function_call", "function_call_output", "reasoning", "web_search_call"])},
+    optional={
+        "role": st.sampled_from(["user", "assistant", "developer", "critic"]),
+        "content": TEXT | st.lists(PART, max_size=2), "call_id": TEXT, "name": TEXT, "output": TEXT,
+        "arguments": st.sampled_from(["{}", "", "{", "[]"]), "summary": st.lists(PART, max_size=1),
+    },
+)  # fmt: skip
+FLAT_TOOL = st.fixed_dictionaries(
+    {"type": st.sampled_from(["function", "web_search"]), "name": st.sampled_from(["f", "g", "no name"])},
+    optional={"parameters": SCHEMA, "description": TEXT, "strict": FLAG},
+)
+RESPONSES = st.builds(
+    lambda asked, rest: {"input": asked} | rest,
+    TEXT | st.lists(ITEM | JSON, max_size=3),
+    objects(
+        instructions=TEXT, max_output_tokens=NUMBER, temperature=NUMBER, top_p=NUMBER, top_logprobs=NUMBER, stream=FLAG,
+        tools=st.lists(FLAT_TOOL, max_size=2), parallel_tool_calls=FLAG, background=FLAG,
+        tool_choice=st.sampled_from(["auto", "required", "f"]) | objects(type=st.just("function"), name=TEXT),
+        text=objects(format=objects(type=st.sampled_from(["text", "json_object", "json_schema"]), schema=SCHEMA)),
+        reasoning=objects(effort=st.sampled_from(["none", "low"])), metadata=st.just({"a": "b"}),
+        include=st.just(["message.output_text.logprobs"]),
+    ),
+)  # fmt: skip
 REQUESTS = (
-    st.tuples(st.sampled_from(["/generate", "/generate_stream", "/", "/invocations", "/tokenize"]), NATIVE | JSON)
+    st.tuples(st.sampled_from(["/v1/messages", "/v1/messages/count_tokens"]), MESSAGES | JSON)
+    | st.tuples(st.just("/v1/responses"), RESPONSES | JSON)
+    | st.tuples(st.sampled_from(["/generate", "/generate_stream", "/", "/invocations", "/tokenize"]), NATIVE | JSON)
     | st.tuples(st.just("/v1/chat/completions"), CHAT | JSON)
     | st.tuples(st.just("/v1/completions"), COMPLETION | JSON)
 )
@@ -141,6 +197,7 @@ def test_no_request_is_answered_with_a_defect(served: Served, request_: tuple[st
     status, text = served.post(path, body)
     assert status in {200, 400, 422}, text
     assert (status == 422) <= ("Template error: no critics here" in text or not path.startswith("/v1")), text
+    assert status != 422 or not path.startswith("/v1/messages")
     if status == 200 and "data: " in text[:6]:
         assert "internal" not in text
     assert served.router.engine.running == served.router.engine.waiting == 0

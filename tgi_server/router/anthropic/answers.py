@@ -73,9 +73,11 @@ class MessageUsage(Struct, frozen=True, kw_only=True):
     """How many tokens a message took."""
 
     input_tokens: int
-    """Of the prompt."""
+    """Of the prompt, without those that were in the cache."""
     cache_creation_input_tokens: int = 0
+    """0: what is kept of a prompt is the server's to decide, and costs nothing."""
     cache_read_input_tokens: int = 0
+    """Of the prompt, those that were in the cache. In a stream, they are told at its end."""
     output_tokens: int
     output_tokens_details: OutputTokens
 

@@ -112,8 +112,12 @@ class MessageAnswer(Making):
 
     def _usage(self, generated: int) -> MessageUsage:
         details = OutputTokens(self._items.thinking_tokens)
+        cached = self._call.cached_tokens
         return MessageUsage(
-            input_tokens=self._call.prompt_tokens, output_tokens=generated, output_tokens_details=details
+            input_tokens=self._call.prompt_tokens - cached,
+            cache_read_input_tokens=cached,
+            output_tokens=generated,
+            output_tokens_details=details,
         )
 
     def _stop(self, event: TokenEvent) -> StopDelta:
@@ -151,11 +155,7 @@ def _number(text: str) -> int | float:
 
 
 def _tool_use(item: Item) -> ToolUseBlock:
-    return ToolUseBlock(_use_id(item), item.name, given(item.text))
-
-
-def _use_id(item: Item) -> str:
-    return f"toolu_{item.call_id.removeprefix('call_')}"
+    return ToolUseBlock(item.call_id, item.name, given(item.text))
 
 
 _BLOCKS: Mapping[Kind, Callable[[Item], ContentBlock]] = {
@@ -166,7 +166,7 @@ _BLOCKS: Mapping[Kind, Callable[[Item], ContentBlock]] = {
 _EMPTY: Mapping[Kind, Callable[[Item], ContentBlock]] = {
     Kind.THOUGHT: lambda item: ThinkingBlock(""),
     Kind.TEXT: lambda item: TextBlock(""),
-    Kind.CALL: lambda item: ToolUseBlock(_use_id(item), item.name, {}),
+    Kind.CALL: lambda item: ToolUseBlock(item.call_id, item.name, {}),
 }
 _DELTAS: Mapping[Kind, Callable[[str], Delta]] = {
     Kind.THOUGHT: ThinkingDelta,

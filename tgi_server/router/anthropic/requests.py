@@ -71,8 +71,8 @@ class Thinking(Struct, frozen=True):
     """Whether the model thinks before it answers."""
 
     type: Literal["enabled", "adaptive", "between_tools", "disabled"]
-    """`disabled`: no. The others: yes. Chat templates that know the variable `enable_thinking` are told so. Of models
-    that think all the same it is left out."""
+    """`disabled`: no. The others: yes. Chat templates that know the variable `enable_thinking` or `thinking` are
+    told so. Of models that think all the same it is left out."""
     display: Literal["summarized", "omitted"] | None = None
     """`omitted`: what the model thinks is left out. It is told as it is otherwise."""
 
@@ -90,6 +90,8 @@ class OutputConfig(Struct, frozen=True):
 
     format: JsonOutput | None = None
     """What the text has to look like. Any text if it is not given."""
+    effort: str | None = None
+    """How much the model thinks, in words that its chat template knows, such as `low` or `high`."""
 
 
 class ConversationBody(Body, frozen=True, kw_only=True, omit_defaults=True):

@@ -15,6 +15,7 @@ from tgi_server.router.chat import messages as chat
 from tgi_server.router.chat.contents import unreadable
 from tgi_server.router.chat.conversation import Conversation, prepare, rendered
 from tgi_server.router.chat.messages import FunctionCall, FunctionName, Message, Tool, ToolCall
+from tgi_server.router.chat.reasoning import effort_variables
 from tgi_server.router.chat.sampling import check_sampling, sampling
 from tgi_server.router.chat.template import ChatTemplate, Rendering
 from tgi_server.router.chat.tool_choice import Usable, usable
@@ -73,10 +74,9 @@ def conversation_of(body: ConversationBody, how: SamplingParams, **stopping: Any
     require(not body.mcp_servers, "`mcp_servers` is not supported: the server calls no others", "mcp_servers")
     tools = _usable(body)
     messages = [*_system(body), *_messages(body)]
-    thinking = {"enable_thinking": body.thinking.type != "disabled"} if body.thinking else {}
     return Conversation(
         messages=messages,
-        rendering=Rendering(continue_final=messages[-1].role == "assistant", variables=thinking),
+        rendering=Rendering(continue_final=messages[-1].role == "assistant", variables=_variables(body)),
         tools=tools.tools,
         required=tools.required,
         parallel=tools.several and not (body.tool_choice and body.tool_choice.disable_parallel_tool_use),
@@ -84,6 +84,15 @@ def conversation_of(body: ConversationBody, how: SamplingParams, **stopping: Any
         sampling=how,
         **stopping,
     )
+
+
+def _variables(body: ConversationBody) -> dict[str, Any]:
+    """What a chat template may know of how much is to be thought."""
+    effort = body.output_config and body.output_config.effort
+    if body.thinking is None:
+        return effort_variables(effort)
+    thinks = body.thinking.type != "disabled"
+    return {"enable_thinking": thinks, "thinking": thinks} | (effort_variables(effort) if thinks else {})
 
 
 def _format(body: ConversationBody) -> Format | None:

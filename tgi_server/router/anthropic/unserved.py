@@ -10,6 +10,6 @@ WITHOUT_EFFECT = frozenset([
 
 WITHOUT_EFFECT_INSIDE = frozenset([
     "allowed_callers", "budget_tokens", "cache_control", "caller", "citations", "data", "defer_loading",
-    "eager_input_streaming", "effort", "input_examples", "signature", "toolset_name",
+    "eager_input_streaming", "input_examples", "signature", "toolset_name",
 ])  # fmt: skip
-"""Those of blocks, tools, `thinking` and `output_config`."""
+"""Those of blocks, tools and `thinking`."""

@@ -142,10 +142,20 @@ def test_what_guides_the_text() -> None:
 
 
 def test_thinking_is_the_templates_to_know() -> None:
-    for kind, told in (("enabled", True), ("adaptive", True), ("disabled", False)):
-        asked = conversation(thinking={"type": kind, "budget_tokens": 2000})
-        assert asked.rendering.variables == {"enable_thinking": told}
-    assert conversation().rendering.variables == {}
+    def told(**fields: Any) -> Any:
+        return conversation(**fields).rendering.variables
+
+    for kind, thinks in (("enabled", True), ("adaptive", True), ("disabled", False)):
+        thinking = {"type": kind, "budget_tokens": 2000}
+        assert told(thinking=thinking) == {"enable_thinking": thinks, "thinking": thinks}
+        effort = {"reasoning_effort": "low"} if thinks else {}
+        assert told(thinking=thinking, output_config={"effort": "low"}) == told(thinking=thinking) | effort
+    assert told(output_config={"effort": "max"}) == {
+        "enable_thinking": True,
+        "thinking": True,
+        "reasoning_effort": "max",
+    }
+    assert told() == {}
 
 
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": ""}}
@@ -216,6 +226,6 @@ def test_the_lists_are_in_the_documentation() -> None:
     text = (Path(__file__).parents[4] / "docs" / "api.md").read_text(encoding="utf-8")
     section, *_ = text.partition("## The Anthropic API\n")[2].partition("\n## ")
     _, told = section.split("Accepted without effect: ")
-    outside, inside = told.split("Without effect inside of blocks, tools, `thinking` and `output_config`: ")
+    outside, inside = told.split("Without effect inside of blocks, tools and `thinking`: ")
     assert set(re.findall(r"`(\w+)`", outside)) == unserved.WITHOUT_EFFECT
     assert set(re.findall(r"`(\w+)`", inside)) == unserved.WITHOUT_EFFECT_INSIDE

@@ -57,9 +57,11 @@ def read(events: list[Any]) -> Message:
 
 
 def comparable(message: Message) -> dict[str, Any]:
-    """What a message says, without the ids, which are others each time."""
+    """What a message says, without the ids, which are others each time, and what the cache had."""
     content = [{**block.to_dict(), "id": None} for block in message.content]
-    return {**message.to_dict(exclude_none=True), "id": None, "content": content}
+    told, usage = message.to_dict(exclude_none=True), message.usage
+    usage.input_tokens, usage.cache_read_input_tokens = usage.input_tokens + (usage.cache_read_input_tokens or 0), None
+    return {**told, "id": None, "content": content, "usage": usage.to_dict(exclude_none=True)}
 
 
 async def test_a_text() -> None:
@@ -103,7 +105,6 @@ async def test_tools(text: str, fields: dict[str, Any], names: list[str], said: 
     assert [block.text for block in message.content if block.type == "text"] == ([said] if said else [])
     assert [use.name for use in uses] == names and len({use.id for use in uses}) == len(names)
     assert [use.input for use in uses] == [json.loads(ARGUMENTS), {}][: len(names)]
-    assert all(use.id.startswith("toolu_") for use in uses)
     assert message.stop_reason == ("tool_use" if names else "end_turn")
     assert comparable(read(events)) == comparable(message)
     assert [event["index"] for event in events if event["type"] == "content_block_start"] == [
@@ -149,7 +150,22 @@ async def test_why_a_message_ends() -> None:
             assert ends[2] in (None, body["content"][0]["text"])
             last = (await stream(router, fields))[-2]
             assert last["delta"] == {"stop_reason": ends[0], "stop_sequence": ends[1]}
-            assert last["usage"] == body["usage"]
+            assert last["usage"]["output_tokens"] == body["usage"]["output_tokens"]
+
+
+async def test_what_the_cache_had_is_told() -> None:
+    fields = {"system": "You are helpful, brief and kind."}
+    async with started(says(TEXT)) as router:
+        _, first, headers = await post(router, fields)
+        _, second, _ = await post(router, fields)
+        start, *_, last, _ = await stream(router, fields)
+        _, other, _ = await post(router, {})
+    length = int(headers["x-prompt-tokens"])
+    cached = length // 16 * 16
+    told = [(usage["input_tokens"], usage["cache_read_input_tokens"]) for usage in (first["usage"], second["usage"])]
+    assert told == [(length, 0), (length - cached, cached)] and length > 32
+    assert start["message"]["usage"]["input_tokens"] == length and last["usage"] == second["usage"]
+    assert other["usage"]["cache_read_input_tokens"] == 0
 
 
 async def test_an_empty_answer_has_no_blocks() -> None:

@@ -80,7 +80,9 @@ class InputTokens(Struct, frozen=True):
     """What was done before of the prompt."""
 
     cached_tokens: int
+    """Tokens that were found in the cache and not computed again."""
     cache_write_tokens: int = 0
+    """0: what is kept of a prompt is the server's to decide, and costs nothing."""
 
 
 class OutputTokens(Struct, frozen=True):

@@ -119,7 +119,7 @@ class ResponseAnswer(Making):
         prompt = self._call.prompt_tokens
         return ResponseUsage(
             input_tokens=prompt,
-            input_tokens_details=InputTokens(0),
+            input_tokens_details=InputTokens(self._call.cached_tokens),
             output_tokens=generated,
             output_tokens_details=OutputTokens(self._items.thinking_tokens),
             total_tokens=prompt + generated,

@@ -83,11 +83,10 @@ class ResponseText(Struct, frozen=True):
 
 
 class ResponseReasoning(Struct, frozen=True):
-    """Whether the model thinks before it answers."""
+    """How much the model thinks before it answers."""
 
     effort: str | None = None
-    """`none`: no. Others: yes. Chat templates that know the variables `enable_thinking`, `thinking` and
-    `reasoning_effort` are told so."""
+    """As `reasoning_effort` of a chat."""
 
 
 class ResponsesBody(Body, frozen=True, kw_only=True, omit_defaults=True):
@@ -129,7 +128,7 @@ class ResponsesBody(Body, frozen=True, kw_only=True, omit_defaults=True):
     parallel_tool_calls: bool | None = None
     """Whether there may be several calls. `true` if it is not given."""
     reasoning: ResponseReasoning | None = None
-    """Whether the model thinks before it answers. It is the chat template's to decide if it is not given."""
+    """How much the model thinks before it answers. As the model has it if it is not given."""
     metadata: dict[str, str] | None = None
     """Is told with the answer."""
     background: Any = None

@@ -67,7 +67,7 @@ def conversation_of(body: ResponsesBody, limits: Limits, random_seed: int) -> Co
     require(bool(messages), "`input` is empty", "input")
     return Conversation(
         messages=messages,
-        rendering=Rendering(variables=_variables(body)),
+        rendering=Rendering(variables=effort_variables(body.reasoning and body.reasoning.effort)),
         tools=tools,
         required=required,
         parallel=several and body.parallel_tool_calls is not False,
@@ -75,11 +75,6 @@ def conversation_of(body: ResponsesBody, limits: Limits, random_seed: int) -> Co
         sampling=replace(how, top_n_tokens=body.top_logprobs or 0),
         max_new_tokens=body.max_output_tokens,
     )
-
-
-def _variables(body: ResponsesBody) -> dict[str, Any]:
-    """What a chat template may know of how much is to be thought."""
-    return effort_variables(body.reasoning.effort if body.reasoning else None)
 
 
 def _format(body: ResponsesBody) -> Format | None:

@@ -15,7 +15,6 @@ from tests.router_app import TEMPLATE, TOKENIZER
 from tgi_server.errors import ValidationError
 from tgi_server.router.chat.conversation import Conversation
 from tgi_server.router.chat.messages import FunctionCall, Message, ToolCall
-from tgi_server.router.chat.reasoning import effort_variables
 from tgi_server.router.chat.template import ChatTemplate
 from tgi_server.router.http.formats import JsonObjectFormat, JsonSchemaFormat, NamedSchema
 from tgi_server.router.http.limits import Limits
@@ -124,8 +123,8 @@ def test_how_much_is_thought_is_the_templates_to_know() -> None:
         (None, {}),
         ({}, {}),
         ({"effort": None, "summary": "auto"}, {}),
-        ({"effort": "none"}, effort_variables("none")),
-        ({"effort": "high"}, effort_variables("high")),
+        ({"effort": "none"}, {"enable_thinking": False, "thinking": False}),
+        ({"effort": "high"}, {"enable_thinking": True, "thinking": True, "reasoning_effort": "high"}),
     ):
         assert asked(reasoning=reasoning).rendering.variables == told
 

@@ -74,7 +74,8 @@ def said(item: Any) -> tuple[str, str]:
 def comparable(response: Any) -> Any:
     """What a response says, without what is another each time."""
     output = [item | {"id": None, "call_id": None} for item in response["output"]]
-    return response | {"id": None, "created_at": None, "completed_at": None, "output": output}
+    usage = response["usage"] | {"input_tokens_details": None}
+    return response | {"id": None, "created_at": None, "completed_at": None, "output": output, "usage": usage}
 
 
 TEXT_EVENTS = [
@@ -139,7 +140,8 @@ async def test_tools(text: str, fields: dict[str, Any], names: list[str], conten
     calls = [item for item in response.output if item.type == "function_call"]
     assert response.output_text == (content or "") and [call.name for call in calls] == names
     assert [call.arguments for call in calls] == [ARGUMENTS, "{}"][: len(names)]
-    assert all(call.id and call.id.startswith("fc_") and call.call_id.startswith("call_") for call in calls)
+    assert all(call.id and call.id.startswith("fc_") for call in calls)
+    assert len({call.call_id for call in calls}) == len(names)
     assert response.status == "completed" and {item["status"] for item in body["output"]} == {"completed"}
     assert body["tool_choice"] == fields.get("tool_choice", "auto")
     assert [tool["strict"] for tool in body["tools"]] == [False, False]
@@ -200,6 +202,17 @@ async def test_logprobs(fields: dict[str, Any]) -> None:
     told = [event["logprobs"] for event in events if event["type"] == "response.output_text.delta"]
     assert [token for some in told for token in some] == logprobs
     assert comparable(read(events)) == comparable(body)
+
+
+async def test_what_the_cache_had_is_told() -> None:
+    fields = {"instructions": "You are helpful, brief and kind."}
+    async with started(says(TEXT)) as router:
+        told = [(await post(router, fields))[1]["usage"] for _ in range(2)]
+        told.append((await stream(router, fields))[-1]["response"]["usage"])
+    length = told[0]["input_tokens"]
+    assert {usage["input_tokens"] for usage in told} == {length} and length > 32
+    cached = [usage["input_tokens_details"]["cached_tokens"] for usage in told]
+    assert cached == [0, length // 16 * 16, length // 16 * 16]
 
 
 async def test_an_empty_answer_has_no_items() -> None:
