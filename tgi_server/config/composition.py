@@ -128,7 +128,7 @@ def _explained(error: Exception, config_name: str, origins: Mapping[str, str]) -
         if isinstance(cause, OverrideParseException):
             override = str(cause.override)
             line = f"cannot read {_shown(override)}: {_first_line(cause)}"
-            return UsageError(line, [override.lstrip("+~").partition("=")[0]])
+            return UsageError(line, [_key(override)])
         if isinstance(cause, OmegaConfBaseException) and cause.full_key:
             file = re.match(r"In '(.+?)':", str(error))
             line = _bad_key(cause, f"{file[1]}.yaml" if file else None, origins)
