@@ -88,7 +88,7 @@ def conversation_of(body: ConversationBody, how: SamplingParams, **stopping: Any
 
 def _variables(body: ConversationBody) -> dict[str, Any]:
     """What a chat template may know of how much is to be thought."""
-    effort = body.output_config and body.output_config.effort
+    effort = body.output_config.effort if body.output_config else None
     if body.thinking is None:
         return effort_variables(effort)
     thinks = body.thinking.type != "disabled"

@@ -23,7 +23,7 @@ def asked(body: ResponsesBody) -> dict[str, Any]:
         ],
         "tool_choice": _choice(body.tool_choice),
         "parallel_tool_calls": body.parallel_tool_calls is not False,
-        "reasoning": ToldReasoning(body.reasoning and body.reasoning.effort),
+        "reasoning": ToldReasoning(body.reasoning.effort if body.reasoning else None),
         "metadata": body.metadata or {},
     }
 

@@ -67,7 +67,7 @@ def conversation_of(body: ResponsesBody, limits: Limits, random_seed: int) -> Co
     require(bool(messages), "`input` is empty", "input")
     return Conversation(
         messages=messages,
-        rendering=Rendering(variables=effort_variables(body.reasoning and body.reasoning.effort)),
+        rendering=Rendering(variables=effort_variables(body.reasoning.effort if body.reasoning else None)),
         tools=tools,
         required=required,
         parallel=several and body.parallel_tool_calls is not False,

@@ -259,7 +259,8 @@ async def test_failures() -> None:
 async def test_nothing_is_kept(method: str) -> None:
     async with started(says("!")) as router:
         _, body, _ = await post(router, {})
-        response = await router.app.test_client().open(f"{RESPONSES}/{body['id']}", method=method)
+        ask = getattr(router.app.test_client(), method.lower())
+        response = await ask(f"{RESPONSES}/{body['id']}")
         assert response.status_code == 404
         assert "not kept" in (await response.get_json())["error"]["message"]
 

@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from anthropic.types import Message
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -53,7 +54,7 @@ class Model:
         status, whole, _ = self.runner.run(messages.post(self.router, asked))
         assert status == 200, whole
         read = messages.read(self.runner.run(messages.stream(self.router, asked)))
-        message = messages.Message.model_validate(whole)
+        message = Message.model_validate(whole)
         said, streamed = messages.comparable(message), messages.comparable(read)
         if said["content"] and said["content"][-1]["type"] == "tool_use" and message.stop_reason == "max_tokens":
             del said["content"][-1]["input"], streamed["content"][-1]["input"]  # cut off: clients have their own ways
