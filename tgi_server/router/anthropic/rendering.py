@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -46,7 +47,7 @@ _TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"?|[{}\[\],]', re.DOTALL)
 """The strings of a JSON text, the last of which may be cut off, and what tells how deep things are in it."""
 
 MOST_DIGITS = 4000
-"""Of an integer that is told as it is."""
+"""Of an integer that is told as it is; a longer one is null."""
 
 
 class MessageAnswer(Making):
@@ -146,12 +147,19 @@ def given(arguments: str) -> dict[str, Any]:
         depth += (token[0] in "{[") - (token[0] in "}]")
         if (token[0] == "," and depth == 1) or (token[0] == "}" and depth == 0):
             complete = token.start()
-    return {} if complete is None else dict(json.loads(f"{arguments[:complete]}}}", parse_int=_number))
+    if complete is None:
+        return {}
+    return dict(json.loads(f"{arguments[:complete]}}}", parse_int=_integer, parse_float=_float))
 
 
-def _number(text: str) -> int | float:
-    """An integer, or what is next to it where Python reads none of so many digits."""
-    return int(text) if len(text) <= MOST_DIGITS else float(text)
+def _integer(text: str) -> int | None:
+    """An integer, if Python reads so many digits."""
+    return int(text) if len(text) <= MOST_DIGITS else None
+
+
+def _float(text: str) -> float | None:
+    """A number that is finite."""
+    return value if math.isfinite(value := float(text)) else None
 
 
 def _tool_use(item: Item) -> ToolUseBlock:

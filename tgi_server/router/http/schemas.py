@@ -163,6 +163,8 @@ class _UnwritableError(ValueError):
 
 def _text(schema: Schema, options: Mapping[str, Any]) -> str:
     known = schema if isinstance(schema, dict) else {} if schema else {"not": {}}
+    if _Patterns(known).of(known) > MOST_PATTERNS:
+        raise _UnwritableError(f"more than {MOST_PATTERNS} patterns for one text")
     asked = known.get("x-guidance")
     return json.dumps(_bare({**known, "x-guidance": {**(asked if isinstance(asked, dict) else {}), **options}}))
 
@@ -180,20 +182,37 @@ def _bare(value: Any) -> Any:
 def _member(name: str, value: Any) -> Any:
     if name in _VALUES:
         return value
-    if name == "allOf" and _patterns({name: value}) > MOST_PATTERNS:
-        raise _UnwritableError(f"more than {MOST_PATTERNS} patterns for one text")
     if name not in _BY_NAME or not isinstance(value, dict):
         return _bare(value)
     return dict(zip(value, _bare(list(value.values())), strict=True))
 
 
-def _patterns(schema: Any) -> int:
-    """How many regular expressions a text has to match at once, where each reference may lead to one."""
-    if not isinstance(schema, dict):
-        return 0
-    parts = schema.get("allOf")
-    inner = sum(map(_patterns, parts)) if isinstance(parts, list) else 0
-    return inner + sum(keyword in schema for keyword in ("pattern", "$ref"))
+class _Patterns:
+    """How many regular expressions a text may have to match at once, by a schema within `root`."""
+
+    def __init__(self, root: dict[str, Any]) -> None:
+        self._root = root
+        self._counts: dict[int, int] = {}
+
+    def of(self, schema: Any) -> int:
+        """Those of the schema itself, of all that it consists of, and of the part of it that has most."""
+        if not isinstance(schema, dict):
+            return 0
+        if id(schema) not in self._counts:
+            self._counts[id(schema)] = 0  # as long as it is looked at: references may go in circles
+            self._counts[id(schema)] = self._of(schema)
+        return self._counts[id(schema)]
+
+    def _of(self, schema: dict[str, Any]) -> int:
+        own, parts = sum(keyword in schema for keyword in ("pattern", "format")), [0]
+        for keyword, value in schema.items():
+            inner = list[int]()
+            _mapped(keyword, value, lambda found, _: inner.append(self.of(found)))  # noqa: B023
+            if keyword == "allOf":
+                own += sum(inner)
+            else:
+                parts += inner
+        return own + self.of(_referred(self._root, schema.get("$ref"))) + max(parts)
 
 
 class _Search:
@@ -226,7 +245,7 @@ class _Search:
         alone = {
             keyword: _mapped(keyword, value, lambda *_: {})
             for keyword, value in schema.items()
-            if keyword not in _DEFINITIONS and not (keyword == "$ref" and _refers(self._root, value))
+            if keyword not in _DEFINITIONS and not (keyword == "$ref" and _referred(self._root, value) is not None)
         }
         if self._patience.over or self._mistake(alone) is None:
             return schema
@@ -288,18 +307,18 @@ def _mapped(keyword: str, value: Any, of: Callable[[Any, Path], Any]) -> Any:
     return of(value, (keyword,)) if keyword in _SINGLE else value
 
 
-def _refers(root: dict[str, Any], reference: Any) -> bool:
-    """Whether a `$ref` leads to a schema within its own."""
+def _referred(root: dict[str, Any], reference: Any) -> Any:
+    """Where a `$ref` leads within its own schema, None for nowhere."""
     found: Any = root
     if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
-        return False
+        return None
     for step in unquote(reference).split("/")[1:]:
         name = step.replace("~1", "/").replace("~0", "~")
         if isinstance(found, list):
             found = dict(enumerate(found)).get(int(name) if name.isdecimal() and len(name) < 10 else -1)
         else:
             found = found.get(name) if isinstance(found, dict) else None
-    return isinstance(found, dict | bool)
+    return found if isinstance(found, dict | bool) else None
 
 
 def _keywords(schema: Schema, path: Path = ()) -> Iterator[Path]:

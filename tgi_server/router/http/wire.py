@@ -116,8 +116,11 @@ def dumps(answer: Any) -> bytes:
     """JSON text of an answer, which may be or hold structs; NaN and infinities become `null`."""
     try:
         return orjson.dumps(answer, default=msgspec.to_builtins)
-    except orjson.JSONEncodeError:  # what a client sent and gets back: integers of any size, nested however deep
-        return json.dumps(msgspec.to_builtins(answer), separators=(",", ":")).encode()
+    except orjson.JSONEncodeError:  # what a client sent or a model wrote: integers of any size, nested however deep
+        try:
+            return msgspec.json.encode(answer)
+        except UnicodeEncodeError:  # halves of characters
+            return json.dumps(msgspec.to_builtins(answer), separators=(",", ":")).encode()
 
 
 def single(value: float | None) -> float | None:

@@ -174,3 +174,5 @@ def test_what_clients_get_back_is_written_whatever_it_is() -> None:
     for _ in range(400):
         deep = [deep]
     assert json.loads(dumps({"large": 2**70, "deep": deep})) == {"large": 2**70, "deep": deep}
+    assert dumps({"large": 2**70, "not": math.inf}) == b'{"large":1180591620717411303424,"not":null}'
+    assert json.loads(dumps({"half": "\ud800"})) == {"half": "\ud800"}
