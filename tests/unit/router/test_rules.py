@@ -64,10 +64,12 @@ LENGTHS: list[Row] = [
     ),
     ({"inputs": "z" * 21}, "`inputs` must have less than or equal to 20 tokens. Given: 21"),
 ]
-WHOLE = [TOO_MANY, UNSAMPLED, *NUMBERS, SEEDED, *LENGTHS]
-STREAMED = [*ONLY_STREAMED, *NUMBERS, *LENGTHS]
+ADAPTED: Row = ({"adapter_id": "me/lora"}, "`adapter_id` is not supported: a server has one model")
+WHOLE = [TOO_MANY, ADAPTED, UNSAMPLED, *NUMBERS, SEEDED, *LENGTHS]
+STREAMED = [*ONLY_STREAMED, ADAPTED, *NUMBERS, *LENGTHS]
 
 ALLOWED: list[Asked] = [
+    {"adapter_id": None}, {"adapter_id": ""},
     {"frequency_penalty": 2}, {"frequency_penalty": -2.0}, {"top_p": 0.99}, {"typical_p": 0.99}, {"top_k": 1},
     {"max_new_tokens": 1}, {"stop": ["a", "b"]}, {"stop": []}, {"best_of": 1, "seed": 1}, {"best_of": 0, "seed": 1},
     {"best_of": 2, "temperature": 1.0}, {"best_of": 2, "top_k": 3}, {"best_of": 2, "typical_p": 0.5},

@@ -97,8 +97,8 @@ class OutputConfig(Struct, frozen=True):
 class ConversationBody(Body, frozen=True, kw_only=True, omit_defaults=True):
     """Body of `/v1/messages/count_tokens`, and what `/v1/messages` shares with it."""
 
-    TEXTS = frozenset({"messages", "system", "tools", "tool_choice", "output_config", "mcp_servers"})
-    GUIDES = ("tools", "output_config")
+    TEXTS = frozenset({"messages", "system", "tools", "tool_choice", "output_config", "output_format", "mcp_servers"})
+    GUIDES = ("tools", "output_config", "output_format")
 
     model: str | None = None
     """Any name. The answer is that of the one model that is served."""
@@ -113,6 +113,8 @@ class ConversationBody(Body, frozen=True, kw_only=True, omit_defaults=True):
     """Which of them the answer uses. `auto` if it is not given."""
     output_config: OutputConfig | None = None
     """What the answer has to be like."""
+    output_format: JsonOutput | None = None
+    """As `output_config.format`, which wins: its older name."""
     thinking: Thinking | None = None
     """Whether the model thinks before it answers. It is the chat template's to decide if it is not given."""
     mcp_servers: Any = None

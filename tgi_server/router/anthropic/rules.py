@@ -96,7 +96,7 @@ def _variables(body: ConversationBody) -> dict[str, Any]:
 
 
 def _format(body: ConversationBody) -> Format | None:
-    asked = body.output_config and body.output_config.format
+    asked = (body.output_config.format if body.output_config else None) or body.output_format
     return JsonFormat(asked.schema) if asked else None
 
 

@@ -62,6 +62,8 @@ class Parameters(Body, frozen=True, omit_defaults=True):
     of the server limits it, 5 by default. 0 if it is not given."""
     grammar: Format | None = None
     """What the text has to look like. Any text if it is not given."""
+    adapter_id: str | None = None
+    """Not served: a server has one model, which may be an adapter with its base."""
 
     def __post_init__(self) -> None:
         fits_64_bits(best_of=self.best_of, truncate=self.truncate, seed=self.seed)

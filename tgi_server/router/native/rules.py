@@ -69,6 +69,7 @@ def prepare(body: GenerateBody, limits: Limits, tokenizer: Tokenizer, random_see
         ValidationError: the first rule the request breaks.
     """
     parameters = parameters_of(body)
+    require(not parameters.adapter_id, "`adapter_id` is not supported: a server has one model", "adapter_id")
     several = candidates(parameters) > 1
     require(not several or _samples(parameters), "`best_of` > 1 needs sampling, such as `do_sample`", "best_of")
     check_numbers(parameters)

@@ -138,6 +138,8 @@ def test_what_guides_the_text() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
     body = {"output_config": {"effort": "low", "format": {"type": "json_schema", "schema": schema}}}
     assert conversation(**body).format == JsonFormat(schema) and read(**body).guided and read(tools=[WEATHER]).guided
+    older = {"output_format": {"type": "json_schema", "schema": schema}}
+    assert conversation(**older).format == JsonFormat(schema) and read(**older).guided
     assert conversation().format is None and not read().guided
 
 
