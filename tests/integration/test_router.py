@@ -83,6 +83,10 @@ async def test_tokens_are_sent_as_they_come() -> None:
         ("/v1/completions", {"prompt": "x", "max_tokens": 1500}),
         ("/v1/completions", {"prompt": "x", "max_tokens": 1500, "stream": True}),
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1500, "stream": True}),
+        ("/v1/responses", {"input": "x", "max_output_tokens": 1500}),
+        ("/v1/responses", {"input": "x", "max_output_tokens": 1500, "stream": True}),
+        ("/v1/messages", {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1500}),
+        ("/v1/messages", {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1500, "stream": True}),
     ],
 )
 @pytest.mark.parametrize("queued", [False, True])
