@@ -40,6 +40,8 @@ def read(arguments: Arguments, environ: Mapping[str, str]) -> None:
         if text and name not in arguments.origins:
             with arguments.collecting():
                 _take(arguments, variable, name, text)
+    if environ.get("HF_MODEL_ID") and not {"model_id", "model", "deployment"} & arguments.origins.keys():
+        arguments.problems.append("environment variable HF_MODEL_ID is read with deployment=sagemaker only: give that")
     arguments.suspects += _misspelled(known, environ)
 
 

@@ -24,7 +24,9 @@ _NO_SUCH_DEVICE = Nothing("this server computes on CUDA GPUs and on processors o
 _LAUNCHER = [
     Row("max_input_tokens", Means("max_input_length")),
     Row("graceful_termination_timeout", Means("shutdown_timeout")),
-    Row("cuda_graphs", Refused("expected batch sizes (1,2,4), or 0 for no graphs"), {
+    Row("cuda_graphs", Refused(
+        "expected batch sizes (1,2,4), or 0 for no graphs; in files write enable_cuda_graphs"
+    ), {
         "0": Means("enable_cuda_graphs", "false"),
         r"(?#1,2,4)\d+(\s*,\s*\d+)*": Nothing(
             "graphs are recorded for sizes of our own wherever they work; enable_cuda_graphs insists on them"

@@ -67,7 +67,7 @@ class Message(Struct, frozen=True):
 class Function(Struct, frozen=True, omit_defaults=True):
     """A function that the model may call; `parameters` is the JSON schema of its arguments."""
 
-    name: Annotated[str, Meta(pattern="^[a-zA-Z0-9_.-]{1,64}$")]
+    name: Annotated[str, Meta(pattern="^[a-zA-Z0-9_.-]{1,128}$")]
     description: str | None = None
     """What the function does, for the model."""
     parameters: dict[str, Any] | None = None

@@ -113,11 +113,11 @@ def find_template(model_dir: Path, tokenizer_config_path: str | None) -> ChatTem
         if path.exists():
             source, tool_source = path.read_text(encoding="utf-8"), _text_of(model_dir / TOOL_TEMPLATE_FILE)
         if source is None:
-            logger.warning("The model has no chat template: /v1/chat/completions is refused")
+            logger.info("The model has no chat template: chats, messages and responses are refused")
             return None
         template = ChatTemplate(source, _special_tokens(config), tool_source)
     except (ConfigError, OSError, UnicodeDecodeError) as error:
-        logger.warning("The model's chat template cannot be used, /v1/chat/completions is refused: %s", error)
+        logger.warning("The model's chat template cannot be used; chats, messages and responses are refused: %s", error)
         return None
     logger.info("Chat template: %s", path if path.exists() else config_path)
     return template

@@ -25,6 +25,8 @@ MOST_MEMBERS = 1000
 """Members of an object or list in a schema: what they cost grows with their square."""
 MOST_PATTERNS = 12
 """Regular expressions that one text has to match: whether any text does takes time that doubles with each."""
+MOST_PLACES = 20_000
+"""Of a schema that are looked at for them."""
 DEEPEST = 100
 """Steps from the root of a schema to a part that is looked at."""
 PATIENCE = 1.0
@@ -192,27 +194,39 @@ class _Patterns:
 
     def __init__(self, root: dict[str, Any]) -> None:
         self._root = root
-        self._counts: dict[int, int] = {}
+        self._counts: dict[frozenset[int], int] = {}
 
-    def of(self, schema: Any) -> int:
-        """Those of the schema itself, of all that it consists of, and of the part of it that has most."""
-        if not isinstance(schema, dict):
-            return 0
-        if id(schema) not in self._counts:
-            self._counts[id(schema)] = 0  # as long as it is looked at: references may go in circles
-            self._counts[id(schema)] = self._of(schema)
-        return self._counts[id(schema)]
+    def of(self, *schemas: Any) -> int:
+        """Those of schemas that hold together, and of the place within them that has most."""
+        parts = self._parts(schemas)
+        known = frozenset(map(id, parts))
+        if known not in self._counts:
+            self._counts[known] = 0  # as long as it is looked at: references may go in circles
+            own = sum(keyword in part for part in parts for keyword in ("pattern", "format"))
+            within = max((self.of(*inner) for inner in _by_place(parts).values()), default=0)
+            self._counts[known] = own + within if len(self._counts) < MOST_PLACES else MOST_PLACES
+        return self._counts[known]
 
-    def _of(self, schema: dict[str, Any]) -> int:
-        own, parts = sum(keyword in schema for keyword in ("pattern", "format")), [0]
+    def _parts(self, schemas: Sequence[Any]) -> list[dict[str, Any]]:
+        """The schemas with those that `allOf` and `$ref` add to them."""
+        parts, left = dict[int, dict[str, Any]](), list(schemas)
+        while left:
+            schema = left.pop()
+            if isinstance(schema, dict) and id(schema) not in parts:
+                parts[id(schema)] = schema
+                added = schema.get("allOf")
+                left += [*(added if isinstance(added, list) else ()), _referred(self._root, schema.get("$ref"))]
+        return [*parts.values()]
+
+
+def _by_place(schemas: Sequence[dict[str, Any]]) -> dict[Path, list[Any]]:
+    """The schemas that those hold, by the ways there."""
+    places: dict[Path, list[Any]] = {}
+    for schema in schemas:
         for keyword, value in schema.items():
-            inner = list[int]()
-            _mapped(keyword, value, lambda found, _: inner.append(self.of(found)))  # noqa: B023
-            if keyword == "allOf":
-                own += sum(inner)
-            else:
-                parts += inner
-        return own + self.of(_referred(self._root, schema.get("$ref"))) + max(parts)
+            if keyword not in _DEFINITIONS | {"allOf"}:
+                _mapped(keyword, value, lambda inner, way: places.setdefault(way, []).append(inner))
+    return places
 
 
 class _Search:

@@ -142,6 +142,12 @@ def test_hostile_schemas_are_answered_in_time(name: str) -> None:
         of_format(JsonFormat(HOSTILE[name]), "response_format")
 
 
+def test_patterns_of_different_places_do_not_add_up() -> None:
+    mixins = [{"properties": {f"p{i}": {"type": "string", "pattern": "^[a-f]{4}$"}}} for i in range(20)]
+    schema = {"type": "object", "allOf": mixins, "required": ["p3"]}
+    assert trouble(schema) is None
+
+
 def test_without_patience_only_the_type_is_left() -> None:
     left, left_out = followable(HOSTILE["conflicts"], Patience(0))
     assert left == {"type": "object"} and str(left_out[-1]).startswith("the schema: too much")
