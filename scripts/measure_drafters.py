@@ -99,7 +99,7 @@ def texts() -> Iterator[tuple[str, str, str]]:
     blocks, rows, stream, licence, guide, kernels = (
         (ROOT / name).read_text()
         for name in (
-            "tgi_server/batching/blocks.py", "tgi_server/shard/rows.py", "tgi_server/router/stream.py", "LICENSE",
+            "tgi_server/batching/blocks.py", "tgi_server/shard/rows.py", "tgi_server/router/http/stream.py", "LICENSE",
             "docs/batching.md", "docs/kernels.md",
         )
     )  # fmt: skip

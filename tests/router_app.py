@@ -87,11 +87,11 @@ async def started(
     num_blocks: int = 4096,
     resolved: Resolved | None = None,
     unguided: str | None = None,
-    tokenizer: Tokenizer = TOKENIZER,
+    tokenizer: Tokenizer | None = None,
     **options: Any,
 ) -> AsyncIterator[Router]:
     """A router on fake shards; `options` are options of the server."""
-    config = ServerConfig(**options)
+    config, tokenizer = ServerConfig(**options), tokenizer or TOKENIZER
     info = replace(
         FAKE_INFO,
         dtype="torch.float32",

@@ -278,7 +278,7 @@ async def test_an_answer_that_nobody_reads_is_given_up(caplog: pytest.LogCapture
     caplog.set_level(logging.INFO)
     async with listening(send_timeout=2) as (_, port):  # half of it is how much earlier than the kernel we have to be
         with connected(port) as connection:
-            await Tcp(connection).say(LONG_ANSWER.replace(b"host: x", b"connection: close"))
+            await Tcp(connection).say(LONG_ANSWER.replace(b"host: x", b"host: x\r\nconnection: close"))
             await until(lambda: sum(waiting_for_readers()) > 500_000)
             await until(lambda: "A client that read nothing for 2 s is cut off" in caplog.messages, 20)
             await until(lambda: not left_over())

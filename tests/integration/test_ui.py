@@ -203,7 +203,8 @@ async def test_a_refused_request_is_told_and_not_lost(browser: Browser, mode: st
         await visit.ask(mode, "Hello")
         error = visit.page.get_by_role("alert")
         await expect(error).to_contain_text("The server refused this request.")
-        await expect(error).to_contain_text("must be <= 2048")
+        limit = "maximum context length is 2048 tokens" if mode == "chat" else "must be <= 2048"
+        await expect(error).to_contain_text(limit)
         await expect(visit.page.locator("#message" if mode == "chat" else "#document")).to_have_value("Hello")
         await visit.page.locator("[name=max_tokens]").fill("5")
         await visit.ask(mode, "Hello")

@@ -68,12 +68,13 @@ function failure({ error, error_type }) {
   const message = error.message ?? String(error);
   switch (error.code ?? error_type) {
     case "validation":
+    case "context_length_exceeded":
     case "template_error":
       return new Failure(`The server refused this request. ${message.replace("Input validation error: ", "")}`);
     case "invalid_api_key":
     case "authentication":
       document.getElementById("side").open = true;
-      document.getElementById("key").focus();
+      setTimeout(() => document.getElementById("key").focus()); // after the field of the message gets it back
       return new Failure("The server needs an API key, and this is none of its keys.");
     case "overloaded":
       return new Failure(`The server takes no more requests at the moment: ${message}. Try again shortly.`);
