@@ -6,7 +6,7 @@ import json
 import math
 import re
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tgi_server.errors import TgiError
@@ -55,16 +55,14 @@ class MessageAnswer(Making):
 
     Args:
         model: the name of the model that is served.
-        special: texts of the tokenizer's special tokens.
         request_id: told with errors.
     """
 
     framing = Framing(typed_sse, silence=typed_sse(Ping()))
 
-    def __init__(self, body: MessagesBody, model: str, special: Collection[str], request_id: str) -> None:
+    def __init__(self, body: MessagesBody, model: str, request_id: str) -> None:
         self._body = body
         self._model = model
-        self._special = special
         self._request_id = request_id
         self._id = f"msg_{uuid.uuid4().hex}"
         self._call: Call
@@ -74,7 +72,7 @@ class MessageAnswer(Making):
         """See `Making`: a message without content."""
         assert isinstance(call.prepared, PreparedConversation)
         self._call = call
-        self._items = Items(call.prepared.reader(self._special), thoughts=_told(self._body.thinking))
+        self._items = Items(call.prepared.reader(), thoughts=_told(self._body.thinking))
         return [MessageStart(self._message([], None, None, 0))]
 
     def whole(self, answers: Sequence[Answer]) -> AssistantTurn:

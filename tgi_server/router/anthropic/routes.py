@@ -38,8 +38,6 @@ class AnthropicRoutes:
         self._template = template
         self._model = model
         self._compute_type = compute_type
-        tokens = calls.tokenizer.get_added_tokens_decoder().values()
-        self._special = frozenset(token.content for token in tokens if token.special)
 
     def blueprint(self) -> Blueprint:
         """The routes with their error format."""
@@ -55,7 +53,7 @@ class AnthropicRoutes:
         body = await read(MessagesBody)
         prepare = partial(rules.message, body, self._template)
         opening = self._calls.begin(prepare, body, lambda: 1, self._calls.span())
-        making = MessageAnswer(body, self._model, self._special, request_id())
+        making = MessageAnswer(body, self._model, request_id())
         return await respond(opening, making, bool(body.stream), self._compute_type)
 
     async def count_tokens(self) -> Response:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-import msgspec
 from tokenizers import Tokenizer
 
 from tgi_server.errors import ValidationError
@@ -14,7 +13,7 @@ from tgi_server.router.anthropic.requests import Block, ConversationBody, Messag
 from tgi_server.router.chat import messages as chat
 from tgi_server.router.chat.contents import unreadable
 from tgi_server.router.chat.conversation import Conversation, prepare, rendered
-from tgi_server.router.chat.messages import FunctionCall, FunctionName, Message, Tool, ToolCall
+from tgi_server.router.chat.messages import FunctionCall, FunctionName, Message, Tool, ToolCall, tool_of
 from tgi_server.router.chat.reasoning import effort_variables
 from tgi_server.router.chat.sampling import check_sampling, sampling
 from tgi_server.router.chat.template import ChatTemplate, Rendering
@@ -123,10 +122,7 @@ def _tool(index: int, definition: ToolDefinition) -> Tool:
         "parameters": definition.input_schema,
         "strict": definition.strict,
     }
-    try:
-        return msgspec.convert({"function": function}, Tool)
-    except msgspec.ValidationError as error:
-        raise ValidationError(f"`{param}`: {str(error).partition(' - at ')[0]}", param) from None
+    return tool_of(function, param)
 
 
 def _system(body: ConversationBody) -> Iterator[Message]:

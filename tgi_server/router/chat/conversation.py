@@ -58,19 +58,21 @@ class Conversation:
 class PreparedConversation(Prepared):
     """A conversation that may go on; `template` is the one it was rendered with.
 
-    `reasoning` is what answers may have of thoughts, None for nothing, or for thoughts that are told as text.
+    `reasoning` is what answers may have of thoughts, None for nothing, or for thoughts that are told as text. `special`
+    are the texts of the tokenizer's special tokens.
     """
 
     conversation: Conversation
     template: ChatTemplate
     reasoning: Reasoning | None
+    special: Collection[str]
 
-    def reader(self, special: Collection[str]) -> AnswerReader:
-        """What takes one answer apart; `special` are the texts of the tokenizer's special tokens."""
-        thoughts = None if self.reasoning is None else ThoughtReader(self.reasoning, special)
+    def reader(self) -> AnswerReader:
+        """What takes one answer apart."""
+        thoughts = None if self.reasoning is None else ThoughtReader(self.reasoning, self.special)
         if not self.conversation.tools:
             return AnswerReader(None, thoughts)
-        return AnswerReader(CallReader(_mark(self.conversation, self.template, special)), thoughts)
+        return AnswerReader(CallReader(_mark(self.conversation, self.template, self.special)), thoughts)
 
 
 def prepare(
@@ -102,7 +104,7 @@ def prepare(
         close = tokenise(tokenizer, reasoning.end, add_special_tokens=False) if _is_guided(conversation) else []
     request = with_grammar(request, grammar, limits, close)
     prompt = Prompt(text, variants(request, conversation.texts))
-    return PreparedConversation([prompt], conversation, template, reasoning)
+    return PreparedConversation([prompt], conversation, template, reasoning, special)
 
 
 def _reasoning(conversation: Conversation, template: ChatTemplate, prompt: str) -> Reasoning | None:

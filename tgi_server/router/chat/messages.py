@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
+import msgspec
 from msgspec import Meta, Struct
+
+from tgi_server.errors import ValidationError
 
 
 class ContentPart(Struct, frozen=True):
@@ -88,6 +91,18 @@ class Tool(Struct, frozen=True):
 
     function: Function
     type: Literal["function"] = "function"
+
+
+def tool_of(function: dict[str, Any], param: str) -> Tool:
+    """The tool of a function, whose fields are called as in `Function`; `param` is where an API has it.
+
+    Raises:
+        ValidationError: the function has another shape.
+    """
+    try:
+        return msgspec.convert({"function": function}, Tool)
+    except msgspec.ValidationError as error:
+        raise ValidationError(f"`{param}`: {str(error).partition(' - at ')[0]}", param) from None
 
 
 class FunctionName(Struct, frozen=True):

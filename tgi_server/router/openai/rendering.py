@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from abc import abstractmethod
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 from tgi_server import __version__
@@ -144,24 +144,19 @@ class OpenAIAnswer(Making, Generic[Whole, Piece]):
 
 
 class ChatAnswer(OpenAIAnswer[MessageChoice, MessagePiece]):
-    """Answers of `/v1/chat/completions`.
-
-    Args:
-        special: texts of the tokenizer's special tokens.
-    """
+    """Answers of `/v1/chat/completions`."""
 
     prefix = "chatcmpl"
     kind = "chat.completion"
     chunk_kind = "chat.completion.chunk"
 
-    def __init__(self, body: ChatBody, served: Served, special: Collection[str]) -> None:
+    def __init__(self, body: ChatBody, served: Served) -> None:
         super().__init__(body, served)
         self._body = body
-        self._special = special
 
     def _choice(self, index: int, call: Call) -> ChatChoice:
         assert isinstance(call.prepared, PreparedConversation)
-        return ChatChoice(index, self._body, call.prepared.reader(self._special))
+        return ChatChoice(index, self._body, call.prepared.reader())
 
 
 class CompletionAnswer(OpenAIAnswer[TextChoice, TextChoice]):

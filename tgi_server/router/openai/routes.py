@@ -35,8 +35,6 @@ class OpenAIRoutes:
         self._served = served
         self._compute_type = compute_type
         self._created = int(time.time())
-        tokens = calls.tokenizer.get_added_tokens_decoder().values()
-        self._special = frozenset(token.content for token in tokens if token.special)
 
     def blueprint(self) -> Blueprint:
         """The routes with their error format."""
@@ -52,7 +50,7 @@ class OpenAIRoutes:
         """The assistant's answer to a conversation."""
         body = await read(ChatBody)
         prepare = partial(rules.chat, body, self._template)
-        return await self._answer(body, prepare, ChatAnswer(body, self._served, self._special))
+        return await self._answer(body, prepare, ChatAnswer(body, self._served))
 
     async def completion(self) -> Response:
         """The continuation of a text."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any, Literal
 
@@ -44,15 +44,13 @@ class ResponseAnswer(Making):
 
     Args:
         model: the name of the model that is served.
-        special: texts of the tokenizer's special tokens.
     """
 
     framing = Framing(typed_sse)
 
-    def __init__(self, body: ResponsesBody, model: str, special: Collection[str]) -> None:
+    def __init__(self, body: ResponsesBody, model: str) -> None:
         self._body = body
         self._model = model
-        self._special = special
         self._id = f"resp_{uuid.uuid4().hex}"
         self._created = int(time.time())
         self._numbers = count()
@@ -65,7 +63,7 @@ class ResponseAnswer(Making):
         """See `Making`: the response without output."""
         assert isinstance(call.prepared, PreparedConversation)
         self._call = call
-        self._items = Items(call.prepared.reader(self._special))
+        self._items = Items(call.prepared.reader())
         begun = self._response("in_progress")
         return [kind(sequence_number=next(self._numbers), response=begun) for kind in (Created, InProgress)]
 

@@ -34,8 +34,6 @@ class ResponsesRoutes:
         self._template = template
         self._model = model
         self._compute_type = compute_type
-        tokens = calls.tokenizer.get_added_tokens_decoder().values()
-        self._special = frozenset(token.content for token in tokens if token.special)
 
     def blueprint(self) -> Blueprint:
         """The routes with their error format."""
@@ -49,7 +47,7 @@ class ResponsesRoutes:
         """The assistant's answer to a conversation."""
         body = await read(ResponsesBody)
         opening = self._calls.begin(partial(rules.response, body, self._template), body, lambda: 1, self._calls.span())
-        making = ResponseAnswer(body, self._model, self._special)
+        making = ResponseAnswer(body, self._model)
         return await respond(opening, making, bool(body.stream), self._compute_type)
 
     async def kept(self, name: str) -> Response:

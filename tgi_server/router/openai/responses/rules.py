@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from tgi_server.errors import ValidationError
 from tgi_server.router.chat.contents import unreadable
 from tgi_server.router.chat.conversation import Conversation, prepare
-from tgi_server.router.chat.messages import FunctionCall, Message, Tool, ToolCall
+from tgi_server.router.chat.messages import FunctionCall, Message, Tool, ToolCall, tool_of
 from tgi_server.router.chat.reasoning import effort_variables
 from tgi_server.router.chat.sampling import check_sampling, sampling
 from tgi_server.router.chat.template import ChatTemplate, Rendering
@@ -98,10 +98,7 @@ def _tool(index: int, tool: ResponseTool) -> Tool:
         "parameters": tool.parameters,
         "strict": tool.strict,
     }
-    try:
-        return msgspec.convert({"function": function}, Tool)
-    except msgspec.ValidationError as error:
-        raise ValidationError(f"`{param}`: {str(error).partition(' - at ')[0]}", param) from None
+    return tool_of(function, param)
 
 
 def _instructions(body: ResponsesBody) -> Iterator[Message]:
