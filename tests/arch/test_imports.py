@@ -12,7 +12,8 @@ WITHOUT_TORCH = [
     "tgi_server.batching.scheduler", "tgi_server.rpc.client", "tgi_server.rpc.server", "tgi_server.models.spec",
     "tgi_server.models.files", "tgi_server.quantize.none", "tgi_server.quantize.eetq", "tgi_server.kernels.choice",
     "tgi_server.quantize.gptq", "tgi_server.quantize.awq",
-    "tgi_server.bench.main", "tgi_server.host", "tgi_server.models.check", "tgi_server.launcher.examine",
+    "tgi_server.jobs.bench", "tgi_server.bench.main", "tgi_server.host", "tgi_server.models.check",
+    "tgi_server.launcher.examine",
     "tgi_server.compress.start", "tgi_server.speculate.ngram", "tgi_server.speculate.suffix",
     "tgi_server.watermark",
 ]  # fmt: skip

@@ -17,11 +17,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from tests.models import Steps, needs
 from tests.unit.compress.random_models import write
 from tgi_server.compress import start
-from tgi_server.compress.main import Quantize
 from tgi_server.compress.options import Method
 from tgi_server.compress.work import partial
 from tgi_server.config.schema import ServerConfig
 from tgi_server.errors import TgiError
+from tgi_server.jobs.quantize import Quantize
 from tgi_server.launcher.origin import Model
 from tgi_server.launcher.supervise import StopSignals
 

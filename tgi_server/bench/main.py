@@ -1,4 +1,4 @@
-"""`job=bench`: measure the configured server, or any other with the OpenAI interface."""
+"""One server measured: found or started, loaded with each number of clients in turn, and told about."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ import asyncio
 import contextlib
 import logging
 import sys
-import threading
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Awaitable, Mapping
+from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import ClassVar, Protocol, TypeVar
+from typing import TypeVar
 
 import tgi_server
 from tgi_server import api_keys
 from tgi_server.bench import report
 from tgi_server.bench.completion import Record
-from tgi_server.bench.http import BenchError, Pool, Target
+from tgi_server.bench.http import BenchError, Target
 from tgi_server.bench.load import Run, find_model, measure
 from tgi_server.bench.options import BenchOptions
 from tgi_server.bench.progress import Progress
@@ -25,74 +24,56 @@ from tgi_server.bench.summary import summarise
 from tgi_server.bench.workload import Workload
 from tgi_server.config import describe
 from tgi_server.config.schema import ModelOptions, ServerConfig, TelemetryOptions
-from tgi_server.errors import TgiError, UsageError
+from tgi_server.errors import UsageError
+from tgi_server.jobs.base import Context, Stop, Task
 from tgi_server.telemetry import logging as log
 
 _POLL = 0.1
-"""Seconds between two questions whether the server is ready, or whether to stop."""
+"""Seconds between two looks at whether to stop."""
 
 logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
 
-class Stop(Protocol):
-    """Whether to stop, asked for by a signal or by `request`."""
+def check(options: BenchOptions, config: ServerConfig, origins: Mapping[str, str]) -> None:
+    """See `tgi_server.jobs.bench.Bench.check`."""
+    Workload.of(options)
+    api_keys.read(config)
+    if options.output is not None:
+        report.check_output("output", Path(options.output))
+    if options.target is None:
+        own_address(config)
+    else:
+        Target.parse(options.target)
+        _refuse_unused(config, origins)
 
-    @property
-    def requested(self) -> bool: ...  # noqa: D102
-    def request(self) -> None: ...  # noqa: D102
 
-
-@dataclass
-class Bench(BenchOptions):
-    """What the load generator asks of a server.
-
-    As a job it is run as `tgi_server.launcher.main.Serve` is.
-    """
-
-    endless: ClassVar[bool] = False
-
-    @property
-    def starts_server(self) -> bool:
-        """Whether the configured server is measured, which is started for it."""
-        return self.target is None
-
-    def check(self, config: ServerConfig, origins: Mapping[str, str]) -> None:
-        """Raise UsageError where an option cannot be read or has no effect, ConfigError for a file of keys."""
-        Workload.of(self)
-        api_keys.read(config)
-        if self.output is not None:
-            report.check_output("output", Path(self.output))
-        if self.target is None:
-            _own_address(config)
+def run(task: Task, context: Context) -> None:
+    """Measure and print the table; see `tgi_server.jobs.bench.Bench.perform`."""
+    options: BenchOptions = task.job
+    config = task.run.config
+    check(options, config, task.run.origins)
+    work = Workload.of(options)
+    output = None if options.output is None else Path(options.output)
+    with contextlib.redirect_stdout(sys.stderr):
+        target, named = target_of(options, config)
+        bench = _Bench(work, target, named, output, not config.json_output, context.stop)
+        if options.target is None:
+            runs = context.stage.beside(task.run, lambda: asyncio.run(bench.all()))
         else:
-            Target.parse(self.target)
-            _refuse_unused(config, origins)
+            log.setup(config, "bench")
+            runs = asyncio.run(bench.all())
+    bench.tell(runs)
 
-    def run(self, config: ServerConfig, origins: Mapping[str, str], serve: Callable[[], None], stop: Stop) -> None:
-        """Measure and print the table; logs go to standard error.
 
-        Raises:
-            UsageError: an option cannot be read or has no effect.
-            BenchError: nothing could be measured.
-        """
-        self.check(config, origins)
-        work = Workload.of(self)
-        output = None if self.output is None else Path(self.output)
-        key = next(iter(api_keys.read(config)), None)
-        with contextlib.redirect_stdout(sys.stderr):
-            if self.target is None:
-                target = replace(_own_address(config), key=key)
-                bench = _Bench(work, target, None, output, not config.json_output, stop)
-                runs = _beside(bench, serve)
-            else:
-                log.setup(config, "bench")
-                named = config.model_id if config.model_id != ModelOptions.model_id else None
-                target = replace(Target.parse(self.target), key=key)
-                bench = _Bench(work, target, named, output, not config.json_output, stop)
-                runs = asyncio.run(bench.all())
-        bench.tell(runs)
+def target_of(options: BenchOptions, config: ServerConfig) -> tuple[Target, str | None]:
+    """Where to send requests, and the model's name there if it was given."""
+    key = next(iter(api_keys.read(config)), None)
+    if options.target is None:
+        return replace(own_address(config), key=key), None
+    named = config.model_id if config.model_id != ModelOptions.model_id else None
+    return replace(Target.parse(options.target), key=key), named
 
 
 class _Bench:
@@ -113,16 +94,6 @@ class _Bench:
         self._model = self._model or await self._unless_stopped(find_model(self._target))
         logger.info("measuring %s, model %s", self._target, self._model or "(not named)")
         return [await self._one(number, clients) for number, clients in enumerate(self._work.clients)]
-
-    async def ready(self) -> None:
-        """Wait until the configured server answers."""
-        pool, request, status = Pool(self._target), self._target.request("GET", "/health"), 0
-        while status != 200:
-            self._check_stop()
-            await asyncio.sleep(_POLL)
-            with contextlib.suppress(OSError):
-                status = await self._unless_stopped(pool.send(request, lambda _: None))
-        pool.close()
 
     def tell(self, runs: list[Run]) -> None:
         """Print the table and write the file."""
@@ -168,39 +139,7 @@ class _Bench:
             raise BenchError("stopped before everything was measured")
 
 
-def _beside(bench: _Bench, serve: Callable[[], None]) -> list[Run]:
-    """Measure in a thread while the server runs in this one, where signals arrive."""
-    runs: list[Run] = []
-    problems: list[Exception] = []
-
-    async def work() -> None:
-        await bench.ready()
-        runs.extend(await bench.all())
-
-    def guarded() -> None:
-        try:
-            asyncio.run(work())
-        except Exception as error:  # raised again in the other thread
-            problems.append(error)
-        finally:
-            bench.stop.request()
-
-    thread = threading.Thread(target=guarded, name="bench")
-    thread.start()
-    try:
-        serve()
-    except TgiError:
-        problems.clear()  # the server's own words say why
-        raise
-    finally:
-        bench.stop.request()
-        thread.join()
-    if problems:
-        raise problems[0]
-    return runs
-
-
-def _own_address(config: ServerConfig) -> Target:
+def own_address(config: ServerConfig) -> Target:
     """Where the configured server will listen, seen from this machine."""
     if config.port == 0:
         raise UsageError("port=0: to be measured the server needs a port that is known before")

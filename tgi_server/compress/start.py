@@ -19,11 +19,11 @@ from tgi_server.compress.task import Task, as_json
 from tgi_server.config import describe
 from tgi_server.config.schema import ModelOptions, ServerConfig, TelemetryOptions
 from tgi_server.errors import ConfigError, ModelError, TgiError, UsageError
+from tgi_server.jobs.base import Stop
 from tgi_server.launcher import conversions, hardware, job, weights
 from tgi_server.launcher.origin import Model
 from tgi_server.launcher.process import environment
 from tgi_server.launcher.progress import Progress
-from tgi_server.launcher.supervise import StopSignals
 from tgi_server.models import adapter, tensors
 from tgi_server.models.check import settings_of
 from tgi_server.models.description import LayerShape
@@ -49,7 +49,7 @@ class StoppedEarlyError(TgiError):
     """The operator stopped the work."""
 
 
-def quantise(options: QuantizeOptions, config: ServerConfig, origins: Mapping[str, str], stop: StopSignals) -> None:
+def quantise(options: QuantizeOptions, config: ServerConfig, origins: Mapping[str, str], stop: Stop) -> None:
     """Make the checkpoint, or go on with it.
 
     Raises:

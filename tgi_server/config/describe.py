@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Any
@@ -49,6 +50,19 @@ def masked_url(text: str) -> str:
 def assigned(name: str, value: Any) -> str:
     """`NAME=VALUE`, a secret left out; the field of a job under its short name."""
     return f"{options.short(name)}={MASK if value and options.is_secret(name) else shown(value)}"
+
+
+def command(argv: Sequence[str]) -> str:
+    """The command line, quoted for a shell, without its secrets."""
+    words = list[str]()
+    secret = False
+    for word in argv:
+        name, equals, _ = word.partition("=")
+        plain = name.lstrip("-+~").replace("-", "_")
+        hidden = equals and options.is_secret(options.canonical(plain))
+        words.append(MASK if secret else f"{name}={MASK}" if hidden else masked_url(word))
+        secret = not equals and word.startswith("--") and options.is_secret(plain)
+    return shlex.join(["python", "-m", "tgi_server", *words])
 
 
 def nearest(name: str, names: Iterable[str], prefix: str = "") -> str:

@@ -449,11 +449,11 @@ class ServerConfig(
     runner: Part = part("tgi_server.shard.runner.ModelRunner", "What a shard process runs.", ("shard",), typed=False)
     router: Part = part("tgi_server.router.app.create_app", "What the router process serves.", ("router",), typed=False)
     job: Part = part(
-        "tgi_server.launcher.main.Serve",
+        "tgi_server.jobs.serve.Serve",
         "What to do with the configured server: serve it, measure it (or another) under load, or make a quantised "
         "checkpoint of its model.",
         ("job",),
-        offers=("run",),
+        offers=("perform",),
     )
 
 

@@ -167,7 +167,7 @@ def test_hostname_of_a_container_is_ignored(name: str) -> None:
 
 def test_the_load_generator_reads_no_environment() -> None:
     config = compose("job=bench", TARGET="http://other", OUTPUT="/tmp", CLIENTS="x", JOB="x")
-    assert config.job == Part("tgi_server.bench.main.Bench", fields={})
+    assert config.job == Part("tgi_server.jobs.bench.Bench", fields={})
 
 
 def test_service_addresses_are_ignored() -> None:

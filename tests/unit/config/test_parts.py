@@ -15,10 +15,10 @@ from typing import Any, Optional
 import pytest
 import yaml
 
-from tgi_server.bench.main import Bench
 from tgi_server.config import cli, describe, load, options, parts
 from tgi_server.config.schema import Launch, Part, Resolved, ServerConfig, option, option_list
 from tgi_server.errors import UsageError
+from tgi_server.jobs.bench import Bench
 
 CHOICE = "tgi_server.kernels.choice.AttentionChoice"
 PROBE = "tgi_server.probe.Probe"
@@ -222,7 +222,7 @@ def test_told_at_the_start(site: Path) -> None:
         f"quantize.bits=3 (group file {site}/quantize/three.yaml)",
         "quantize.kind=fancy (command line)",
         "quantize.token=*** (command line)",
-        "job=tgi_server.bench.main.Bench (command line)",
+        "job=tgi_server.jobs.bench.Bench (command line)",
         "clients=1,8 (--clients)",
     ]
 
@@ -249,7 +249,7 @@ def test_the_job_in_all_spellings() -> None:
 
 def test_a_job_out_of_a_file(site: Path) -> None:
     job = composed(site, "deployment=bench", "new_tokens=4").config.job
-    assert job == Part("tgi_server.bench.main.Bench", {"clients": "1", "new_tokens": 4})
+    assert job == Part("tgi_server.jobs.bench.Bench", {"clients": "1", "new_tokens": 4})
 
 
 @pytest.mark.parametrize("text", ["[1, 8]", "a=b", "5e1234", "x{y}", "${x}", "it's", "a\nb", "~/m", "1,8"])
@@ -278,7 +278,7 @@ def test_whom_options_concern() -> None:
 
 def test_the_schema_knows_no_class_of_a_part() -> None:
     """They are imported once something asks about them."""
-    ours = "{'tgi_server.bench.main', 'tgi_server.quantize.none', 'tgi_server.kernels.choice', 'torch'}"
+    ours = "{'tgi_server.jobs.bench', 'tgi_server.quantize.none', 'tgi_server.kernels.choice', 'torch'}"
     code = f"import sys, tgi_server.config.load; print({ours} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
 

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from tgi_server.compress.options import QuantizeOptions
-
-if TYPE_CHECKING:
-    from tgi_server.config.schema import ServerConfig
-    from tgi_server.launcher.supervise import StopSignals
+from tgi_server.config.schema import ServerConfig
+from tgi_server.jobs.base import Context, Task
 
 
 @dataclass
 class Quantize(QuantizeOptions):
     """What makes a checkpoint with few bits a weight of the model.
 
-    As a job it is run as `tgi_server.launcher.main.Serve` is.
+    See `tgi_server.jobs.base.Job`.
     """
 
     endless: ClassVar[bool] = False
@@ -29,10 +27,10 @@ class Quantize(QuantizeOptions):
 
         start.refuse(self, config, origins)
 
-    def run(
-        self, config: ServerConfig, origins: Mapping[str, str], serve: Callable[[], None], stop: StopSignals
-    ) -> None:
-        """Make it, or go on with it; see `compress.start.quantise`."""
+    @classmethod
+    def perform(cls, tasks: Sequence[Task], context: Context) -> None:
+        """Make them, or go on with them; see `compress.start.quantise`."""
         from tgi_server.compress import start  # which only this job needs
 
-        start.quantise(self, config, origins, stop)
+        for task in tasks:
+            start.quantise(task.job, task.run.config, task.run.origins, context.stop)

@@ -1,0 +1,47 @@
+"""`job=bench`: measure the configured server, or any other with the OpenAI interface."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tgi_server.bench.options import BenchOptions
+from tgi_server.config.schema import ServerConfig
+from tgi_server.jobs.base import Context, Task
+
+
+@dataclass
+class Bench(BenchOptions):
+    """What the load generator asks of a server.
+
+    See `tgi_server.jobs.base.Job`.
+    """
+
+    endless: ClassVar[bool] = False
+
+    @property
+    def starts_server(self) -> bool:
+        """Whether the configured server is measured, which is started for it."""
+        return self.target is None
+
+    def check(self, config: ServerConfig, origins: Mapping[str, str]) -> None:
+        """Raise UsageError where an option cannot be read or has no effect, ConfigError for a file of keys."""
+        from tgi_server.bench import main
+
+        main.check(self, config, origins)
+
+    @classmethod
+    def perform(cls, tasks: Sequence[Task], context: Context) -> None:
+        """Measure and print the table; logs go to standard error.
+
+        Raises:
+            UsageError: an option cannot be read or has no effect.
+            BenchError: nothing could be measured.
+        """
+        from tgi_server.bench import main
+
+        for number, task in enumerate(tasks, 1):
+            if len(tasks) > 1:
+                print(f"run {number} of {len(tasks)}", flush=True)
+            main.run(task, context)

@@ -1,0 +1,1 @@
+"""What a configuration would do under a load, from what steps cost here: the scheduler without the clock."""

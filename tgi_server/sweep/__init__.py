@@ -1,0 +1,1 @@
+"""`--multirun` over measurements: points, repeats, the record that a second start resumes, and what came of it."""
