@@ -36,6 +36,7 @@ class Arguments:
         resolve: whether `config` is shown with its interpolations replaced.
         report: whether to tell about the machine before the job.
         multirun: whether to run the job once for every combination of values.
+        plugins: with `multirun`, overrides that choose and set up a sweeper or launcher of Hydra's.
     """
 
     overrides: list[str] = field(default_factory=list)
@@ -50,6 +51,7 @@ class Arguments:
     resolve: bool = False
     report: bool = False
     multirun: bool = False
+    plugins: list[str] = field(default_factory=list)
     _lists: dict[str, list[str]] = field(default_factory=dict)
     _said: dict[str, dict[str, str]] = field(default_factory=dict)
 

@@ -149,7 +149,8 @@ def _read_override(arguments: Arguments, token: str) -> None:
         raise UsageError(f"unexpected argument {token}: options are written --name VALUE or name=VALUE")
     name = options.canonical(key.lstrip("+~"))
     if re.match(r"hydra\b", name):
-        raise UsageError(f"{key} sets up Hydra itself, which has no settings here")
+        _read_plugin(arguments, token, name)
+        return
     key = key[: -len(key.lstrip("+~"))] + name
     text, hint = _full_names(text), options.hint(name)
     token = f"{key}{equals}{text}"
@@ -164,6 +165,14 @@ def _read_override(arguments: Arguments, token: str) -> None:
         arguments.write(key, f"{key}=[{text}]", _COMMAND_LINE)
     else:
         arguments.write(name, token, _COMMAND_LINE)
+
+
+def _read_plugin(arguments: Arguments, token: str, name: str) -> None:
+    if not re.match(r"hydra[/.](sweeper|launcher)\b", name):
+        raise UsageError(f"{name} sets up Hydra itself, which has no settings here but its sweeper and launcher")
+    if not arguments.multirun:
+        raise UsageError(f"{name}: says how --multirun chooses or runs its points; give -m")
+    arguments.plugins.append(token)
 
 
 def _full_names(text: str) -> str:

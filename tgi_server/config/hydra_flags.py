@@ -15,7 +15,7 @@ from tgi_server.config.describe import MASK
 
 _COMMAND = "text-generation-launcher"
 """What a shell completes; `python -m tgi_server` is no command of its own."""
-_SETTINGS = [
+SETTINGS = [
     "hydra.job.name=tgi_server",
     "hydra.job.chdir=false",
     "hydra.run.dir=.",
@@ -33,7 +33,7 @@ def answer(arguments: Arguments) -> None:
         UsageError: the configuration that is to be shown cannot be composed.
     """
     completion = "--shell-completion" in arguments.hydra
-    overrides = [] if completion else [*_checked(arguments), *_SETTINGS]
+    overrides = [] if completion else [*_checked(arguments), *SETTINGS]
     directory.use(arguments.config_dir)
     flag, value, *_ = arguments.hydra
     flags = [flag, value] if completion or flag == "--cfg" else [f"{flag}={value}"]

@@ -28,6 +28,7 @@ SCHEMA = dataclasses.make_dataclass(
     ],
     bases=(ServerConfig,),
 )
+SCHEMA.__module__, SCHEMA.__qualname__ = __name__, "SCHEMA"  # where another process finds it
 """What Hydra composes: anything may stand in a part until it is known which class it names."""
 
 
