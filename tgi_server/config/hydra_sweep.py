@@ -1,4 +1,4 @@
-"""`--multirun` with a sweeper or launcher of Hydra's: they choose the points, each is run as a configuration of ours."""
+"""`--multirun` with a sweeper or launcher of Hydra's: they choose the points; each is composed as one of ours."""
 
 from __future__ import annotations
 
