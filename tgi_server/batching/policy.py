@@ -14,6 +14,10 @@ Cause = Literal["backpressure", "wait_exceeded"]
 """Why waiting sequences are let in beside running ones: enough of them wait, or one has waited long enough."""
 
 
+NEVER = 1 << 40
+"""Steps after which something happens that does not."""
+
+
 class Need(NamedTuple):
     """What a waiting sequence would take: prompt tokens to compute, and free blocks of each group of layers."""
 
@@ -47,6 +51,12 @@ class Policy(Protocol):
 
     def batch(self, new: list[Sequence], running: Collection[Sequence]) -> list[tuple[Sequence, int]]:
         """The sequences of the next step and how many positions each computes; `running` includes `new`."""
+
+    def closed(self, waiting: Collection[Sequence], running: int, free_blocks: Items[int]) -> int:
+        """For how many of the next steps `admit` lets nobody in, while all `running` decode and nothing else changes."""
+
+    def skip(self, steps: int) -> None:
+        """So many steps were made in which all running sequences decoded and nobody was let in."""
 
 
 class PausingPolicy:
@@ -104,6 +114,19 @@ class PausingPolicy:
     def batch(self, new: list[Sequence], running: Collection[Sequence]) -> list[tuple[Sequence, int]]:
         """The new ones alone with their whole prompts, or the next position of all."""
         return [(sequence, sequence.prompt_left or 1) for sequence in new or running]
+
+    def closed(self, waiting: Collection[Sequence], running: int, free_blocks: Items[int]) -> int:
+        """See `Policy`: until enough wait and fit, or one that fits has waited long enough."""
+        if self._budget_left:
+            return 0
+        fitting = sum(1 for _ in self._fitting(waiting, running, free_blocks, self._prefill_budget))
+        if not fitting:
+            return NEVER
+        return max(0, self._patience - self._decode_steps) if fitting < int(running * self._ratio) else 0
+
+    def skip(self, steps: int) -> None:
+        """See `Policy`."""
+        self._decode_steps += steps
 
     def _worthwhile(self, waiting: Collection[Sequence], running: int, free_blocks: Items[int]) -> bool:
         """The running ones, who had a step since the last prefill, are to pause for another one."""
@@ -165,6 +188,15 @@ class ChunkedPolicy:
         """The next position of all who decode, and the chunk; new ones are the youngest of `running`."""
         of_prompts = dict(self.under_way(running))
         return [(sequence, of_prompts.get(sequence, 1)) for sequence in running]
+
+    def closed(self, waiting: Collection[Sequence], running: int, free_blocks: Items[int]) -> int:
+        """See `Policy`: while there is no place or no room for the first."""
+        need = next(iter(self._needs(waiting)))
+        fits = min(_without(free_blocks, need.blocks)) >= 0
+        return 0 if fits and (self._max_size is None or running < self._max_size) else NEVER
+
+    def skip(self, steps: int) -> None:
+        """See `Policy`: nothing is counted."""
 
 
 def _without(free: Items[int], taken: Items[int]) -> list[int]:

@@ -124,6 +124,31 @@ class Scheduler:
         self._steps += 1
         return plan
 
+    @property
+    def steady(self) -> int:
+        """How many plans from here on are sure to be like the one before: all decode, nobody starts or ends.
+
+        That is if no sequence is added or aborted, and each step brings each sequence one token that ends nothing.
+        """
+        if self._draft or len(self._open) > len(self._running) + len(self._waiting):
+            return 0
+        left = [
+            0 if sequence.prompt_left else sequence.max_new_tokens - sequence.committed - sequence.pending
+            for sequence in self._running.values()
+        ]
+        most = min(left, default=0) - 1
+        if most <= 0 or not self._waiting:
+            return max(0, most)
+        return min(most, self._policy.closed(self._waiting, len(self._running), self._cache.free))
+
+    def skip(self, steps: int) -> None:
+        """Do as so many plans and commits in turns would, `steady` at most; for those who know the outcomes."""
+        for sequence in self._running.values():
+            sequence.committed += steps
+        self.joined, self._finished = None, []
+        self._steps += steps
+        self._policy.skip(steps)
+
     def commit(self, outcome: Outcome, now: float) -> list[Progress]:
         """Take in what a step produced: the progress of each sequence that is still open, in the plan's order."""
         progress = self._lost(outcome, now)

@@ -14,7 +14,7 @@ from tgi_server.bench.completion import Completions, Record
 from tgi_server.bench.http import BenchError, Pool, Target
 from tgi_server.bench.workload import Workload, poisson
 
-_PAUSE = 0.1
+PAUSE = 0.1
 """Seconds a client waits after a failure: a server that refuses all is not to be flooded."""
 _TICK = 0.2
 """Seconds between two looks at the progress."""
@@ -122,7 +122,7 @@ class _Load:
         while self._left > 0 and (now := self._now()) < self._until:
             self._left -= 1
             if (await self._ask(now)).error:
-                await asyncio.sleep(_PAUSE)
+                await asyncio.sleep(PAUSE)
 
     async def _open(self, tasks: asyncio.TaskGroup, rate: float) -> None:
         places = asyncio.Semaphore(self._clients)

@@ -11,9 +11,9 @@ from contextlib import AbstractContextManager
 
 from tokenizers import Tokenizer
 
-from tgi_server.batching.scheduler import Scheduler
 from tgi_server.batching.sequence import Progress, Sequence
 from tgi_server.config.schema import BatchingOptions
+from tgi_server.engine.cycle import Cycle
 from tgi_server.engine.generation import Bell, Generation
 from tgi_server.engine.observer import BatchObserver
 from tgi_server.engine.permits import Permits
@@ -24,9 +24,6 @@ from tgi_server.telemetry.metrics import Metrics
 from tgi_server.types import GenerationRequest, Outcome, SamplingParams, ShardInfo, StoppingParams
 
 log = logging.getLogger(__name__)
-
-PLANS_IN_FLIGHT = 2
-"""One that the shards work on and one that they find ready when it is done."""
 
 
 class Engine:
@@ -58,31 +55,31 @@ class Engine:
         self._permits = Permits(options.max_concurrent_requests)
         self._ids = itertools.count()
         self._generations: dict[int, Generation] = {}
-        self._in_flight = 0
         self._work = asyncio.Event()
         self._failure: str | None = None
         self._proven = False  # the last step that came back with a token or a failure had no failure
         self._probing = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
-        self._scheduler: Scheduler
+        self._cycle: Cycle
         self._observer: BatchObserver
 
     @property
     def running(self) -> int:
         """Generations that have begun and not ended."""
-        return len(self._generations) - self._scheduler.waiting
+        return len(self._generations) - self.waiting
 
     @property
     def waiting(self) -> int:
         """Generations that wait for their first step."""
-        return self._scheduler.waiting
+        return self._cycle.scheduler.waiting
 
     async def start(self) -> None:
         """Connect to the shards and begin to work. Raises UnhealthyError when they do not answer."""
         self.info = await self._shards.connect()
-        self._scheduler = Scheduler(self._options, self.info)
-        self._tell_sharing(self._scheduler.unshared)
-        self._observer = BatchObserver(self._metrics, self._scheduler.unshared is None, self.info.draft_width)
+        self._cycle = Cycle(self._options, self.info)
+        unshared = self._cycle.scheduler.unshared
+        self._tell_sharing(unshared)
+        self._observer = BatchObserver(self._metrics, unshared is None, self.info.draft_width)
         self._tasks = [asyncio.create_task(self._guard(loop)) for loop in (self._send_plans, self._take_outcomes)]
 
     def _tell_sharing(self, unshared: str | None) -> None:
@@ -151,17 +148,16 @@ class Engine:
     def _enter(self, generation: Generation) -> None:
         if self._failure is not None:
             raise GenerationError(self._failure)
-        generation.sequence.arrived = time.monotonic()
-        self._scheduler.add(generation.sequence)
+        self._cycle.add(generation.sequence, time.monotonic())
         self._generations[generation.sequence.id] = generation
-        self._observer.queue(self._scheduler)
+        self._observer.queue(self._cycle.scheduler)
         self._work.set()
 
     def _leave(self, generation: Generation) -> None:
         """Forget a generation; nothing is left to abort when it ended by itself."""
         if self._generations.pop(generation.sequence.id, None) is not None:
-            self._scheduler.abort(generation.sequence.id, time.monotonic())
-            self._observer.queue(self._scheduler)
+            self._cycle.abort(generation.sequence.id, time.monotonic())
+            self._observer.queue(self._cycle.scheduler)
             self._work.set()
 
     async def _guard(self, loop: Callable[[], Coroutine[None, None, None]]) -> None:
@@ -179,28 +175,25 @@ class Engine:
         while True:
             await self._work.wait()
             self._work.clear()
-            while self._in_flight < PLANS_IN_FLIGHT:
-                now = time.monotonic()
-                plan = self._scheduler.plan(now)
-                if plan is None:
-                    self._observer.idle()
-                    break
-                self._in_flight += 1
-                self._observer.planned(self._scheduler, plan, now)
+            now = time.monotonic()
+            while plan := self._cycle.plan(now):
+                self._observer.planned(self._cycle.scheduler, plan, now)
                 await self._shards.send(plan)
+                now = time.monotonic()
+            if not self._cycle.full:
+                self._observer.idle()
 
     async def _take_outcomes(self) -> None:
         while True:
             outcome = await self._shards.receive()
             now = time.monotonic()
-            self._in_flight -= 1
             if outcome.failed or any(outcome.counts):  # nothing is proven by the step of one that had failed before
                 self._proven = not outcome.failed
             self._observer.received(outcome, now)
             # The sender runs before the readers that `deliver` wakes, and after the stop sequences it finds.
             self._work.set()
-            self._deliver(outcome, self._scheduler.commit(outcome, now), now)
-            self._observer.queue(self._scheduler)
+            self._deliver(outcome, self._cycle.commit(outcome, now), now)
+            self._observer.queue(self._cycle.scheduler)
 
     def _deliver(self, outcome: Outcome, progresses: list[Progress], now: float) -> None:
         for id, logprobs in outcome.prompt_logprobs.items():
@@ -216,7 +209,7 @@ class Engine:
                 generation.fail(progress.failure)
             elif not generation.deliver(progress):
                 continue
-            self._scheduler.abort(id, now)  # a stop sequence is an end that the scheduler does not see
+            self._cycle.abort(id, now)  # a stop sequence is an end that the scheduler does not see
             del self._generations[id]
 
     def _break(self, message: str) -> None:
@@ -228,6 +221,6 @@ class Engine:
     def _end_all(self, message: str) -> None:
         self._failure = message
         for generation in self._generations.values():
-            self._scheduler.abort(generation.sequence.id, time.monotonic())
+            self._cycle.abort(generation.sequence.id, time.monotonic())
             generation.fail(GenerationError(message))
         self._generations.clear()

@@ -1,0 +1,209 @@
+"""The simulated world against what can be told by hand, by queueing theory, and by the real engine."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import pytest
+from tokenizers import Tokenizer, models
+
+from tgi_server.bench.completion import Record
+from tgi_server.bench.workload import poisson
+from tgi_server.config.schema import BatchingOptions
+from tgi_server.engine.engine import Engine
+from tgi_server.errors import UsageError
+from tgi_server.rpc.fake import FAKE_INFO, FakeModel, FakeShards
+from tgi_server.simulate.costs import Overheads, Shape
+from tgi_server.simulate.world import Asked, Load, simulate
+from tgi_server.telemetry.metrics import Metrics
+from tgi_server.types import CacheKind, GenerationRequest, GroupInfo, Plan, SamplingParams, StoppingParams
+
+
+@dataclass(frozen=True)
+class Costs:
+    """So many seconds a step, and more a prompt token and a row."""
+
+    step: float = 1.0
+    prompt: float = 0.0
+    row: float = 0.0
+
+    def seconds(self, shape: Shape) -> float:
+        return self.step + self.prompt * shape.prompt_tokens + self.row * shape.rows
+
+
+def requests(prompt: int = 10, new: int = 4) -> Iterator[Asked]:
+    for number in itertools.count():
+        yield Asked(range(1000 * number, 1000 * number + prompt), new)
+
+
+def run(
+    load: Load, costs: Costs | None = None, overheads: Overheads | None = None, asked: Iterator[Asked] | None = None,
+    blocks: int = 4096, **options: int,
+) -> list[Record]:  # fmt: skip
+    info = replace(FAKE_INFO, groups=[GroupInfo(CacheKind.FULL, None, blocks)])
+    return simulate(
+        BatchingOptions(**options), info, costs or Costs(), overheads or Overheads(), asked or requests(), load
+    )
+
+
+def test_one_client_step_by_step() -> None:
+    first, second = run(Load(1, requests=2), overheads=Overheads(0.25, 0.5))
+    assert (first.start, first.sent, first.arrivals, first.end) == (0.0, 0.0, [1.75, 2.75, 3.75, 4.75], 4.75)
+    assert (second.start, second.arrivals[0]) == (4.75, 6.5)
+    assert (second.tokens, second.prompt_tokens, second.error) == (4, 10, None)
+
+
+def test_long_texts_are_timed_like_short_ones() -> None:
+    (record,) = run(Load(1, requests=1), asked=requests(new=500), costs=Costs(0.5))
+    assert record.arrivals == pytest.approx([0.5 * number for number in range(1, 501)])
+
+
+def test_a_closed_loop_is_as_fast_as_its_steps() -> None:
+    records = run(Load(8, duration=1000), Costs(0.1, 0.001, 0.01), asked=requests(10, 50), waiting_served_ratio=0)
+    rate = sum(record.tokens for record in records) / records[-1].end
+    most = 8 / (0.1 + 8 * 0.01)
+    assert 0.8 * most < rate < most
+
+
+def test_who_comes_in_the_middle_of_a_step_waits_for_the_plans_in_flight() -> None:
+    moments = iter([0.0, 3.5])
+    _, late = run(Load(9, iter(moments), requests=2), asked=requests(new=10), waiting_served_ratio=0)
+    # at 3.5 the steps that end at 4 and 5 are with the shards; the prompt is the next
+    assert late.arrivals[0] == pytest.approx(6.0)
+
+
+@pytest.mark.parametrize("busy", [0.5, 0.8])
+def test_waiting_times_of_an_open_loop(busy: float) -> None:
+    """Requests of one step each, one at a time, are a queue with constant service: M/D/1."""
+    load = Load(1000, poisson(busy, 5), requests=20000)
+    records = run(
+        load, asked=requests(10, 1), max_batch_size=1, max_concurrent_requests=100000, prefill_chunk_tokens=16
+    )
+    waits = sum(record.end - record.start - 1 for record in records) / len(records)
+    assert waits == pytest.approx(busy / (2 * (1 - busy)), rel=0.15)
+
+
+def test_all_clients_busy_means_later_but_due_in_time() -> None:
+    first, second = run(Load(1, iter([0.0, 0.5]), requests=2))
+    assert (first.end, second.start, second.sent, second.end) == (4.0, 0.5, 4.0, 8.0)
+
+
+def test_too_many_are_refused_and_pause() -> None:
+    records = run(Load(3, duration=5), asked=requests(new=20), max_concurrent_requests=2)
+    refused = [record for record in records if record.error]
+    assert len(records) - len(refused) == 2
+    assert all("429" in str(record.error) for record in refused)
+    assert [record.start for record in refused] == pytest.approx([0.1 * number for number in range(len(refused))])
+
+
+def test_what_fits_nowhere_is_refused() -> None:
+    (record,) = run(Load(1, requests=1), asked=requests(20), max_batch_prefill_tokens=16)
+    assert "max_batch_prefill_tokens" in str(record.error)
+
+
+def test_a_full_cache_makes_them_wait() -> None:
+    first, second = run(Load(2, requests=2), asked=requests(20, 12), blocks=3)
+    assert first.end == 12.0
+    assert second.arrivals[0] > first.end
+
+
+def test_what_is_not_done_in_time_has_failed() -> None:
+    (record,) = run(Load(1, requests=1, time_limit=2.5))
+    assert (record.error, len(record.arrivals), record.end) == ("not done after 2.5 s", 2, 2.5)
+
+
+def test_prompts_that_begin_alike_are_computed_once() -> None:
+    alike = itertools.repeat(Asked(range(160), 1))
+    first, second = run(Load(1, requests=2), Costs(0.0, 1.0), asked=alike)
+    assert first.end == 160.0
+    assert second.end - second.start == 16.0
+
+
+def test_chunks_keep_the_others_going() -> None:
+    def gaps(**options: int) -> float:
+        asked = iter([Asked(range(10), 40), Asked(range(1000, 2000), 1)])
+        talking, _ = run(Load(2, iter([0.0, 5.5])), Costs(1.0, 0.1), asked=asked, waiting_served_ratio=0, **options)
+        return max(later - earlier for earlier, later in itertools.pairwise(talking.arrivals))
+
+    assert gaps() == pytest.approx(102.0)  # the whole prompt, and the step after it
+    assert gaps(prefill_chunk_tokens=16) == pytest.approx(2.6)
+
+
+def test_the_same_load_gives_the_same_records() -> None:
+    def once() -> list[Record]:
+        chance = random.Random(3)
+        asked = (Asked(range(9, 9 + chance.randint(1, 200)), chance.randint(1, 90)) for _ in itertools.count())
+        return run(Load(5, poisson(0.1, 1), duration=300), Costs(0.1, 0.003, 0.02), asked=asked)
+
+    assert once() == once()
+
+
+def test_guesses_are_refused() -> None:
+    with pytest.raises(UsageError, match="speculate"):
+        simulate(BatchingOptions(), replace(FAKE_INFO, draft_width=3), Costs(), Overheads(), requests(), Load(1))
+
+
+@pytest.mark.parametrize("options", [BatchingOptions(), BatchingOptions(prefill_chunk_tokens=32, max_batch_size=3)])
+async def test_the_plans_are_those_of_the_engine(options: BatchingOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All come at once, so that the clock has no say."""
+    asked = [Asked(range(100 * n, 100 * n + 7 * n + 3), 3 + 5 * n) for n in range(8)]
+    sent: list[tuple[list[int], list[int]]] = []
+
+    class Listening(FakeShards):
+        async def send(self, plan: Plan) -> None:
+            sent.append(([*plan.ids], [*plan.counts]))
+            await super().send(plan)
+
+    engine = Engine(Listening(), options, Tokenizer(models.BPE()), Metrics(1024, 2048))
+    await engine.start()
+    generations = [
+        engine.generate(
+            GenerationRequest(
+                prompt_ids=[*each.prompt_ids],
+                sampling=SamplingParams(),
+                stopping=StoppingParams(max_new_tokens=each.new_tokens, ignore_eos=True),
+            )
+        )
+        for each in asked
+    ]
+    for generation in generations:
+        await generation.__aenter__()
+    async with asyncio.timeout(20):
+        for generation in generations:
+            while not generation.over:
+                await generation.drain()
+    await engine.stop()
+
+    planned: list[tuple[list[int], list[int]]] = []
+    from tgi_server.simulate import world
+
+    look = world._World._look
+
+    def listening(self: world._World, plan: Plan) -> tuple[Shape, list[int]]:
+        planned.append(([*plan.ids], [*plan.counts]))
+        return look(self, plan)
+
+    monkeypatch.setattr(world._World, "_look", listening)
+    monkeypatch.setattr(world._World, "_skip", lambda self, until: False)
+    simulate(options, FAKE_INFO, Costs(), Overheads(), iter(asked), Load(8, itertools.repeat(0.0)))
+    assert planned == sent
+
+
+def test_thousands_of_times_faster_than_the_clock() -> None:
+    """Counted in work, not in time: most steps of long texts are taken in one go."""
+    steps = 0
+
+    class Counting(Costs):
+        def seconds(self, shape: Shape) -> float:
+            nonlocal steps
+            steps += 1
+            return super().seconds(shape)
+
+    records = run(Load(4, requests=4), Counting(), asked=requests(new=1000))
+    assert max(record.end for record in records) == pytest.approx(steps, abs=5)
+    assert math.isfinite(steps)
