@@ -53,7 +53,7 @@ class Policy(Protocol):
         """The sequences of the next step and how many positions each computes; `running` includes `new`."""
 
     def closed(self, waiting: Collection[Sequence], running: int, free_blocks: Items[int]) -> int:
-        """For how many of the next steps `admit` lets nobody in, while all `running` decode and nothing else changes."""
+        """For how many of the next steps `admit` lets nobody in, if all `running` decode and nothing else changes."""
 
     def skip(self, steps: int) -> None:
         """So many steps were made in which all running sequences decoded and nobody was let in."""
