@@ -27,13 +27,16 @@ from tgi_server.rpc.server import serve
 path, rank, delay, fail_at = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
 assert "torch" not in sys.modules
 group = FAKE_INFO.groups[0]
-model = FakeModel(replace(FAKE_INFO, groups=[replace(group, num_blocks=1 << 20)]))
+def reset():
+    global model
+    model = FakeModel(replace(FAKE_INFO, groups=[replace(group, num_blocks=1 << 20)]))
+reset()
 def step(plan):
     time.sleep(delay)
     if plan.step == fail_at:
         raise RuntimeError("the device is gone")
     return model.step(plan)
-serve(path, replace(FAKE_INFO, groups=[replace(group, num_blocks=group.num_blocks - rank)]), step, rank)
+serve(path, replace(FAKE_INFO, groups=[replace(group, num_blocks=group.num_blocks - rank)]), step, reset, rank)
 """
 
 
@@ -174,11 +177,33 @@ async def test_sigterm_ends_cleanly_idle_and_while_working(processes: Processes)
     assert not list(Path(processes.prefix).parent.iterdir()), "no socket is left"
 
 
-async def test_a_second_router_is_refused(processes: Processes) -> None:
+async def test_a_second_router_is_refused_beside_the_first(processes: Processes) -> None:
     processes.start(1)
     async with connected(processes), connected(processes) as second:
-        with pytest.raises(GenerationError, match="has served a router already"):
+        with pytest.raises(GenerationError, match="serves another router"):
             await second.receive()
+
+
+@pytest.mark.parametrize("world", [1, 2])
+async def test_a_router_takes_the_place_of_one_that_has_left(processes: Processes, world: int) -> None:
+    processes.start(world)
+    texts = []
+    for _ in range(3):  # ids and steps begin again; the fake model would not take what it knows already
+        async with connected(processes, world) as shards:
+            await shards.send(prefill(0, 0, [1, 2]))
+            await shards.send(Plan(1, [0], [1]))
+            texts.append([(await shards.receive()).tokens, (await shards.receive()).tokens])
+    assert texts[0] == texts[1] == texts[2]
+
+
+async def test_what_a_router_did_not_wait_for_does_not_reach_the_next(processes: Processes) -> None:
+    processes.start(1, delay=0.3)
+    async with connected(processes) as shards:
+        await shards.send(prefill(0, 0, [1, 2]))
+    async with connected(processes) as shards:
+        await shards.send(prefill(0, 0, [9, 9, 9]))
+        outcome = await shards.receive()
+    assert outcome.tokens == [FakeModel().step(prefill(0, 0, [9, 9, 9])).tokens[0]]
 
 
 async def test_a_stale_socket_is_replaced_and_a_missing_one_waited_for(processes: Processes) -> None:

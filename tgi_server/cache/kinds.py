@@ -6,7 +6,7 @@ Layers whose past is held alike are one group: their caches have the same blocks
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tgi_server.types import BLOCK_SIZE
@@ -80,6 +80,20 @@ def unshared(groups: Iterable[CacheGroup], wanted: bool | None, longest: int) ->
         if group.window is not None and group.window < longest and not wanted:
             return "layers with a window would have to keep what lies before it (prefix_caching=true lets them)"
     return None
+
+
+_READ_BY: Mapping[str, frozenset[CacheKind]] = {
+    "max_input_length": frozenset([CacheKind.WINDOW, CacheKind.ENCODER]),
+    "prefill_chunk_tokens": frozenset([CacheKind.WINDOW]),
+    "prefix_caching": frozenset([CacheKind.WINDOW]),
+}
+"""Options that decide how large the caches of some kinds of groups are, and nothing else of a shard."""
+
+
+def without_effect(kinds: Iterable[CacheKind]) -> set[str]:
+    """Options that make no difference to the shards of a model with groups of these kinds."""
+    present = set(kinds)
+    return {name for name, readers in _READ_BY.items() if readers.isdisjoint(present)}
 
 
 def table(group: CacheGroup, own: Sequence[int], prompt: int, total: int, chunk: int, width: int) -> list[int]:

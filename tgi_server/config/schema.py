@@ -253,7 +253,7 @@ class BatchingOptions(Options):
         minimum=0,
         concerns=("router",),
     )
-    max_batch_prefill_tokens: int = option(4096, "Prompt tokens one prefill may take.", minimum=1)
+    max_batch_prefill_tokens: int = option(4096, "Prompt tokens one prefill may take.", minimum=1, concerns=("router",))
     max_batch_total_tokens: Optional[int] = option(
         None,
         "Tokens of cache that all running requests may hold together. Unset: what fits in the free memory, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import time
@@ -22,6 +23,9 @@ from tgi_server.errors import GenerationError, TgiError, UnhealthyError
 from tgi_server.rpc.client import Shards
 from tgi_server.telemetry.metrics import Metrics
 from tgi_server.types import GenerationRequest, Outcome, SamplingParams, ShardInfo, StoppingParams
+
+LAST_STEPS = 10.0
+"""Seconds that the steps in flight have when the engine stops."""
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +64,7 @@ class Engine:
         self._proven = False  # the last step that came back with a token or a failure had no failure
         self._probing = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
+        self._idle: asyncio.Event | None = None  # set when no plan is in flight, once somebody waits for that
         self._cycle: Cycle
         self._observer: BatchObserver
 
@@ -91,11 +96,19 @@ class Engine:
             log.info("prefix caching: off, %s", unshared)
 
     async def stop(self) -> None:
-        """End all generations that are left (they raise GenerationError) and close the shards' connections."""
+        """End all generations that are left (they raise GenerationError) and close the shards' connections.
+
+        Plans in flight are waited for: all ranks are to have worked on the same ones before another router comes.
+        """
+        self._end_all("the server stopped")
+        if self._tasks and self._cycle.in_flight and not self.failed.is_set():
+            self._idle = asyncio.Event()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LAST_STEPS):
+                    await self._idle.wait()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._end_all("the server stopped")
         await self._shards.close()
 
     def permit(self) -> AbstractContextManager[None]:
@@ -194,6 +207,8 @@ class Engine:
             self._work.set()
             self._deliver(outcome, self._cycle.commit(outcome, now), now)
             self._observer.queue(self._cycle.scheduler)
+            if self._idle is not None and not self._cycle.in_flight:
+                self._idle.set()
 
     def _deliver(self, outcome: Outcome, progresses: list[Progress], now: float) -> None:
         for id, logprobs in outcome.prompt_logprobs.items():
@@ -217,6 +232,8 @@ class Engine:
         self._observer.broke()
         self._end_all(message)
         self.failed.set()
+        if self._idle is not None:
+            self._idle.set()
 
     def _end_all(self, message: str) -> None:
         self._failure = message

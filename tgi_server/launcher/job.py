@@ -23,6 +23,8 @@ from tgi_server.launcher.process import environment
 Report = Callable[[str, float], None]
 """Takes the name of the running stage and how much of it is done, from 0 to 1."""
 
+PROGRESS = "progress"
+"""The kind of the lines before the last one."""
 _BEAT = 0.2
 """Seconds between two progress lines."""
 _GRACE = 2.0
@@ -70,7 +72,7 @@ def _follow(lines: Iterable[str], report: Report) -> tuple[str, str]:
     """Pass progress on until the last message, which is returned; ("", "") when there is none."""
     for line in lines:
         kind, *content = json.loads(line)
-        if kind != "progress":
+        if kind != PROGRESS:
             return kind, content[0]
         report(*content)
     return "", ""
@@ -121,7 +123,7 @@ class _Channel:
     def _beat(self) -> None:
         while not self._finished.wait(_BEAT):
             try:
-                self._send("progress", *self._progress)
+                self._send(PROGRESS, *self._progress)
             except OSError:
                 os._exit(1)  # nobody reads any more: the launcher is gone
 

@@ -45,7 +45,13 @@ class Child:
     """One child process. Its own session keeps a terminal's Ctrl-C away: only the launcher decides when it stops."""
 
     def __init__(
-        self, name: str, command: Sequence[str], text: str, extra: Mapping[str, str], inherited: Sequence[int] = ()
+        self,
+        name: str,
+        command: Sequence[str],
+        text: str,
+        extra: Mapping[str, str],
+        inherited: Sequence[int] = (),
+        take: Callable[[bytes], None] | None = None,
     ) -> None:
         """Start `command`, which reads `text` from its standard input.
 
@@ -55,10 +61,12 @@ class Child:
             name: how logs call it.
             extra: additional environment variables.
             inherited: file descriptors it keeps, under their numbers.
+            take: gets the lines of its standard output, which are passed on when None.
         """
         self.name = name
         self.progress: float | None = None
         self._words: deque[str] = deque(maxlen=_LAST_WORDS)
+        self._said: deque[str] = deque(maxlen=_LAST_WORDS)
         self._killed = False
         self._process = subprocess.Popen(
             list(command),
@@ -73,7 +81,7 @@ class Child:
         )
         assert self._process.stdin and self._process.stdout and self._process.stderr
         self.pipes = {
-            self._process.stdout: _Lines(_relay),
+            self._process.stdout: _Lines(take or self._relay),
             self._process.stderr: _Lines(self._remember),
         }
         with self._process.stdin as stdin, contextlib.suppress(BrokenPipeError):
@@ -100,6 +108,11 @@ class Child:
         """The last lines of its standard error."""
         return "\n".join(self._words)
 
+    @property
+    def last_lines(self) -> list[str]:
+        """The last lines of its standard output, then those of its standard error."""
+        return [*self._said, *self._words]
+
     def ending(self) -> str:
         """How it ended, in words."""
         code = self._process.wait()
@@ -119,6 +132,12 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+
+    def _relay(self, line: bytes) -> None:
+        self._said.append(line.decode(errors="replace").rstrip())
+        with contextlib.suppress(OSError):  # nobody reads our output any more
+            sys.stdout.buffer.write(line)
+            sys.stdout.buffer.flush()
 
     def _remember(self, line: bytes) -> None:
         text = line.decode(errors="replace").rstrip()
@@ -164,12 +183,6 @@ class _Lines:
         self._rest = b""
 
 
-def _relay(line: bytes) -> None:
-    with contextlib.suppress(OSError):  # nobody reads our output any more
-        sys.stdout.buffer.write(line)
-        sys.stdout.buffer.flush()
-
-
 class Children:
     """All child processes of the launcher. Leaving the context kills those that still run."""
 
@@ -187,10 +200,16 @@ class Children:
         self._selector.close()
 
     def start(
-        self, name: str, command: Sequence[str], text: str, extra: Mapping[str, str], inherited: Sequence[int] = ()
+        self,
+        name: str,
+        command: Sequence[str],
+        text: str,
+        extra: Mapping[str, str],
+        inherited: Sequence[int] = (),
+        take: Callable[[bytes], None] | None = None,
     ) -> Child:
         """Start a child; the arguments are those of `Child`."""
-        child = Child(name, command, text, extra, inherited)
+        child = Child(name, command, text, extra, inherited, take)
         self._children.append(child)
         for pipe, lines in child.pipes.items():
             self._selector.register(pipe, selectors.EVENT_READ, lines)
@@ -227,6 +246,14 @@ class Children:
         for child in children:
             child.kill()
         self.poll(0)
+
+    def drop(self, child: Child) -> None:
+        """Forget a child that has ended: that it did is no news any more."""
+        self.hear_out(child, 0.5)
+        for pipe in child.pipes:
+            if not pipe.closed:
+                self._close(pipe)
+        self._children.remove(child)
 
     def _close(self, pipe: IO[bytes]) -> None:
         self._selector.unregister(pipe)

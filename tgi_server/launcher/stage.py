@@ -1,37 +1,59 @@
-"""Where the servers of jobs run, one at a time."""
+"""Where the servers of jobs run, one at a time: what is the same from one configuration to the next stays."""
 
 from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import logging
+import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from tgi_server.config import describe, load
+from tgi_server.cache.kinds import without_effect
+from tgi_server.config import describe, load, options
 from tgi_server.config.arguments import Arguments, Composition
-from tgi_server.config.schema import NetworkOptions
-from tgi_server.errors import TgiError
-from tgi_server.launcher import check, hardware, prepare, report, sockets
+from tgi_server.config.schema import DType, NetworkOptions, Resolved, ServerConfig
+from tgi_server.errors import ModelError
+from tgi_server.launcher import check, hardware, job, prepare, report, sockets
 from tgi_server.launcher.prepare import Fetch, accelerators
-from tgi_server.launcher.supervise import Programs, Server, StoppedError, StopSignals
+from tgi_server.launcher.supervise import ChildFailedError, Programs, Server, StoppedError, StopSignals
 from tgi_server.models.check import described
+from tgi_server.models.description import Description
 from tgi_server.quantize.base import QuantizeMethod
-from tgi_server.telemetry import logging as log
+from tgi_server.telemetry import logging as log_setup
 
 _POLL = 0.1
 """Seconds between two questions whether the server is ready."""
+_READY = 30.0
+"""Seconds for one answer to that."""
 
 logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+
+
+@dataclass
+class _Running:
+    """A server with its shards, and a router or none.
+
+    Attributes:
+        held: what it occupies; closed to stop it.
+        made_of: what its shards were made of, and its router; None where there is none.
+    """
+
+    server: Server
+    held: ExitStack
+    resolved: Resolved
+    made_of: Mapping[str, Any]
+    router: Mapping[str, Any] | None = None
 
 
 class Stage:
@@ -49,6 +71,9 @@ class Stage:
         self._programs = programs
         self._fetch = fetch
         self._stop = stop
+        self._running: _Running | None = None
+        self._ports = ExitStack()
+        self._port: tuple[str, int] | None = None
 
     def __enter__(self) -> Stage:
         return self
@@ -56,70 +81,146 @@ class Stage:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop what runs."""
+        self._end()
 
     def serve(self, run: Composition) -> None:
         """See `tgi_server.jobs.base.Stage`."""
-        self._run(run, self._stop)
+        with self._kept(run, None) as server:
+            server.watch(lambda: self._stop.requested)
+            server.drain(run.config)
+        self._end()
 
     def beside(self, run: Composition, work: Callable[[], _T], log: Path | None = None) -> _T:
         """See `tgi_server.jobs.base.Stage`."""
-        done = _Until(self._stop)
+
+        with self._kept(run, log) as server:
+            return self._watched(server, run.config, work)
+
+    def ask_shards(self, run: Composition, module: str, *arguments: str, report: Callable[[str, float], None]) -> str:
+        """See `tgi_server.jobs.base.Stage`."""
+        lines = _Answer(report)
+        with self._kept(run, None, router=False) as server:
+            assert self._running is not None
+            command = [sys.executable, "-m", module, *arguments]
+            server.start_instead(command, run.config, self._running.resolved, lines.take)
+            server.watch(lambda: self._stop.requested or lines.result is not None)
+            server.stop_router()
+            self._stop.check()
+        assert lines.result is not None
+        kind, content = lines.result
+        if kind != "done":
+            raise ModelError(content)
+        return content
+
+    def _watched(self, server: Server, options: NetworkOptions, work: Callable[[], _T]) -> _T:
+        """What `work` returns, called in a thread when the server answers, while this one looks after that."""
         results: list[_T] = []
-        problems: list[Exception] = []
+        problems: list[BaseException] = []
+        gone = threading.Event()
 
         def guarded() -> None:
             try:
-                _await_ready(run.config, done)
+                _await_ready(options, lambda: gone.is_set() or self._stop.requested)
                 results.append(work())
-            except StoppedError:
-                pass  # the server's end says why
-            except Exception as error:  # raised again in the other thread
+            except BaseException as error:  # raised again in the other thread
                 problems.append(error)
-            finally:
-                done.request()
 
         thread = threading.Thread(target=guarded, name="work")
         thread.start()
         try:
-            self._run(run, done)
-        except TgiError:
-            problems.clear()  # the server's own words say why
-            raise
+            server.watch(lambda: not thread.is_alive())
         finally:
-            done.request()
+            gone.set()
             thread.join()
+        self._stop.check()
         if problems:
             raise problems[0]
-        if not results:
-            raise StoppedError
         return results[0]
 
-    def ask_shards(self, run: Composition, module: str, *arguments: str, report: Callable[[str, float], None]) -> str:
-        """See `tgi_server.jobs.base.Stage`."""
-        raise NotImplementedError
+    @contextmanager
+    def _kept(self, run: Composition, log: Path | None, router: bool = True) -> Iterator[Server]:
+        """The server of a configuration, which stays for the next one unless something happens to it."""
+        with _lines_to(log):
+            log_setup.setup(run.config, "launcher")
+            self._introduce(run)
+            try:
+                yield self._server(run, router)
+            except (ChildFailedError, StoppedError):
+                self._end()
+                raise
 
-    def _run(self, run: Composition, stop: StopSignals) -> None:
-        log.setup(run.config, "launcher")
-        self._introduce(run)
-        config, origins = run.config, run.origins
+    def _server(self, run: Composition, router: bool) -> Server:
         gpus = accelerators()
-        check.options(config, origins, gpus)
+        check.options(run.config, run.origins, gpus)
+        running = self._running
+        if running is not None and running.made_of != self._made_of(run.config, running.resolved, gpus):
+            logger.info("the shards are made of something else: all is started anew")
+            self._end()
+        elif running is not None:
+            logger.info("the shards stay")
+        running = self._running = self._running or self._started(run, gpus)
+        wanted = _concerned(run.config, "launcher", "router")
+        if running.router is not None and (not router or running.router != wanted):
+            running.server.stop_router()
+            running.router = None
+        if router and running.router is None:
+            running.server.start_router(run.config, running.resolved, self._listener(run.config))
+            running.router = wanted
+        return running.server
+
+    def _made_of(self, config: ServerConfig, resolved: Resolved, gpus: int) -> Mapping[str, Any]:
+        """What shards of this model are made of; the options that cannot matter to it left out.
+
+        Raises ConfigError or ModelError where the model cannot be served so.
+        """
+        spec = self._look(config, resolved.num_shard, resolved.dtype)(
+            Path(resolved.model_dir), ask=None if resolved.description is None else lambda _: resolved.description
+        )
+        unread = without_effect([group.kind for group in spec.groups])
+        return {name: value for name, value in _concerned(config, "shard").items() if name not in unread}
+
+    def _look(self, config: ServerConfig, num_shard: int, dtype: DType) -> Callable[..., Description]:
+        method: QuantizeMethod = load.instantiate(config.quantize)
+        return partial(described, config=config, num_shard=num_shard, dtype=dtype, quantize=method)
+
+    def _started(self, run: Composition, gpus: int) -> _Running:
+        """The shards of a configuration."""
+        config = run.config
         num_shard = check.number_of_shards(config, gpus)
         dtype = config.dtype or hardware.preferred_dtype(gpu=gpus > 0)
+        listener = self._listener(config)
         with ExitStack() as held:
-            held.enter_context(sockets.claim_port(config))
-            listener = held.enter_context(sockets.bind(config))
             held.enter_context(sockets.claim_paths(config))
             sockets.clear(config, sockets.shard_paths(config, num_shard))
             if num_shard > 1:
                 sockets.check_master_port(config)
             logger.info("%d shard(s), %s, port %d", num_shard, dtype.name, listener.getsockname()[1])
-            method: QuantizeMethod = load.instantiate(config.quantize)
-            look = partial(described, config=config, num_shard=num_shard, dtype=dtype, quantize=method)
-            model, description = prepare.prepare(config, dtype, self._fetch, look, stop)
-            resolved = prepare.resolved(model, num_shard, dtype, gpu=gpus > 0)
-            Server(self._programs, config, replace(resolved, description=description), listener, stop).run()
+            look = self._look(config, num_shard, dtype)
+            model, description = prepare.prepare(config, dtype, self._fetch, look, self._stop)
+            resolved = replace(prepare.resolved(model, num_shard, dtype, gpu=gpus > 0), description=description)
+            server = held.enter_context(Server(self._programs, self._stop))
+            server.start_shards(config, resolved)
+            return _Running(server, held.pop_all(), resolved, self._made_of(config, resolved, gpus))
+
+    def _listener(self, config: ServerConfig) -> Any:
+        """A socket bound to the configured address, kept as long as that is the same."""
+        if self._port != (config.hostname, config.port):
+            self._ports.close()
+            self._port = None
+            self._ports.enter_context(sockets.claim_port(config))
+            self._bound = self._ports.enter_context(sockets.bind(config))
+            self._port = config.hostname, config.port
+        return self._bound
+
+    def _end(self) -> None:
+        """Stop what runs, and free the address."""
+        running, self._running = self._running, None
+        try:
+            if running is not None:
+                running.held.close()
+        finally:
+            self._port = None
+            self._ports.close()
 
     def _introduce(self, run: Composition) -> None:
         for warning in [*self._arguments.warnings, *self._arguments.suspects]:
@@ -132,34 +233,56 @@ class Stage:
         logger.info("options that differ from their defaults: %s", ", ".join(changed) or "none")
 
 
-class _Until(StopSignals):
-    """Until a signal comes, or the work beside the server is done."""
+class _Answer:
+    """The lines that a program of `job.perform` writes; its last one is the result."""
 
-    def __init__(self, outer: StopSignals) -> None:
-        super().__init__()
-        self._outer = outer
+    def __init__(self, report: Callable[[str, float], None]) -> None:
+        self.result: tuple[str, str] | None = None
+        self._report = report
 
-    @property
-    def requested(self) -> bool:
-        return super().requested or self._outer.requested
+    def take(self, line: bytes) -> None:
+        kind, *content = json.loads(line)
+        if kind == job.PROGRESS:
+            self._report(*content)
+        else:
+            self.result = kind, content[0]
 
-    @property
-    def hurried(self) -> bool:
-        return self._outer.hurried
+
+def _concerned(config: ServerConfig, *kinds: str) -> dict[str, Any]:
+    """The values of the options that concern one of these."""
+    values = options.values(config, whole=True)
+    return {name: value for name, value in values.items() if not set(kinds).isdisjoint(options.concerns(name))}
 
 
-def _await_ready(options: NetworkOptions, stop: StopSignals) -> None:
-    """Wait until the configured server answers. Raises StoppedError."""
+@contextmanager
+def _lines_to(path: Path | None) -> Iterator[None]:
+    """Have the launcher's lines, and those it passes on, appended to a file; to where they go if it is None."""
+    if path is None:
+        yield
+        return
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    with path.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+        try:
+            yield
+        finally:
+            root.handlers[:] = handlers
+            root.setLevel(level)
+
+
+def _await_ready(options: NetworkOptions, over: Callable[[], bool]) -> None:
+    """Wait until the configured server answers. Raises StoppedError when it is `over` before."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(options.hostname, options.hostname)
     while True:
-        stop.check()
-        time.sleep(_POLL)
+        if over():
+            raise StoppedError
         with contextlib.suppress(OSError, http.client.HTTPException):
             if _answers(host, options.port):
                 return
+        time.sleep(_POLL)
 
 
 def _answers(host: str, port: int) -> bool:
-    with contextlib.closing(http.client.HTTPConnection(host, port, timeout=30)) as connection:
+    with contextlib.closing(http.client.HTTPConnection(host, port, timeout=_READY)) as connection:
         connection.request("GET", "/health")
         return connection.getresponse().status == 200

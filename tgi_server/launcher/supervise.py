@@ -7,8 +7,9 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from tgi_server.config import load
 from tgi_server.config.schema import Launch, Resolved, ServerConfig
@@ -38,7 +39,15 @@ class Programs:
 
 
 class ChildFailedError(TgiError):
-    """A child process ended that should not have."""
+    """A child process ended that should not have.
+
+    Attributes:
+        last_words: the last lines that it wrote.
+    """
+
+    def __init__(self, message: str, last_words: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.last_words = last_words
 
 
 class StoppedError(Exception):
@@ -81,75 +90,104 @@ class StopSignals:
 
 
 class Server:
-    """Shards and router of one server, from the first start to the last socket removed."""
+    """Shards, and a router at them, from the first start to the last socket removed.
 
-    def __init__(
-        self, programs: Programs, config: ServerConfig, resolved: Resolved, listener: socket.socket, stop: StopSignals
-    ) -> None:
-        """Nothing is started yet.
+    Leaving the context stops all; then no child runs and no socket is left.
+
+    Args:
+        stop: the signals that arrive.
+    """
+
+    def __init__(self, programs: Programs, stop: StopSignals) -> None:
+        self._programs = programs
+        self._stop = stop
+        self._children = Children()
+        self._shards: list[Child] = []
+        self._router: Child | None = None
+        self._paths: list[Path] = []
+
+    def __enter__(self) -> Server:
+        self._children.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        try:
+            for group in ([self._router] if self._router else [], self._shards):
+                self._children.stop(group, _GRACE, self._hurried)
+            sockets.remove(self._paths)
+        finally:
+            self._children.__exit__(*exception)
+
+    def start_shards(self, config: ServerConfig, resolved: Resolved) -> None:
+        """Until all answer. Raises ChildFailedError when one ends, StoppedError when told to stop."""
+        self._paths = sockets.shard_paths(config, resolved.num_shard)
+        for rank in range(resolved.num_shard):
+            self._shards.append(self._start_shard(config, resolved, rank))
+        self._await_sockets(bar=not config.json_output)
+
+    def start_router(self, config: ServerConfig, resolved: Resolved, listener: socket.socket) -> None:
+        """Start one at the running shards, which have none.
 
         Args:
             resolved: what the launcher found out; its `listen_fd` is set here.
             listener: bound to the server's address.
         """
-        self._programs = programs
-        self._config = config
-        self._resolved = resolved
-        self._listener = listener
-        self._stop = stop
-        self._children = Children()
-        self._paths = sockets.shard_paths(config, resolved.num_shard)
+        number = listener.fileno()
+        text = load.dump(Launch(config, replace(resolved, listen_fd=number)))
+        self._router = self._children.start("router", self._programs.router, text, {}, [number])
 
-    def run(self) -> None:
-        """Serve until told to stop; when this returns or raises, no child runs and no socket is left.
+    def start_instead(
+        self, command: Sequence[str], config: ServerConfig, resolved: Resolved, take: Callable[[bytes], None]
+    ) -> None:
+        """Start another program in the router's place, of which `take` gets the lines of its standard output."""
+        text = load.dump(Launch(config, resolved))
+        self._router = self._children.start("probe", command, text, {}, take=take)
 
-        Raises:
-            ChildFailedError: a child ended by itself.
-            StoppedError: told to stop before the router was started.
-        """
-        shards: list[Child] = []
-        routers: list[Child] = []
-        with self._children:
-            try:
-                shards += map(self._start_shard, range(self._resolved.num_shard))
-                self._await_sockets(shards)
-                routers += [self._start_router()]
-                while not self._stop.requested:
-                    self._step()
-                self._drain(*routers)
-            finally:
-                for group in (routers, shards):
-                    self._children.stop(group, _GRACE, self._hurried)
-                sockets.remove(self._paths)
+    def stop_router(self, grace: float = _GRACE) -> None:
+        """Have the router leave the shards, if there is one; a shard that dies meanwhile is a failure."""
+        router, self._router = self._router, None
+        if router is None:
+            return
+        self._children.stop([router], grace, self._hurried)
+        self._children.drop(router)
+        logger.info("the %s %s", router.name, router.ending())
+        if failed := self._children.ended():
+            raise self._failure(failed[0])
+
+    def watch(self, over: Callable[[], bool]) -> None:
+        """Pass on what the children write until `over`. Raises ChildFailedError when one of them has ended."""
+        while not over():
+            self._step()
+
+    def drain(self, config: ServerConfig) -> None:
+        """Let the router finish its requests, and end."""
+        logger.info("stopping: running requests have %g s to finish", config.shutdown_timeout)
+        self.stop_router(config.shutdown_timeout + _MARGIN)
 
     def _hurried(self) -> bool:
         return self._stop.hurried
 
-    def _start_shard(self, rank: int) -> Child:
-        threads = max(1, usable_cores() // self._resolved.num_shard)
+    def _start_shard(self, config: ServerConfig, resolved: Resolved, rank: int) -> Child:
+        threads = max(1, usable_cores() // resolved.num_shard)
         wanted = {
             "OMP_NUM_THREADS": str(threads),  # each shard would take all cores otherwise, and wait for the others
             "GOMP_SPINCOUNT": "2000",  # spins of a waiting thread: more makes a busy machine's steps ten times slower
         }
         extra = {name: value for name, value in wanted.items() if name not in environment()}
-        text = load.dump(Launch(self._config, self._resolved))
+        text = load.dump(Launch(config, resolved))
         return self._children.start(f"shard {rank}", [*self._programs.shard, "--rank", str(rank)], text, extra)
 
-    def _start_router(self) -> Child:
-        number = self._listener.fileno()
-        text = load.dump(Launch(self._config, replace(self._resolved, listen_fd=number)))
-        return self._children.start("router", self._programs.router, text, {}, [number])
-
-    def _await_sockets(self, shards: Sequence[Child]) -> None:
+    def _await_sockets(self, bar: bool) -> None:
         started = time.monotonic()
-        progress = Progress(bar=not self._config.json_output)
+        progress = Progress(bar=bar)
         try:
-            self._await_all(shards, progress)
+            self._await_all(progress)
         finally:
             progress.finish()
         logger.info("all shards are ready after %.1f s", time.monotonic() - started)
 
-    def _await_all(self, shards: Sequence[Child], progress: Progress) -> None:
+    def _await_all(self, progress: Progress) -> None:
+        shards = self._shards
         started = reminded = time.monotonic()
         while missing := [rank for rank, path in enumerate(self._paths) if not sockets.is_socket(path)]:
             self._stop.check()
@@ -174,13 +212,4 @@ class Server:
 
     def _failure(self, child: Child) -> ChildFailedError:
         logger.error("%s %s; its last words:\n%s", child.name, child.ending(), child.last_words or "(none)")
-        return ChildFailedError(child.error or f"{child.name} {child.ending()}")
-
-    def _drain(self, router: Child) -> None:
-        """Let the router finish its requests; a shard that dies meanwhile is a failure, the router's end is none."""
-        logger.info("stopping: running requests have %g s to finish", self._config.shutdown_timeout)
-        self._children.stop([router], self._config.shutdown_timeout + _MARGIN, self._hurried)
-        logger.info("the router %s", router.ending())
-        failed = [child for child in self._children.ended() if child is not router]
-        if failed:
-            raise self._failure(failed[0])
+        return ChildFailedError(child.error or f"{child.name} {child.ending()}", child.last_lines)

@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 LONGEST_SOCKET_PATH = 107
 """Bytes; what the kernel takes."""
 
+HANDOVER = 2.0
+"""Seconds that a router may wait for the one before it to be gone."""
+
 Step = Callable[[Plan], Outcome]
 
 
@@ -41,12 +44,19 @@ class _Stop:
 STOP = _Stop()
 
 
+class _Router:
+    """One stream of plans, and its outcomes."""
+
+    def __init__(self) -> None:
+        self.outcomes: SimpleQueue[Outcome | _Stop] = SimpleQueue()
+
+
 class _Shard:
-    """The handlers. They serve one router: a second stream is refused, its sequences would mix with the first's."""
+    """The handlers. They serve one router at a time: sequences of a second one would mix with the first's."""
 
     def __init__(self, info: ShardInfo, rank: int) -> None:
-        self.plans: SimpleQueue[Plan | Exception | _Stop] = SimpleQueue()
-        self.outcomes: SimpleQueue[Outcome | _Stop] = SimpleQueue()
+        self.plans: SimpleQueue[tuple[_Router, Plan | Exception | _Stop] | _Stop] = SimpleQueue()
+        self.router = _Router()
         self.stopping = threading.Event()
         self._info = INFO.encode(info)
         self._sends = rank == 0
@@ -62,15 +72,24 @@ class _Shard:
             },
         )
 
-    def run(self, step: Step) -> None:
-        """Work on plans as they come, until `stop`. Raises what `step` raises."""
+    def run(self, step: Step, reset: Callable[[], None]) -> None:
+        """Work on plans as they come, until `stop`. Raises what `step` raises.
+
+        When a router has left, and its plans are worked on, the next one may come.
+        """
         ready: int | None = None  # when the step before was done
         while True:
-            plan = self.plans.get()
+            item = self.plans.get()
+            if isinstance(item, _Stop) or self.stopping.is_set():
+                return
+            router, plan = item
             if isinstance(plan, Exception):
                 raise plan
-            if isinstance(plan, _Stop) or self.stopping.is_set():
-                return
+            if isinstance(plan, _Stop):
+                reset()
+                ready = None
+                self._taken.release()
+                continue
             wait = 0 if ready is None else time.perf_counter_ns() - ready
             try:
                 outcome = step(plan)
@@ -80,7 +99,7 @@ class _Shard:
                 raise
             ready = time.perf_counter_ns()
             if self._sends:
-                self.outcomes.put(replace(outcome, wait_ns=wait))
+                router.outcomes.put(replace(outcome, wait_ns=wait))
 
     def stop(self) -> None:
         """Let `run` return after the step it works on. May be called by a signal handler."""
@@ -88,37 +107,39 @@ class _Shard:
         self.plans.put(STOP)
 
     def _steps(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-        if not self._taken.acquire(blocking=False):
-            context.abort(grpc.StatusCode.FAILED_PRECONDITION, "this shard has served a router already")
-        context.add_callback(lambda: self.outcomes.put(STOP))
-        threading.Thread(target=self._read, args=(requests,), name="plans", daemon=True).start()
-        while not isinstance(outcome := self.outcomes.get(), _Stop):
+        if not self._taken.acquire(timeout=HANDOVER):
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, "this shard serves another router")
+        router = self.router = _Router()
+        context.add_callback(lambda: router.outcomes.put(STOP))
+        threading.Thread(target=self._read, args=(router, requests), name="plans", daemon=True).start()
+        while not isinstance(outcome := router.outcomes.get(), _Stop):
             yield OUTCOME.encode(outcome)
 
-    def _read(self, requests: Iterator[bytes]) -> None:
+    def _read(self, router: _Router, requests: Iterator[bytes]) -> None:
         try:
             for data in requests:
-                self.plans.put(PLAN.decode(data))
+                self.plans.put((router, PLAN.decode(data)))
         except grpc.RpcError:
             log.info("the router closed its stream")
         except Exception as error:
-            self.plans.put(error)
+            self.plans.put((router, error))
+        self.plans.put((router, STOP))
 
 
-def serve(socket_path: str, info: ShardInfo, step: Step, rank: int) -> None:
-    """Serve one router on the unix socket `socket_path` until SIGTERM; to be called on the main thread.
+def serve(socket_path: str, info: ShardInfo, step: Step, reset: Callable[[], None], rank: int) -> None:
+    """Serve routers, one at a time, on the unix socket `socket_path` until SIGTERM; to be called on the main thread.
 
-    The socket appears, with mode 0600, once requests can be answered, and is removed at the end. Raises what `step`
-    raises, ConfigError when the path cannot be used.
+    The socket appears, with mode 0600, once requests can be answered, and is removed at the end. After each router
+    `reset` is called, which forgets its sequences. Raises what `step` raises, ConfigError when the path cannot be used.
     """
     shard = _Shard(info, rank)
     server = grpc.server(ThreadPoolExecutor(max_workers=4, thread_name_prefix="rpc"), options=UNLIMITED)
     server.add_generic_rpc_handlers((shard.handler(),))
     with _stopped_by_signals(shard), _listening(server, socket_path):
         try:
-            shard.run(step)
+            shard.run(step, reset)
         finally:
-            shard.outcomes.put(STOP)
+            shard.router.outcomes.put(STOP)
             server.stop(grace=0).wait()
 
 

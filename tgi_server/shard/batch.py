@@ -101,6 +101,11 @@ class BatchState:
     def __len__(self) -> int:
         return len(self._rows)
 
+    @property
+    def ids(self) -> list[int]:
+        """Those of the sequences that are known."""
+        return list(self._rows)
+
     def update(self, plan: Plan) -> None:
         """Forget the plan's finished sequences and take in its new ones."""
         for id in plan.finished:

@@ -200,6 +200,10 @@ class ModelRunner:
         """Run one step; see `Stepper`."""
         return self._stepper.step(plan)
 
+    def reset(self) -> None:
+        """Forget all sequences; see `Stepper`."""
+        self._stepper.reset()
+
 
 def _draft_width(launch: Launch, spec: Description) -> int:
     """Most tokens that may be guessed of a sequence in a step."""

@@ -105,6 +105,10 @@ class Stepper:
         """Drop a sequence that no plan will finish."""
         self.step(Plan(step=0, ids=[], counts=[], finished=[id]))
 
+    def reset(self) -> None:
+        """Drop all sequences: those who made the plans are gone."""
+        self.step(Plan(step=0, ids=[], counts=[], finished=self._state.ids))
+
     def _forward(self, plan: Plan) -> Outcome:
         drafts = self._draft(plan)
         inputs = self._state.inputs(plan, drafts)

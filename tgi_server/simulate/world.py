@@ -91,7 +91,7 @@ class _Step:
     """A plan at the shards: the requests that get a token by it, and when it is done."""
 
     number: int
-    ids: Sequence[int]
+    ids: list[int]
     counts: list[int]
     ends: float
     decodes: bool
@@ -179,7 +179,7 @@ class _World:
             self._end(record, now, "status 429: the server is full")
             return
         request = GenerationRequest(
-            prompt_ids=asked.prompt_ids,  # type: ignore[arg-type]  # read only
+            prompt_ids=asked.prompt_ids,
             sampling=SamplingParams(),
             stopping=StoppingParams(max_new_tokens=asked.new_tokens, ignore_eos=True),
         )
@@ -264,7 +264,7 @@ class _World:
             return False
         rows = len(first.ids)
         context = sum(self._open[id].length for id in first.ids)
-        times, ends, free = [], second.ends, self._free
+        times, ends, free = list[float](), second.ends, self._free
         done = first.ends
         while len(times) < most and done < until and done < self._load.time_limit:
             times.append(done)

@@ -16,4 +16,4 @@ from tgi_server.rpc.server import serve
 )
 def test_a_path_that_cannot_be_a_socket_is_named(tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        serve(str(tmp_path / name), FAKE_INFO, FakeModel().step, 0)
+        serve(str(tmp_path / name), FAKE_INFO, FakeModel().step, lambda: None, 0)

@@ -8,6 +8,7 @@ import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, models
@@ -43,7 +44,7 @@ def requests(prompt: int = 10, new: int = 4) -> Iterator[Asked]:
 
 def run(
     load: Load, costs: Costs | None = None, overheads: Overheads | None = None, asked: Iterator[Asked] | None = None,
-    blocks: int = 4096, **options: int,
+    blocks: int = 4096, **options: Any,
 ) -> list[Record]:  # fmt: skip
     info = replace(FAKE_INFO, groups=[GroupInfo(CacheKind.FULL, None, blocks)])
     return simulate(
@@ -125,7 +126,7 @@ def test_prompts_that_begin_alike_are_computed_once() -> None:
 
 
 def test_chunks_keep_the_others_going() -> None:
-    def gaps(**options: int) -> float:
+    def gaps(**options: Any) -> float:
         asked = iter([Asked(range(10), 40), Asked(range(1000, 2000), 1)])
         talking, _ = run(Load(2, iter([0.0, 5.5])), Costs(1.0, 0.1), asked=asked, waiting_served_ratio=0, **options)
         return max(later - earlier for earlier, later in itertools.pairwise(talking.arrivals))
