@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tgi_server.bench.plot import Points, chart
 from tgi_server.cache.memory import allocate
 from tgi_server.config.schema import BatchingOptions, DType, ModelOptions
 from tgi_server.kernels.native.calls import Recording
@@ -27,6 +26,7 @@ from tgi_server.models.load import load_model
 from tgi_server.models.spec import ExpertsSpec, ModelSpec, Source
 from tgi_server.quantize.eetq import Eetq
 from tgi_server.quantize.none import NoQuantize
+from tgi_server.report.plots import Points, lines
 from tgi_server.shard.batch import BatchState
 from tgi_server.shard.graphs import NativeForward, best_forward
 from tgi_server.shard.sampler import Watermark
@@ -183,9 +183,9 @@ class Curves:
         """Write the pictures."""
         directory.mkdir(parents=True, exist_ok=True)
         pictures = {
-            "step-batch": chart(f"A decode step, context {CONTEXT}", "sequences", "ms", self.batch),
-            "step-context": chart("A decode step", "context, tokens", "ms", self.context),
-            "prefill": chart("The step that computes one prompt", "prompt, tokens", "ms", self.prefill),
+            "step-batch": lines(f"A decode step, context {CONTEXT}", "sequences", "ms", self.batch),
+            "step-context": lines("A decode step", "context, tokens", "ms", self.context),
+            "prefill": lines("The step that computes one prompt", "prompt, tokens", "ms", self.prefill),
         }
         for name, picture in pictures.items():
             (directory / f"{name}.svg").write_text(picture, encoding="utf-8")

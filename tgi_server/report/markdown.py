@@ -79,8 +79,7 @@ def _code(text: str) -> str:
 
 
 def _table(table: Table) -> str:
-    left = [bool(table.rows) and all(row[i].left for row in table.rows) for i in range(len(table.head))]
-    lines = [[escaped(name) for name in table.head], ["---" if text else "---:" for text in left]]
+    lines = [[escaped(name) for name in table.head], ["---" if text else "---:" for text in table.left]]
     lines += [[_cell(cell, i in table.marked) for cell in row] for i, row in enumerate(table.rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

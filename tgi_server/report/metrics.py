@@ -49,8 +49,8 @@ REQUESTS = Metric(
 )  # fmt: skip
 FIRST_P50 = Metric("first token p50", "ms", 1, _FIRST, lambda summary: 1000 * summary.first_token.p50)
 FIRST_P95 = Metric("first token p95", "ms", 1, _FIRST, lambda summary: 1000 * summary.first_token.p95)
-BETWEEN_P50 = Metric("between tokens p50", "ms", 1, _BETWEEN, lambda summary: 1000 * summary.between_tokens.p50)
-BETWEEN_P95 = Metric("between tokens p95", "ms", 1, _BETWEEN, lambda summary: 1000 * summary.between_tokens.p95)
+BETWEEN_P50 = Metric("between tokens p50", "ms", 2, _BETWEEN, lambda summary: 1000 * summary.between_tokens.p50)
+BETWEEN_P95 = Metric("between tokens p95", "ms", 2, _BETWEEN, lambda summary: 1000 * summary.between_tokens.p95)
 WHOLE_P50 = Metric("whole answer p50", "ms", 0, _WHOLE, lambda summary: 1000 * summary.whole.p50)
 WHOLE_P95 = Metric("whole answer p95", "ms", 0, _WHOLE, lambda summary: 1000 * summary.whole.p95)
 

@@ -15,18 +15,21 @@ from tgi_server.sweep.objective import Objective
 from tgi_server.sweep.record import Sweep
 
 
-def write(directory: Path, sweep: Sweep, objective: Objective = Objective.throughput) -> list[Path]:
+def write(
+    directory: Path, sweep: Sweep, objective: Objective = Objective.throughput, pictures: bool = True
+) -> list[Path]:
     """Write `report.html`, `report.md` and, where there is a best point, `best.yaml`; returns their paths.
 
     Args:
         directory: is made where it does not exist. A `best.yaml` there goes when there is none any more.
         objective: by which the best is chosen, within `sweep.limits`.
+        pictures: whether to draw them, which takes seconds; there are none without matplotlib.
 
     Raises:
         OSError: a file cannot be written.
     """
     found = Findings(sweep, objective)
-    files = {"report.html": html(found), "report.md": markdown(found)}
+    files = {"report.html": html(found, pictures and plots.available()), "report.md": markdown(found)}
     if found.best is not None:
         files[winner.FILE] = winner.deployment(found, found.best)
     directory.mkdir(parents=True, exist_ok=True)
@@ -36,7 +39,7 @@ def write(directory: Path, sweep: Sweep, objective: Objective = Objective.throug
     return [directory / name for name in files]
 
 
-def html(found: Findings) -> str:
+def html(found: Findings, pictures: bool) -> str:
     """The page, with everything in it."""
     import jinja2
 
@@ -44,11 +47,10 @@ def html(found: Findings) -> str:
     environment = jinja2.Environment(
         loader=files, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.get_template("page.html.jinja").render(_content(found))
+    return environment.get_template("page.html.jinja").render(_content(found, pictures))
 
 
-def _content(found: Findings) -> Mapping[str, Any]:
-    pictures = plots.available()
+def _content(found: Findings, pictures: bool) -> Mapping[str, Any]:
     return {
         "found": found,
         "headline": words.headline(found),
@@ -64,7 +66,7 @@ def _content(found: Findings) -> Mapping[str, Any]:
         "winner_file": winner.FILE,
         "definitions": DEFINITIONS,
         "unbalanced": words.UNBALANCED,
-        "no_pictures": None if pictures else words.NO_PICTURES,
+        "no_pictures": None if plots.available() else words.NO_PICTURES,
         "style": Path(__file__).with_name("style.css").read_text(encoding="utf-8"),
     }
 

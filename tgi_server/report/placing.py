@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 _WIDE = 34
 """Letters below an axis that fit beside each other."""
+_LONGEST = 20
+"""Letters of each of them; the rest is cut off."""
 _MOST = 12
 """Names below an axis; where there are more some are left out."""
 _AROUND = ((5, 4), (5, -11), (-5, 4), (-5, -11), (0, 7), (0, -14), (9, -3), (-9, -3))
@@ -23,6 +25,14 @@ def shortened(text: str, longest: int) -> str:
     """Without what no picture can show, and cut off."""
     plain = "".join(letter if letter.isprintable() else " " for letter in text)
     return plain if len(plain) <= longest else plain[: longest - 1] + "…"
+
+
+def round_ticks(axes: Axes, x: bool = False) -> None:
+    """Few ticks at round numbers on the y axis, or on both."""
+    from matplotlib.ticker import MaxNLocator
+
+    for axis in (axes.yaxis, axes.xaxis) if x else (axes.yaxis,):
+        axis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
 
 
 def ticks_at(axes: Axes, values: Collection[float]) -> None:
@@ -46,7 +56,7 @@ def ticks_at(axes: Axes, values: Collection[float]) -> None:
 def name_places(axes: Axes, names: Sequence[str]) -> None:
     """Names below the places 0, 1, ..., slanted where they are long; of many only some."""
     step = -(-len(names) // _MOST)
-    shown = names[::step]
+    shown = [shortened(name, _LONGEST) for name in names[::step]]
     slanted = sum(map(len, shown)) > _WIDE
     turn = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
     axes.set_xticks(range(0, len(names), step), shown, **turn)
@@ -85,7 +95,9 @@ def _name(axes: Axes, name: str, spot: tuple[float, float], taken: list[Bbox]) -
     """At the first place around the point where nothing is; nowhere when there is none."""
     for x, y in _AROUND:
         side = "left" if x > 0 else "right" if x < 0 else "center"
-        label: Annotation = axes.annotate(name, spot, (x, y), textcoords="offset points", ha=side, fontsize=8)
+        label: Annotation = axes.annotate(
+            shortened(name, _LONGEST), spot, (x, y), textcoords="offset points", ha=side, fontsize=8
+        )
         label.set_in_layout(False)
         box = label.get_window_extent()
         if not box.count_overlaps(taken) and axes.bbox.contains(box.x0, box.y0) and axes.bbox.contains(box.x1, box.y1):

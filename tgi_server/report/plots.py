@@ -30,21 +30,24 @@ _MARKS = "osD^vP"
 _INK = "#0a0b0c"
 """Stands for the colour of text, which a page decides."""
 _STYLE: Mapping[str, Any] = {
-    "svg.fonttype": "none", "text.parse_math": False, "axes.unicode_minus": False, "axes.formatter.useoffset": False,
-    "font.size": 9, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
-    "axes.grid": True, "axes.grid.axis": "y", "grid.alpha": 0.15, "grid.linewidth": 0.8, "grid.color": _INK,
-    "text.color": _INK, "axes.labelcolor": _INK, "axes.edgecolor": _INK, "xtick.color": _INK, "ytick.color": _INK,
-    "legend.frameon": False, "lines.markersize": 5,
+    "svg.fonttype": "none", "text.parse_math": False, "font.sans-serif": ["DejaVu Sans"], "font.size": 9,
+    "axes.titlesize": 10, "axes.unicode_minus": False, "axes.formatter.useoffset": False, "axes.axisbelow": True,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.grid.axis": "y",
+    "grid.alpha": 0.15, "grid.linewidth": 0.8, "grid.color": _INK, "text.color": _INK, "axes.labelcolor": _INK,
+    "axes.edgecolor": _INK, "xtick.color": _INK, "ytick.color": _INK, "legend.frameon": False, "lines.markersize": 5,
 }  # fmt: skip
 _SIZE = (4.6, 3.0)
 """Inches, of a picture in a page."""
-_LONGEST = 28
-"""Letters of a name; the rest is cut off."""
+_LONGEST = 60
+"""Letters of a title or a line's name; the rest is cut off."""
 
 
 def available() -> bool:
     """Whether matplotlib is installed."""
-    return importlib.util.find_spec("matplotlib") is not None
+    try:
+        return importlib.util.find_spec("matplotlib") is not None
+    except ValueError:  # something else took its place
+        return False
 
 
 def lines(title: str, x_label: str, y_label: str, curves: Mapping[str, Points]) -> str:
@@ -54,12 +57,14 @@ def lines(title: str, x_label: str, y_label: str, curves: Mapping[str, Points]) 
         curves: at least one point in all, each with a positive x.
     """
     with _figure(title, (6.4, 4.0)) as (figure, axes):
-        axes.set(title=title, xlabel=x_label, ylabel=y_label, xscale="log")
+        _name(axes, title, x_label, y_label)
+        axes.set_xscale("log")
         for number, (name, points) in enumerate(curves.items()):
-            axes.plot(*zip(*sorted(points), strict=True), label=placing.shortened(name, 60), **_look(number))
+            axes.plot(*zip(*sorted(points), strict=True), label=placing.shortened(name, _LONGEST), **_look(number))
         axes.set_ylim(bottom=0)
         if all(y == 0 for points in curves.values() for _, y in points):
             axes.set_ylim(0, 1)
+        placing.round_ticks(axes)
         placing.ticks_at(axes, {x for points in curves.values() for x, _ in points})
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
         return _svg(figure, title, page=False)
@@ -74,12 +79,13 @@ def effect(title: str, label: str, unit: str, means: Mapping[str, float], single
         single: the points of each value.
     """
     with _figure(title, _SIZE) as (figure, axes):
-        axes.set(title=title, xlabel=placing.shortened(label, _LONGEST), ylabel=unit)
+        _name(axes, title, label, unit)
         for place, values in enumerate(single.values()):
-            axes.plot([place] * len(values), list(values), "o", color=COLOURS[0], alpha=0.35, markersize=4, mew=0)
+            axes.plot([place] * len(values), list(values), "o", color=COLOURS[0], alpha=0.5, markersize=4, mew=0)
         axes.plot(range(len(means)), list(means.values()), color=COLOURS[1], marker="D")
         axes.set_xlim(-0.5, len(means) - 0.5)
-        placing.name_places(axes, [placing.shortened(name, _LONGEST) for name in means])
+        placing.name_places(axes, list(means))
+        placing.round_ticks(axes)
         placing.honest(axes, [*means.values(), *(value for values in single.values() for value in values)])
         return _svg(figure, title)
 
@@ -93,7 +99,7 @@ def trade(
         front: names in the order in which they are joined.
     """
     with _figure(title, _SIZE) as (figure, axes):
-        axes.set(title=title, xlabel=x_label, ylabel=y_label)
+        _name(axes, title, x_label, y_label)
         rest = [spot for name, spot in points.items() if name not in front]
         if rest:
             axes.plot(*zip(*rest, strict=True), "o", color=COLOURS[0], label="other points")
@@ -101,6 +107,7 @@ def trade(
             best = [points[name] for name in front]
             axes.plot(*zip(*best, strict=True), color=COLOURS[1], marker="D", label="Pareto front")
         axes.margins(0.12)
+        placing.round_ticks(axes, x=True)
         axes.legend(loc="best", fontsize=8)
         placing.name_points(axes, points, [*front, *points])
         return _svg(figure, title)
@@ -109,16 +116,24 @@ def trade(
 def agreement(title: str, unit: str, pairs: Spots, around: float) -> str:
     """Measured against simulated, with the line where both are equal and what lies within `around` of it."""
     with _figure(title, _SIZE) as (figure, axes):
-        axes.set(title=title, xlabel=f"measured, {unit}", ylabel=f"simulated, {unit}")
-        top = 1.1 * max(value for pair in pairs.values() for value in pair) or 1.0
-        axes.plot([0, top], [0, top], color=_INK, alpha=0.6, linewidth=1, label="equal")
-        band = [(1 - around) * top, (1 + around) * top]
-        axes.fill_between([0, top], [0, band[0]], [0, band[1]], color=_INK, alpha=0.08, label=f"± {100 * around:.0f} %")
+        _name(axes, title, f"measured, {unit}", f"simulated, {unit}")
+        values = [value for pair in pairs.values() for value in pair]
+        low, high = 0.9 * min(values), 1.1 * max(values) or 1.0
+        ends = [low, high]
+        band = [[(1 - around) * end for end in ends], [(1 + around) * end for end in ends]]
+        axes.plot(ends, ends, color=_INK, alpha=0.6, linewidth=1, label="equal")
+        axes.fill_between(ends, *band, color=_INK, alpha=0.08, linewidth=0, label=f"± {100 * around:.0f} %")
         axes.plot(*zip(*pairs.values(), strict=True), "o", color=COLOURS[0])
-        axes.set(xlim=(0, top), ylim=(0, top))
+        placing.round_ticks(axes, x=True)
+        axes.set(xlim=(low, high), ylim=(low, high))
         axes.legend(loc="upper left", fontsize=8)
         placing.name_points(axes, pairs, list(pairs))
         return _svg(figure, title)
+
+
+def _name(axes: Axes, title: str, x_label: str, y_label: str) -> None:
+    title, x_label, y_label = (placing.shortened(text, _LONGEST) for text in (title, x_label, y_label))
+    axes.set(title=title, xlabel=x_label, ylabel=y_label)
 
 
 def _look(number: int) -> dict[str, Any]:
@@ -149,7 +164,9 @@ def _svg(figure: Figure, title: str, page: bool = True) -> str:
     figure.savefig(file, format="svg", metadata=nothing, transparent=page, **tight)
     text = re.sub(r"^.*?(?=<svg)|<metadata>.*?</metadata>\s*|<!--.*?-->\s*", "", file.getvalue(), flags=re.DOTALL)
     used = set(re.findall(r"#([\w-]+)", text))
-    text = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", text)
-    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', rf'\1 role="img" aria-label="{escape(title)}"', text, count=1)
-    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<[^<>]*?) id="([^"]*)"', lambda found: found[0] if found[2] in used else found[1], text)
+    label = f' role="img" aria-label="{escape(placing.shortened(title, _LONGEST))}"'
+    sized = re.compile(r'^(<svg[^>]*?) width="[^"]*" height="[^"]*"')
+    assert sized.match(text), text[:200]
+    text = sized.sub(lambda found: found[1] + label, text)
     return text.replace(_INK, "currentColor" if page else "#222222")

@@ -36,11 +36,16 @@ class Table:
     rows: Sequence[Sequence[Cell]]
     marked: frozenset[int] = frozenset()
 
+    @property
+    def left(self) -> list[bool]:
+        """Whether a column is of texts."""
+        return [bool(self.rows) and all(row[number].left for row in self.rows) for number in range(len(self.head))]
+
 
 def points(found: Findings) -> Table:
     """Every point with its settings and numbers; failures say so in place of these."""
-    head = ["point", *found.varied, "repeats", *(metric.title for metric in METRICS), ""]
-    rows = [[*_named(found, row), *_measured(row), Cell(_remark(found, row), left=True)] for row in found.rows]
+    head = ["point", *found.varied, "repeats", *(metric.title for metric in METRICS)]
+    rows = [[*_named(found, row, _remark(found, row)), *_measured(row)] for row in found.rows]
     return Table(head, rows, frozenset(i for i, row in enumerate(found.rows) if row is found.best))
 
 
@@ -87,8 +92,8 @@ def percent(part: float, digits: int = 1) -> str:
     return f"{100 * part:+.{digits}f} %" if math.isfinite(part) else "-"
 
 
-def _named(found: Findings, row: Row) -> list[Cell]:
-    return [Cell(str(row.point.number)), *(Cell(value_of(row.point, name), left=True) for name in found.varied)]
+def _named(found: Findings, row: Row, remark: str = "") -> list[Cell]:
+    return [Cell(str(row.point.number), remark), *(Cell(value_of(row.point, name), left=True) for name in found.varied)]
 
 
 def _measured(row: Row) -> list[Cell]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
@@ -24,7 +24,6 @@ _OF_THE_PLACE = {field.name for group in (NetworkOptions, TelemetryOptions) for 
     "network", "telemetry", "job", "deployment",
 }  # fmt: skip
 """Options and groups that say where a server runs and what it tells, not how it works."""
-_WIDTH = 118
 
 
 def deployment(found: Findings, row: Row) -> str:
@@ -35,8 +34,7 @@ def deployment(found: Findings, row: Row) -> str:
     lines = ["# @package _global_", *_comment(found, row)]
     if choices:
         lines += ["defaults:", *(f"  - override /{group}: {choice}" for group, choice in choices.items()), ""]
-    if values:
-        lines.append(yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=math.inf).rstrip("\n"))
+    lines += _written(values)
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
@@ -81,28 +79,32 @@ def _value(name: str, text: str) -> Any:
     hint = options.hint(name) or str
     if text == "null" and options.is_optional(hint):
         return None
-    if options.is_list(hint):
-        inner = text.removeprefix("[").removesuffix("]")
-        return [_literal(word.strip()) for word in inner.split(",")] if inner else []
     kind = options.inner_type(hint)
     if kind is bool:
-        return text.lower() == "true"
-    return kind(text) if kind in (int, float) else _literal(text)
+        return text == "true"
+    return kind(text) if kind in (int, float) else re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # no interpolation
 
 
-def _literal(text: str) -> str:
-    """So that OmegaConf sees no interpolation in it."""
-    return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+def _written(values: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    """Lines of YAML; texts in quotes only where they could be read as something else."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield f"{indent}{name}:"
+            yield from _written(value, indent + "  ")
+        elif isinstance(value, str) and re.fullmatch(r"[A-Za-z/][\w./-]*", value) and yaml.safe_load(value) == value:
+            yield f"{indent}{name}: {value}"
+        else:
+            yield f"{indent}{name}: {json.dumps(value)}"
 
 
 def _comment(found: Findings, row: Row) -> Iterator[str]:
     point = row.point
     load = f"{point.clients} requests at a time" + (f", {point.rate:g} a second arriving" if point.rate else "")
-    yield from _wrapped(f"The best of {len(found.sweep.points)} measured configurations ({settings(found, row)}).")
-    yield from _wrapped(f"With {load}: " + "; ".join(_told(row, metric) for metric in (TOKENS, FIRST_P95, WHOLE_P95)))
+    yield _line(f"The best of {len(found.sweep.points)} measured configurations ({settings(found, row)}).")
+    yield _line(f"With {load}: " + "; ".join(_told(row, metric) for metric in (TOKENS, FIRST_P95, WHOLE_P95)))
     yield f"# Repeats: {len(row.summaries)}"
     for name, value in found.sweep.facts.items():
-        yield from _wrapped(f"{name}: {value}")
+        yield _line(f"{name}: {value}")
 
 
 def _told(row: Row, metric: Metric) -> str:
@@ -110,6 +112,6 @@ def _told(row: Row, metric: Metric) -> str:
     return f"{metric.name} {row.interval(metric).text(metric.digits)}{unit}".replace("+-", "± ")
 
 
-def _wrapped(text: str) -> Iterator[str]:
+def _line(text: str) -> str:
     """A comment of one line, whatever the text holds: it comes from outside."""
-    yield "# " + "".join(c if c.isprintable() else " " for c in text)
+    return "# " + "".join(letter if letter.isprintable() else " " for letter in text)
