@@ -27,7 +27,7 @@ def _parts(found: Findings) -> Iterator[str]:
         yield "## Effects"
     for effect in found.effects:
         yield f"### {escaped(effect.setting)}"
-        yield _table(tables.effect(effect))
+        yield _table(tables.effect(effect, found.metric))
         if not effect.balanced:
             yield words.UNBALANCED
     for latency in tables.LATENCIES:

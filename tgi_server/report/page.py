@@ -55,7 +55,10 @@ def _content(found: Findings, pictures: bool) -> Mapping[str, Any]:
         "found": found,
         "headline": words.headline(found),
         "points": tables.points(found),
-        "effects": [(effect, tables.effect(effect), _effects(effect) if pictures else []) for effect in found.effects],
+        "effects": [
+            (effect, tables.effect(effect, found.metric), _effects(found.metric, effect) if pictures else [])
+            for effect in found.effects
+        ],
         "fronts": [(latency, tables.front(found, latency)) for latency in tables.LATENCIES if found.front(latency)],
         "trades": list(_trades(found)) if pictures else [],
         "simulator": list(words.simulator(found)),
@@ -71,9 +74,9 @@ def _content(found: Findings, pictures: bool) -> Mapping[str, Any]:
     }
 
 
-def _effects(effect: Effect) -> list[str]:
+def _effects(objective: Metric, effect: Effect) -> list[str]:
     pictures = []
-    for metric in (TOKENS, FIRST_P95):
+    for metric in (objective, FIRST_P95):
         means = {value: effect.mean(value, metric) for value in effect.levels}
         single = {value: _known(row.mean(metric) for row in rows) for value, rows in effect.levels.items()}
         pictures.append(plots.effect(metric.name, effect.setting, metric.unit or metric.name, means, single))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -57,9 +58,10 @@ def name_places(axes: Axes, names: Sequence[str]) -> None:
     """Names below the places 0, 1, ..., slanted where they are long; of many only some."""
     step = -(-len(names) // _MOST)
     shown = [shortened(name, _LONGEST) for name in names[::step]]
-    slanted = sum(map(len, shown)) > _WIDE
-    turn = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
-    axes.set_xticks(range(0, len(names), step), shown, **turn)
+    axes.set_xticks(range(0, len(names), step), shown)
+    if sum(map(len, shown)) > _WIDE:
+        for label in axes.get_xticklabels():
+            label.set(rotation=30, ha="right", rotation_mode="anchor")
 
 
 def honest(axes: Axes, values: Sequence[float]) -> None:
@@ -84,11 +86,26 @@ def name_points(axes: Axes, points: Mapping[str, tuple[float, float]], order: Se
     figure.draw_without_rendering()
     spots = {name: axes.transData.transform(spot) for name, spot in points.items()}
     taken = [Bbox.from_bounds(x - 3, y - 3, 6, 6) for x, y in spots.values()]
+    taken += _along(axes)
     legend = axes.get_legend()
     if legend is not None:
         taken.append(legend.get_window_extent())
     for name in dict.fromkeys(order):
         _name(axes, name, points[name], taken)
+
+
+def _along(axes: Axes) -> Iterator[Bbox]:
+    """Small boxes along the lines, which names should not lie on either."""
+    from matplotlib.transforms import Bbox
+
+    for line in axes.get_lines():
+        if line.get_linestyle() == "None":
+            continue
+        corners = axes.transData.transform(line.get_xydata())
+        for (x, y), (to_x, to_y) in pairwise(corners):
+            steps = max(2, math.ceil(math.hypot(to_x - x, to_y - y) / 3))
+            for part in (number / steps for number in range(steps)):
+                yield Bbox.from_bounds(x + part * (to_x - x) - 1, y + part * (to_y - y) - 1, 2, 2)
 
 
 def _name(axes: Axes, name: str, spot: tuple[float, float], taken: list[Bbox]) -> None:

@@ -29,7 +29,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKS = "osD^vP"
 _INK = "#0a0b0c"
 """Stands for the colour of text, which a page decides."""
-_STYLE: Mapping[str, Any] = {
+_STYLE: Any = {
     "svg.fonttype": "none", "text.parse_math": False, "font.sans-serif": ["DejaVu Sans"], "font.size": 9,
     "axes.titlesize": 10, "axes.unicode_minus": False, "axes.formatter.useoffset": False, "axes.axisbelow": True,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.grid.axis": "y",
@@ -120,9 +120,9 @@ def agreement(title: str, unit: str, pairs: Spots, around: float) -> str:
         values = [value for pair in pairs.values() for value in pair]
         low, high = 0.9 * min(values), 1.1 * max(values) or 1.0
         ends = [low, high]
-        band = [[(1 - around) * end for end in ends], [(1 + around) * end for end in ends]]
+        below, above = [(1 - around) * end for end in ends], [(1 + around) * end for end in ends]
         axes.plot(ends, ends, color=_INK, alpha=0.6, linewidth=1, label="equal")
-        axes.fill_between(ends, *band, color=_INK, alpha=0.08, linewidth=0, label=f"± {100 * around:.0f} %")
+        axes.fill_between(ends, below, above, color=_INK, alpha=0.08, linewidth=0, label=f"± {100 * around:.0f} %")
         axes.plot(*zip(*pairs.values(), strict=True), "o", color=COLOURS[0])
         placing.round_ticks(axes, x=True)
         axes.set(xlim=(low, high), ylim=(low, high))
@@ -150,7 +150,7 @@ def _figure(title: str, size: tuple[float, float]) -> Iterator[tuple[Figure, Axe
     with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # whoever shows the picture has other fonts
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update({**_STYLE, "svg.hashsalt": title})
+        matplotlib.rcParams.update(_STYLE | {"svg.hashsalt": title})
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(figure)
         yield figure, figure.add_subplot()

@@ -49,9 +49,9 @@ def points(found: Findings) -> Table:
     return Table(head, rows, frozenset(i for i, row in enumerate(found.rows) if row is found.best))
 
 
-def effect(of: Effect) -> Table:
+def effect(of: Effect, objective: Metric) -> Table:
     """A line for each value: points that count, and means over them."""
-    metrics = (TOKENS, *LATENCIES)
+    metrics = dict.fromkeys((objective, TOKENS, *LATENCIES))
     rows = [
         [
             Cell(value, left=True),
