@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -104,6 +105,8 @@ FIELDS: Mapping[str, tuple[Any, Any]] = {
     "sampling_seed": (3, 4),
     "seed": (1, 2),
     "output": ("a.json", "b.json"),
+    "repeats": (2, 3),
+    "record": ("a", "b"),
 }
 """Two values of each field of job=bench; `job.` stands before their names in the configuration."""
 SPELLINGS = ("group", "deployment", "environment", "override", "flag")
@@ -294,12 +297,17 @@ async def test_multirun_runs_every_combination(tmp_path: Path) -> None:
     async with listening() as (router, port):
         status, out, err = await bench(
             "--multirun", f"target=http://127.0.0.1:{port}", "requests=2", "warmup=0", "new_tokens=2,3",
-            f"output={tmp_path}/${{new_tokens}}.json",
+            f"output={tmp_path}/${{new_tokens}}.json", f"record={tmp_path}/sweep",
         )  # fmt: skip
         assert router.metric("tgi_request_success") == 4
     assert status == 0, err
-    assert out.index("run 1 of 2: new_tokens=2") < out.index("run 2 of 2: new_tokens=3")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["2.json", "3.json"]
+    assert [line.split()[:3] for line in out.splitlines()[:3]] == [
+        ["new_tokens", "times", "tokens/s"], ["1", "2", "1"], ["2", "3", "1"],
+    ]  # fmt: skip
+    for number, new_tokens in ((1, 2), (2, 3)):
+        (point,) = json.loads((tmp_path / f"{new_tokens}.json").read_text())["points"]
+        assert (point["number"], point["settings"]) == (number, {"new_tokens": str(new_tokens)})
+        assert [trial["summary"]["new_tokens"] for trial in point["trials"]] == [new_tokens]
 
 
 def test_multirun_checks_all_before_the_first_starts() -> None:

@@ -96,4 +96,6 @@ class BenchOptions(Options):
         None, "Seed of the random choices of each request. Unset: the server takes one.", minimum=0
     )
     seed: int = option(0, "Seed of random prompts and arrivals.", minimum=0)
-    output: Optional[str] = option(None, "JSON file for the results and the record of every request.")
+    output: Optional[str] = option(
+        None, "JSON file for the results and the record of every request; of a sweep, for the results of its points."
+    )

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tgi_server.bench.options import BenchOptions
 from tgi_server.config.schema import ServerConfig
 from tgi_server.jobs.base import Context, Task
+from tgi_server.sweep.options import SweepOptions
 
 
 @dataclass
-class Bench(BenchOptions):
+class Bench(SweepOptions):
     """What the load generator asks of a server.
 
     See `tgi_server.jobs.base.Job`.
@@ -33,15 +33,17 @@ class Bench(BenchOptions):
 
     @classmethod
     def perform(cls, tasks: Sequence[Task], context: Context) -> None:
-        """Measure and print the table; logs go to standard error.
+        """Measure and print the table; logs go to standard error. More than one measurement is a sweep, see there.
 
         Raises:
             UsageError: an option cannot be read or has no effect.
             BenchError: nothing could be measured.
         """
         from tgi_server.bench import main
+        from tgi_server.sweep import main as sweep
 
-        for number, task in enumerate(tasks, 1):
-            if len(tasks) > 1:
-                print(f"run {number} of {len(tasks)}", flush=True)
-            main.run(task, context)
+        first: SweepOptions = tasks[0].job
+        if len(tasks) == 1 and first.repeats == 1 and first.record is None:
+            main.run(tasks[0], context)
+        else:
+            sweep.run(tasks, context, lambda directory, found: [])

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-from tgi_server.bench.summary import Summary
+from tgi_server.bench.summary import Percentiles, Summary
+from tgi_server.errors import ConfigError
+from tgi_server.sweep import lines
+
+FILE = "record.jsonl"
+"""Name of the file."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,68 @@ class Sweep:
     doubt: str | None = None
     limits: Mapping[str, float] = field(default_factory=dict)
 
+    @classmethod
+    def read(cls, directory: Path) -> Sweep:
+        """What `journal.Journal` wrote. Raises ConfigError where there is no such file, or it cannot be read."""
+        path = directory / FILE
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise ConfigError(f"record={directory}: cannot be read ({error.strerror})") from None
+        return cls.of(lines.parse(data, path)[0], path)
+
+    @classmethod
+    def of(cls, found: Sequence[Mapping[str, Any]], path: Path) -> Sweep:
+        """The sweep that these lines of a file tell of. Raises ConfigError."""
+        try:
+            return _sweep(found)
+        except (IndexError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f"{path}: not the record of a sweep ({error!r})") from None
+
+    def failed(self, point: int) -> Trial | None:
+        """The last attempt at a point of which nothing was measured; None where something was, or nothing tried."""
+        tried = [trial for trial in self.trials if trial.point == point]
+        return tried[-1] if tried and not self.good(point) else None
+
     def good(self, point: int) -> list[Summary]:
         """The measurements of a point, one a repeat."""
         return [trial.summary for trial in self.trials if trial.point == point and trial.summary is not None]
+
+
+def summary_of(values: Mapping[str, Any]) -> Summary:
+    """A summary out of its JSON, where numbers that do not exist are null."""
+    numbers = {name: _percentiles(value) if isinstance(value, dict) else value for name, value in values.items()}
+    for name in ("new_tokens", "events"):
+        numbers[name] = _number(numbers[name])
+    return Summary(**numbers)
+
+
+def _sweep(found: Sequence[Mapping[str, Any]]) -> Sweep:
+    first = found[0]
+    facts, trials, predictions, doubt = dict(first["facts"]), list[Trial](), dict[int, Summary](), None
+    for line in found[1:]:
+        match line["kind"]:
+            case "trial":
+                trials.append(_trial(line))
+            case "prediction":
+                predictions[line["point"]] = summary_of(line["summary"])
+            case "doubt":
+                doubt = line["doubt"]
+            case "start":
+                facts |= line["facts"]
+    points = [Described(**point) for point in first["points"]]
+    return Sweep(facts, points, trials, predictions, doubt, first["limits"])
+
+
+def _trial(line: Mapping[str, Any]) -> Trial:
+    values = {name: value for name, value in line.items() if name != "kind"}
+    summary = values["summary"]
+    return Trial(**{**values, "summary": summary and summary_of(summary)})
+
+
+def _percentiles(values: Mapping[str, float | None]) -> Percentiles:
+    return Percentiles(**{name: _number(value) for name, value in values.items()})
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value

@@ -40,6 +40,7 @@ FIELDS = {
         "target", "clients", "request_rate", "requests", "duration", "warmup", "time_limit", "prompts", "workload",
         "prompt_tokens", "new_tokens", "temperature", "top_k", "top_p", "typical_p", "min_p", "repetition_penalty",
         "frequency_penalty", "presence_penalty", "watermark", "response_format", "sampling_seed", "seed", "output",
+        "repeats", "record",
     ],
 }  # fmt: skip
 """Frozen too: the fields that parts have whatever model is served."""

@@ -1,0 +1,28 @@
+"""The options of sweeps over measurements: further fields of the load generator's job. Stdlib only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional
+
+from tgi_server.bench.options import BenchOptions
+from tgi_server.config.schema import option
+
+
+@dataclass
+class SweepOptions(BenchOptions):
+    """What the load generator asks of several configurations, and what is kept of that."""
+
+    repeats: int = option(
+        1,
+        "Measure each point of a sweep so often, all points once before any is measured again; two or more give "
+        "confidence intervals.",
+        minimum=1,
+        maximum=1000,
+    )
+    record: Optional[str] = option(
+        None,
+        "Directory of a sweep's record, logs and report; the same command goes on where it was stopped. Unset: "
+        "sweeps/NAME, where NAME is made of the model and a hash of points, traffic and machine, so that the same "
+        "command finds it again.",
+    )
