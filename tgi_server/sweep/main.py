@@ -77,13 +77,14 @@ def _tell(directory: Path, sweep: Sweep, tasks: Sequence[Task], report: Report) 
     """Print what was measured and write the files, where anything was."""
     if not any(trial.summary for trial in sweep.trials):
         return
-    print(table.whole(sweep), flush=True)
     try:
+        print(table.whole(sweep), flush=True)
         written = [*output.write(tasks, sweep), *report(directory, sweep)]
+        print("".join(f"written: {path}\n" for path in written), end="", flush=True)
+    except BrokenPipeError:
+        raise
     except (OSError, ConfigError) as error:  # the record has all of it
         print(f"Warning: the report could not be written ({error})", file=sys.stderr)
-    else:
-        print("".join(f"written: {path}\n" for path in written), end="", flush=True)
 
 
 def _check(sweep: Sweep) -> None:

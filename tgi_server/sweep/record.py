@@ -131,7 +131,8 @@ def _sweep(found: Sequence[Mapping[str, Any]]) -> Sweep:
 def _trial(line: Mapping[str, Any]) -> Trial:
     values = {name: value for name, value in line.items() if name != "kind"}
     summary = values["summary"]
-    return Trial(**{**values, "summary": summary and summary_of(summary)})
+    read = {"summary": summary and summary_of(summary), "last_words": tuple(values["last_words"])}
+    return Trial(**{**values, **read})
 
 
 def _percentiles(values: Mapping[str, float | None]) -> Percentiles:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 from unittest import mock
@@ -20,8 +21,13 @@ from tgi_server.sweep.points import Point
 _T = TypeVar("_T")
 
 
-def tasks(*words: str) -> list[Task]:
-    """What `-m job=bench WORDS` asks for."""
+def tasks(*words: str, **fields: Any) -> list[Task]:
+    """What `-m job=bench WORDS` asks for, some fields of the job set otherwise."""
+    return [replace(task, job=replace(task.job, **fields)) for task in _composed(words)]
+
+
+@cache
+def _composed(words: Sequence[str]) -> list[Task]:
     arguments = cli.parse(["-m", "job=bench", *words], {})
     runs = [(each, load.composition(each)) for each in load.combinations(arguments)]
     return [Task(run, load.instantiate(run.config.job), each) for each, run in runs]

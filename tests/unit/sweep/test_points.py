@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from tests.unit.sweep.stages import tasks
@@ -69,5 +71,5 @@ def test_the_order_goes_to_and_fro_and_keeps_shards_together() -> None:
     assert first == third == [1, 2, 5, 6, 9, 10, 3, 4, 7, 8, 11, 12]
     assert second == first[::-1]
     assert [turn.repeat for turn in turns] == [1] * 12 + [2] * 12 + [3] * 12
-    starts = [1 for one, other in zip(turns, turns[1:], strict=False) if not same_shards(one.point, other.point)]
+    starts = [1 for one, other in pairwise(turns) if not same_shards(one.point, other.point)]
     assert len(starts) == 3
