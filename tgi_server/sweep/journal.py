@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -91,6 +92,8 @@ class Journal:
         self._add({"kind": "doubt", "doubt": doubt})
 
     def _open(self, identity: Identity) -> list[dict[str, Any]]:
+        if not stat.S_ISREG(os.fstat(self._file).st_mode):
+            raise ConfigError(f"{self._path}: not a file")
         self._lock()
         with open(self._file, "rb", closefd=False) as stream:
             data = stream.read()

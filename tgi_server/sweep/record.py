@@ -79,6 +79,8 @@ class Sweep:
     def read(cls, directory: Path) -> Sweep:
         """What `journal.Journal` wrote. Raises ConfigError where there is no such file, or it cannot be read."""
         path = directory / FILE
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path}: not a file")
         try:
             data = path.read_bytes()
         except OSError as error:

@@ -148,11 +148,12 @@ def test_a_full_disk_leaves_what_was_written(tmp_path: Path) -> None:
     assert [trial.point for trial in Sweep.read(tmp_path).trials] == [1, 2]
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device")
-def test_a_disk_that_is_full_from_the_beginning(tmp_path: Path) -> None:
-    (tmp_path / FILE).symlink_to("/dev/full")
-    with pytest.raises(ConfigError, match="cannot be written"):
-        Journal(tmp_path, own())
+@pytest.mark.parametrize("device", ["/dev/null", "/dev/zero"])
+def test_what_is_no_file_is_left_alone(tmp_path: Path, device: str) -> None:
+    (tmp_path / FILE).symlink_to(device)
+    for use in (lambda: Journal(tmp_path, own()), lambda: Sweep.read(tmp_path)):
+        with pytest.raises(ConfigError, match=r"record\.jsonl: not a file"):
+            use()
 
 
 def test_killed_while_it_writes(tmp_path: Path) -> None:
