@@ -40,10 +40,11 @@ class Bench(SweepOptions):
             BenchError: nothing could be measured.
         """
         from tgi_server.bench import main
+        from tgi_server.report import page
         from tgi_server.sweep import main as sweep
 
         first: SweepOptions = tasks[0].job
         if len(tasks) == 1 and first.repeats == 1 and first.record is None:
             main.run(tasks[0], context)
         else:
-            sweep.run(tasks, context, lambda directory, found: [])
+            sweep.run(tasks, context, page.write)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +82,9 @@ def _traffic(work: Workload) -> dict[str, str]:
 
 
 def _brief(value: Any) -> str:
-    """As JSON, or the hash of that where it is long."""
-    if isinstance(value, str):
-        text = value
+    """As JSON, names and texts as they are, or the hash of that where it is long."""
+    if isinstance(value, (str, Enum)):
+        text = value.name if isinstance(value, Enum) else value
     else:
         text = orjson.dumps(value, default=lambda one: getattr(one, "name", str(one))).decode()
     return text if len(text) <= _LONG else f"sha256 {hashlib.sha256(text.encode()).hexdigest()[:16]}"
