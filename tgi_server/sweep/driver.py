@@ -17,6 +17,7 @@ from tgi_server.sweep.journal import Journal
 from tgi_server.sweep.measuring import measured
 from tgi_server.sweep.order import Turn
 from tgi_server.sweep.points import Point
+from tgi_server.sweep.predictions import Foresight, Predictions
 from tgi_server.sweep.record import Trial
 from tgi_server.sweep.screen import Screen
 from tgi_server.telemetry import logging as log
@@ -36,10 +37,17 @@ class Driver:
         directory: of the record; logs are written to `points/` there.
         order: all trials, those included that are done already.
         screen: told what happens.
+        foresight: who is asked what to expect of each point; None: nobody.
     """
 
     def __init__(
-        self, directory: Path, journal: Journal, order: Sequence[Turn], context: Context, screen: Screen
+        self,
+        directory: Path,
+        journal: Journal,
+        order: Sequence[Turn],
+        context: Context,
+        screen: Screen,
+        foresight: Foresight | None = None,
     ) -> None:
         self._directory = directory
         self._journal = journal
@@ -49,6 +57,8 @@ class Driver:
         done = {(trial.point, trial.repeat) for trial in journal.sweep.trials if trial.summary is not None}
         self._left = [turn for turn in order if (turn.point.number, turn.repeat) not in done]
         self._failures: dict[int, int] = {}
+        points = {turn.point.number: turn.point for turn in order}
+        self._predictions = Predictions(foresight, list(points.values()), journal, screen.say)
 
     def go(self) -> None:
         """Make all trials that are left. A point that fails is no reason to end.
@@ -62,15 +72,35 @@ class Driver:
             if self._context.stop.requested:
                 raise self._stopped()
             if self._failures.get(turn.point.number, 0) < _ATTEMPTS:
+                self._predict(turn.point)
                 self._screen.begin(turn.point, turn.repeat, self._seconds_left())
                 trial = self._trial(turn)
                 self._keep(trial)
-                self._screen.end(turn.point, trial, self._journal.sweep)
-            self._left.pop(0)
+                self._left.pop(0)
+                self._screen.end(turn.point, trial, self._journal.sweep, self._seconds_left())
+            else:
+                self._left.pop(0)
+        with self._telling():
+            self._predictions.judge()
+
+    def _predict(self, point: Point) -> None:
+        """Ask what to expect, where that is not known. Raises as `go` does."""
+        if not self._predictions.wanted(point):
+            return
+        with self._telling(), logging_to(self._log(point), point):
+            try:
+                self._predictions.of(point)
+            except Exception:
+                if self._context.stop.requested:
+                    raise self._stopped() from None
+                raise
+        if self._context.stop.requested:
+            raise self._stopped()
 
     def _trial(self, turn: Turn) -> Trial:
         """One trial, also a failed one. Raises StoppedSweepError."""
-        file = self._log(turn.point)
+        with self._telling():
+            file = self._log(turn.point)
         began, start = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
         summary, error = None, None
         try:
@@ -93,7 +123,7 @@ class Driver:
 
         if point.task.job.target is not None:
             return work()
-        with _logging_to(file, point):
+        with logging_to(file, point):
             return self._context.stage.beside(point.task.run, work, file)
 
     def _log(self, point: Point) -> Path:
@@ -103,21 +133,27 @@ class Driver:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.open("a").close()
         except OSError as error:
-            raise ConfigError(
-                f"record={self._directory}: cannot be written ({error.strerror}); {self._rest()}"
-            ) from None
+            raise ConfigError(f"record={self._directory}: cannot be written ({error.strerror})") from None
         return path
 
     def _keep(self, trial: Trial) -> None:
         """Write it, and count failures."""
-        try:
+        with self._telling():
             self._journal.add_trial(trial)
-        except ConfigError as error:
-            raise ConfigError(f"{error}; {self._rest()}") from None
         if trial.summary is None:
             self._failures[trial.point] = self._failures.get(trial.point, 0) + 1
         else:
             self._failures[trial.point] = -self._total  # it can be measured
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Add to what is said of a record that cannot be written how to go on."""
+        try:
+            yield
+        except StoppedSweepError:
+            raise
+        except ConfigError as error:
+            raise ConfigError(f"{error}; {self._rest()}") from None
 
     def _seconds_left(self) -> float | None:
         """For all trials that are left: as long as the point's others took, or as others did on average."""
@@ -140,7 +176,7 @@ class Driver:
 
 
 @contextlib.contextmanager
-def _logging_to(path: Path, point: Point) -> Iterator[None]:
+def logging_to(path: Path, point: Point) -> Iterator[None]:
     """Let what is logged about servers end up in a file, as far as it can be written."""
     with _Leaky(path.open("a", encoding="utf-8", errors="backslashreplace")) as file:
         try:

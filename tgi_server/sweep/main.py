@@ -16,8 +16,9 @@ from tgi_server.sweep import identity, output, screen, table
 from tgi_server.sweep.driver import Driver
 from tgi_server.sweep.journal import Journal
 from tgi_server.sweep.options import SweepOptions
-from tgi_server.sweep.order import order
-from tgi_server.sweep.points import Point, points_of
+from tgi_server.sweep.order import Turn, order
+from tgi_server.sweep.points import points_of
+from tgi_server.sweep.predictions import Foresight
 from tgi_server.sweep.record import Sweep
 from tgi_server.telemetry import logging as log
 
@@ -27,8 +28,15 @@ Report = Callable[[Path, Sweep], Sequence[Path]]
 logger = logging.getLogger(__name__)
 
 
-def run(tasks: Sequence[Task], context: Context, report: Report) -> None:
+Foresee = Callable[[Path], Foresight]
+"""Makes a simulator that keeps its files in a sweep's directory."""
+
+
+def run(tasks: Sequence[Task], context: Context, report: Report, foresee: Foresee | None = None) -> None:
     """Measure all points that the tasks describe, print the table and write the report.
+
+    Args:
+        foresee: how to know what to expect of the points; None: nothing is expected.
 
     Raises:
         UsageError: an option cannot be read or has no effect; nothing has been started then.
@@ -45,7 +53,7 @@ def run(tasks: Sequence[Task], context: Context, report: Report) -> None:
         logger.info("%d points, %d measurements each; the record is in %s", len(points), options.repeats, directory)
         with Journal(directory, own) as journal:
             try:
-                _go(directory, journal, points, options.repeats, context)
+                _go(directory, journal, order(points, options.repeats), context, foresee)
             except TgiError as error:
                 reason: TgiError | None = error
             else:
@@ -57,11 +65,10 @@ def run(tasks: Sequence[Task], context: Context, report: Report) -> None:
     _check(sweep)
 
 
-def _go(directory: Path, journal: Journal, points: Sequence[Point], repeats: int, context: Context) -> None:
-    turns = order(points, repeats)
-    shown = _screen(journal.sweep, len(turns), bar=not points[0].task.run.config.json_output)
+def _go(directory: Path, journal: Journal, turns: Sequence[Turn], context: Context, foresee: Foresee | None) -> None:
+    shown = _screen(journal.sweep, len(turns), bar=not turns[0].point.task.run.config.json_output)
     try:
-        Driver(directory, journal, turns, context, shown).go()
+        Driver(directory, journal, turns, context, shown, foresee and foresee(directory)).go()
     finally:
         shown.close()
 

@@ -35,8 +35,8 @@ class Screen(Protocol):
     def say(self, words: str) -> None:
         """What is done that is no trial."""
 
-    def end(self, point: Point, trial: Trial, sweep: Sweep) -> None:
-        """The trial has ended; `sweep` has it, too."""
+    def end(self, point: Point, trial: Trial, sweep: Sweep, left: float | None) -> None:
+        """The trial has ended; `sweep` has it, too. Seconds left for those that follow, where that can be told."""
 
     def close(self) -> None:
         """Leave the terminal at the start of a line."""
@@ -49,11 +49,9 @@ class Lines:
         self._done = done
         self._total = total
         self._tell = tell
-        self._left: float | None = None
 
     def begin(self, point: Point, repeat: int, left: float | None) -> None:
         """See `Screen`."""
-        self._left = left
 
     def watch(self, part: float, requests: int) -> None:
         """See `Screen`."""
@@ -62,13 +60,12 @@ class Lines:
         """See `Screen`."""
         self._tell(words)
 
-    def end(self, point: Point, trial: Trial, sweep: Sweep) -> None:
+    def end(self, point: Point, trial: Trial, sweep: Sweep, left: float | None) -> None:
         """See `Screen`."""
         self._done += trial.summary is not None
         result = table.short(trial.summary) if trial.summary else f"failed: {trial.error}"
-        left = "" if self._left is None else f"; {duration(max(0.0, self._left - trial.seconds))} left"
-        name = f"{point.name}, repeat {trial.repeat}: {result}"
-        self._tell(f"{self._done} of {self._total} measured: {name}{left}")
+        rest = f"; {duration(left)} left" if left else ""
+        self._tell(f"{self._done} of {self._total} measured: {point.name}, repeat {trial.repeat}: {result}{rest}")
 
     def close(self) -> None:
         """See `Screen`."""
@@ -123,7 +120,7 @@ class Picture:
         with self._lock:
             self._doing, self._part, self._requests = words, 0.0, 0
 
-    def end(self, point: Point, trial: Trial, sweep: Sweep) -> None:
+    def end(self, point: Point, trial: Trial, sweep: Sweep, left: float | None) -> None:
         """See `Screen`."""
         with self._lock:
             self._sweep, self._part, self._requests = sweep, 0.0, 0

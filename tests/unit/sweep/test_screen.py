@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -110,12 +111,12 @@ def test_a_bar_and_a_table_that_grows(points: list[Point]) -> None:
         lines = until(written, 200, "max_waiting_tokens=5, repeat 1: 50 %, 12 requests")
         assert re.fullmatch(r"0 of 4 \[####  +\]  12 %, 2 min left", lines[0])
         assert len(lines) == 6 and lines[5] == ""
-        picture.end(points[0], GOOD, sweep(points, GOOD))
+        picture.end(points[0], GOOD, sweep(points, GOOD), 9)
         picture.begin(points[1], 1, 9)
         lines = until(written, 200, "512.0")
         assert re.fullmatch(r"1 of 4 \[########  +\]  25 %, [89] s left", lines[0])
         assert lines[3].split()[:4] == ["1", "5", "1", "512.0"]
-        picture.end(points[1], BAD, sweep(points, GOOD, BAD))
+        picture.end(points[1], BAD, sweep(points, GOOD, BAD), 100)
         lines = until(written, 200, "badly")
         assert lines[4].split()[:3] == ["2", "20", "0"] and lines[4].endswith("shard 0 ended  [31mbadly")
     terminal = Terminal(200)
@@ -133,8 +134,8 @@ def test_small_terminals_cut_it(points: list[Point], size: tuple[int, int]) -> N
     assert len(lines) <= max(2, size[1])
 
 
-def test_many_rows_are_shown_around_the_one_that_is_measured() -> None:
-    many = points_of(tasks("max_waiting_tokens=range(1,31)"))
+def test_many_rows_are_shown_around_the_one_that_is_measured(points: list[Point]) -> None:
+    many = [replace(points[0], number=n, settings={"max_waiting_tokens": str(n)}) for n in range(1, 31)]
     with drawn(many, (100, 10)) as (picture, written):
         picture.begin(many[14], 1, None)
         lines = until(written, 100, "max_waiting_tokens=15, repeat 1")
@@ -163,9 +164,9 @@ def test_elsewhere_it_is_a_line_a_trial(points: list[Point]) -> None:
     lines = Lines(1, 4, told.append)
     lines.begin(points[0], 1, None)
     lines.watch(0.5, 3)
-    lines.end(points[0], GOOD, sweep(points, GOOD))
-    lines.begin(points[1], 1, 100)
-    lines.end(points[1], BAD, sweep(points, GOOD, BAD))
+    lines.end(points[0], GOOD, sweep(points, GOOD), 9)
+    lines.begin(points[1], 1, 104)
+    lines.end(points[1], BAD, sweep(points, GOOD, BAD), 100)
     assert told[0].startswith(
         "2 of 4 measured: max_waiting_tokens=5, repeat 1: tokens/s 512.0, requests/s 51.20, first"
     )
