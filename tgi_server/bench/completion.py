@@ -48,31 +48,29 @@ class Completions:
     Args:
         pool: connections to the server.
         model: the model's name in requests; None leaves it out.
-        new_tokens: how many to generate.
         sampling: further fields of each request, as `sampling.fields` gives them.
     """
 
-    def __init__(self, pool: Pool, model: str | None, new_tokens: int, sampling: Mapping[str, Any]) -> None:
+    def __init__(self, pool: Pool, model: str | None, sampling: Mapping[str, Any]) -> None:
         self._pool = pool
-        self._longest = (1 << 20) + _LONGEST_TOKEN * new_tokens
         self._options: dict[str, Any] = {
             **sampling,
-            "max_tokens": new_tokens,
             "stream": True,
             "stream_options": {"include_usage": True},
         } | ({"model": model} if model is not None else {})
 
-    async def ask(self, prompt: str, began: float, start: float, limit: float) -> Record:
+    async def ask(self, prompt: str, new_tokens: int, began: float, start: float, limit: float) -> Record:
         """Send one request and read its answer; failures are in the record.
 
         Args:
+            new_tokens: how many to generate.
             began: when the measurement began (`time.monotonic`).
             start: when the request was due, in seconds since then.
             limit: seconds since then after which the request is given up.
         """
         record = Record(start, time.monotonic() - began)
-        body = orjson.dumps({"prompt": prompt, **self._options})
-        answer = _Answer(record, began, self._longest)
+        body = orjson.dumps({"prompt": prompt, "max_tokens": new_tokens, **self._options})
+        answer = _Answer(record, began, (1 << 20) + _LONGEST_TOKEN * new_tokens)
         try:
             async with asyncio.timeout_at(began + limit):
                 status = await self._pool.send(self._pool.target.request("POST", "/v1/completions", body), answer.feed)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import orjson
 
 from tgi_server.bench.completion import Completions, Record
 from tgi_server.bench.http import BenchError, Pool, Target
-from tgi_server.bench.workload import Workload, poisson
+from tgi_server.bench.turns import Turns
+from tgi_server.bench.workload import Request, Workload
 
 PAUSE = 0.1
 """Seconds a client waits after a failure: a server that refuses all is not to be flooded."""
@@ -73,13 +74,13 @@ async def measure(target: Target, model: str | None, work: Workload, clients: in
 
     pool = Pool(target)
     try:
-        completions = Completions(pool, model, work.new_tokens, work.sampling)
+        completions = Completions(pool, model, work.sampling)
         first = min(clients, _WARMUP) if work.warmup is None else work.warmup
         if first:
-            warmup = replace(work, rate=None, requests=first, duration=None)
-            records = await _Load(completions, warmup, min(clients, first), work.texts(f"warm-up {run}")).go(warming)
+            warmup = replace(work, rate=None, speed=None, requests=first, duration=None)
+            records = await _Load(completions, warmup, min(clients, first), f"warm-up {run}").go(warming)
             _check(target, records)
-        records = await _Load(completions, work, clients, work.texts(f"run {run}")).go(watch)
+        records = await _Load(completions, work, clients, f"run {run}").go(watch)
         _check(target, records)
     finally:
         pool.close()
@@ -93,11 +94,12 @@ def _check(target: Target, records: list[Record]) -> None:
 
 
 class _Load:
-    def __init__(self, completions: Completions, work: Workload, clients: int, texts: Iterator[str]) -> None:
+    def __init__(self, completions: Completions, work: Workload, clients: int, run: str) -> None:
         self._completions = completions
         self._work = work
         self._clients = clients
-        self._texts = texts
+        self._requests = work.asked(run)
+        self._turns = Turns(self._requests)
         self._left: float = work.requests or math.inf
         self._until = min(work.duration or math.inf, work.time_limit)
         self._records: list[Record] = []
@@ -109,7 +111,7 @@ class _Load:
         try:
             async with asyncio.TaskGroup() as tasks:
                 watching = tasks.create_task(self._watch(watch))
-                await (self._closed(tasks) if self._work.rate is None else self._open(tasks, self._work.rate))
+                await (self._closed(tasks) if self._work.closed else self._open(tasks))
                 watching.cancel()
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
@@ -121,26 +123,31 @@ class _Load:
     async def _client(self) -> None:
         while self._left > 0 and (now := self._now()) < self._until:
             self._left -= 1
-            if (await self._ask(now)).error:
+            request = self._turns.take()
+            failed = (await self._ask(request, now)).error
+            self._turns.done(request)
+            if failed:
                 await asyncio.sleep(PAUSE)
 
-    async def _open(self, tasks: asyncio.TaskGroup, rate: float) -> None:
+    async def _open(self, tasks: asyncio.TaskGroup) -> None:
         places = asyncio.Semaphore(self._clients)
         running: set[asyncio.Task[Record]] = set()
-        for moment in poisson(rate, self._work.seed):
+        for request in self._requests:
+            moment = request.at or 0.0
             if self._left <= 0 or moment >= self._until or self._now() >= self._work.time_limit:
                 break
             await asyncio.sleep(moment - self._now())
             await places.acquire()
             self._left -= 1
-            task = tasks.create_task(self._ask(moment))
+            task = tasks.create_task(self._ask(request, moment))
             running.add(task)
             task.add_done_callback(running.discard)
             task.add_done_callback(lambda _: places.release())
         await asyncio.gather(*running)
 
-    async def _ask(self, start: float) -> Record:
-        record = await self._completions.ask(next(self._texts), self._began, start, self._work.time_limit)
+    async def _ask(self, request: Request, start: float) -> Record:
+        limit = self._work.time_limit
+        record = await self._completions.ask(request.text, request.new_tokens, self._began, start, limit)
         self._records.append(record)
         return record
 

@@ -58,7 +58,7 @@ def run(task: Task, context: Context) -> None:
     output = None if options.output is None else Path(options.output)
     with contextlib.redirect_stdout(sys.stderr):
         target, named = target_of(options, config)
-        bench = _Bench(work, target, named, output, not config.json_output, context.stop)
+        bench = _Bench(work, options.traffic, target, named, output, not config.json_output, context.stop)
         if options.target is None:
             runs = context.stage.beside(task.run, lambda: asyncio.run(bench.all()))
         else:
@@ -80,9 +80,17 @@ class _Bench:
     """All measurements of one server."""
 
     def __init__(
-        self, work: Workload, target: Target, model: str | None, output: Path | None, bar: bool, stop: Stop
+        self,
+        work: Workload,
+        traffic: str | None,
+        target: Target,
+        model: str | None,
+        output: Path | None,
+        bar: bool,
+        stop: Stop,
     ) -> None:
         self._work = work
+        self._traffic = traffic
         self._target = target
         self._model = model
         self._output = output
@@ -108,7 +116,7 @@ class _Bench:
                 "time": datetime.now(UTC).isoformat(timespec="seconds"),
                 "target": str(self._target),
                 "model": self._model,
-                "workload": asdict(self._work),
+                "workload": asdict(replace(self._work, traffic=None)) | {"traffic": self._traffic},
             }
             report.write(self._output, facts, runs, summaries)
 
@@ -148,6 +156,7 @@ def own_address(config: ServerConfig) -> Target:
 
 def _refuse_unused(config: ServerConfig, origins: Mapping[str, str]) -> None:
     used = {field.name for field in fields(TelemetryOptions)} | {"model_id", "job", "api_key", "api_key_file"}
+    used.discard("record_traffic")
     names = [field.name for field in fields(ServerConfig) if field.name not in used]
     if problems := list(describe.given(config, origins, names, "has no effect on a server that runs already (target)")):
         raise UsageError("; ".join(problems))

@@ -31,10 +31,23 @@ class BenchOptions(Options):
     clients: Optional[str] = option(
         None,
         "Requests under way at a time: one number, or several measured one after the other (1,8,32). With "
-        "request_rate: the most at a time. Unset: 1, and 256 with request_rate.",
+        "request_rate or traffic_speed: the most at a time. Unset: 1, and 256 with request_rate or traffic alone.",
     )
     request_rate: Optional[float] = option(
         None, "Requests a second that arrive at random (Poisson), whether or not earlier ones are done.", minimum=1e-3
+    )
+    traffic: Optional[str] = option(
+        None,
+        "Lengths, arrivals and shared beginnings of requests: chat, summarise, code-complete, agent, mixed, or a file, "
+        "such as one that record_traffic wrote. With clients the lengths in turn, with request_rate at random moments, "
+        "with neither as the file says. Takes the place of prompts, workload, prompt_tokens and new_tokens.",
+    )
+    traffic_speed: Optional[float] = option(
+        None,
+        "How many times as fast as its file says the requests of a traffic arrive. Unset: 1, and no arrivals where "
+        "clients or request_rate is given.",
+        minimum=1e-3,
+        maximum=1e6,
     )
     requests: Optional[int] = option(None, "Requests to measure.", minimum=1)
     duration: Optional[float] = option(
@@ -59,7 +72,7 @@ class BenchOptions(Options):
     prompt_tokens: Optional[str] = option(
         None, "Length of prompts made of random words, in tokens and roughly: 80, or 64-256. Unset: 80."
     )
-    new_tokens: int = option(128, "Tokens to generate a request.", minimum=1)
+    new_tokens: Optional[int] = option(None, "Tokens to generate a request. Unset: 128.", minimum=1)
     temperature: Optional[float] = option(
         None,
         "Temperature of each request; 0 takes the likeliest token each time. Unset: 0, or 1 where something is given "

@@ -73,7 +73,7 @@ async def fake(*pieces: bytes, close: bool = False) -> AsyncIterator[tuple[Fake,
 async def ask(target: Target, limit: float = 5.0) -> Record:
     pool = Pool(target)
     try:
-        return await Completions(pool, "m", 9, {}).ask("x", time.monotonic(), 0.0, limit)
+        return await Completions(pool, "m", {}).ask("x", 9, time.monotonic(), 0.0, limit)
     finally:
         pool.close()
 
