@@ -108,19 +108,11 @@ def traffic(made: list[Made], about: str) -> Traffic:
     """Lines in the order of arrival, cut to `LINES`."""
     lines = sorted(made, key=lambda asked: asked.at)[:LINES]
     numbers = {id(asked): line for line, asked in enumerate(lines)}
-    return Traffic(
-        tuple(
-            Asked(
-                round(asked.at, 3),
-                asked.prompt,
-                asked.new,
-                numbers[id(asked.like)] if asked.like else None,
-                asked.shared,
-            )
-            for asked in lines
-        ),
-        f"made up: {about}",
-    )
+    requests = [
+        Asked(round(asked.at, 3), asked.prompt, asked.new, asked.like and numbers[id(asked.like)], asked.shared)
+        for asked in lines
+    ]
+    return Traffic(tuple(requests), f"made up: {about}")
 
 
 def main() -> None:

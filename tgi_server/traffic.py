@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -133,6 +134,22 @@ def parse(data: bytes, name: str) -> Traffic:
 def write(path: Path, traffic: Traffic) -> None:
     """Write a file, over one that is there. Raises OSError."""
     path.write_bytes(head(traffic.about) + b"".join(asked.line() for asked in traffic.requests))
+
+
+def continued(path: Path) -> tuple[int, float, bytes]:
+    """What to know to add lines to a file: their number from now on, the last arrival, and how to begin.
+
+    Raises UsageError where it has something else, or neither it nor its folder can be written.
+    """
+    if not os.access(path if path.exists() else path.parent, os.W_OK) or path.is_dir():
+        raise UsageError(f"{path}: cannot be written")
+    if not path.is_file() or not path.stat().st_size:
+        return 0, 0.0, head("recorded from a server")
+    there = read(path)
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        ended = file.read() == b"\n"
+    return len(there.requests), max(asked.at for asked in there.requests), b"" if ended else b"\n"
 
 
 def head(about: str) -> bytes:

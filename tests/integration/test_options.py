@@ -77,6 +77,7 @@ TABLE: Mapping[str, tuple[Any, Any]] = {
     "otlp_service_name": ("a", "b.c"),
     "log_level": (LogLevel.debug, LogLevel.warn),
     "log_levels": (["router=debug"], ["tgi_server.engine=warn"]),
+    "record_traffic": ("traffic.jsonl", "b.jsonl"),
     "compute_type": ("1-fast", "2-slow"),
 }
 """Two values of each option."""
@@ -84,6 +85,8 @@ FIELDS: Mapping[str, tuple[Any, Any]] = {
     "target": ("http://a:8000", "http://b:8000"),
     "clients": ("1,8", "32"),
     "request_rate": (5.0, 6.0),
+    "traffic": ("chat", "agent"),
+    "traffic_speed": (0.5, 2.0),
     "requests": (10, 11),
     "duration": (1.0, 2.0),
     "warmup": (0, 1),

@@ -413,6 +413,12 @@ class TelemetryOptions(Options):
         "Another level for one kind of process (launcher, router, shard) or one module, as router=debug or "
         "tgi_server.engine=trace (repeatable)."
     )
+    record_traffic: Optional[str] = option(
+        None,
+        "File to which lengths and arrival times of requests are written, never text: a traffic for job=bench and "
+        "job=tune. One that is there is continued.",
+        concerns=("router",),
+    )
     compute_type: Optional[str] = option(
         None,
         "Kind of machine that the x-compute-type header of answers names. Unset: number of shards and name of the "

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from tgi_server import api_keys
+from tgi_server import api_keys, traffic
 from tgi_server.config import describe
 from tgi_server.config.options import values
 from tgi_server.config.schema import LogLevel, ServerConfig
-from tgi_server.errors import ConfigError
+from tgi_server.errors import ConfigError, UsageError
 from tgi_server.telemetry import tracing
 
 LEVEL = rf"(launcher|router|shard|tgi_server(\.\w+)*)=({'|'.join(LogLevel.__members__)})"
@@ -160,3 +160,8 @@ def _telemetry(config: ServerConfig) -> Iterator[Problem]:
             yield "log_levels", f"{text!r} is no level of a process or module; router=debug works"
     if config.otlp_endpoint is not None and (reason := tracing.unusable(config.otlp_endpoint)):
         yield "otlp_endpoint", reason
+    if config.record_traffic is not None:
+        try:
+            traffic.continued(Path(config.record_traffic))
+        except UsageError as error:
+            yield "record_traffic", str(error)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 from quart import Quart, Response, request
 from tokenizers import Tokenizer
@@ -24,6 +25,7 @@ from tgi_server.router.http.calls import Calls
 from tgi_server.router.http.cors import Cors
 from tgi_server.router.http.keys import Keys
 from tgi_server.router.http.limits import Limits
+from tgi_server.router.http.recording import Recorder
 from tgi_server.router.http.stream import Asgi, Closing
 from tgi_server.router.http.tunnel import LocalPaths
 from tgi_server.router.native.routes import NativeRoutes
@@ -60,7 +62,7 @@ def create_app(
         template: the model's chat template, None where it has none.
 
     Raises:
-        ConfigError: the file of API keys cannot be read.
+        ConfigError: the file of API keys cannot be read, or that of `record_traffic` not written.
     """
     keys = api_keys.read(config)
     app = Quart(__name__, static_folder=None)
@@ -71,7 +73,9 @@ def create_app(
     pool = ThreadPoolExecutor(config.validation_workers, thread_name_prefix="validation")
     grammar_pool = ThreadPoolExecutor(2, thread_name_prefix="grammars")
     tracer = tracing.tracer(config.otlp_endpoint, config.otlp_service_name)
-    calls = Calls(engine, tokenizer, Limits.of(config, config, engine.info), pool, grammar_pool, metrics, tracer)
+    recorder = None if config.record_traffic is None else Recorder(Path(config.record_traffic))
+    limits = Limits.of(config, config, engine.info)
+    calls = Calls(engine, tokenizer, limits, pool, grammar_pool, metrics, tracer, recorder)
     compute_type = config.compute_type or resolved.compute_type
     native = NativeRoutes(calls, compute_type, resolved.pipeline_tag)
     openai = OpenAIRoutes(calls, template, Served.of(config.model_id, resolved.docker_label), compute_type)
@@ -98,6 +102,8 @@ def create_app(
         for threads in (pool, grammar_pool):
             threads.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(tracer.close)
+        if recorder is not None:
+            await asyncio.to_thread(recorder.close)
 
     return app
 

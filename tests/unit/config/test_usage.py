@@ -27,7 +27,7 @@ OPTIONS = [
     "messages_api_enabled", "watermark_gamma", "watermark_delta", "rope_scaling", "rope_factor", "hostname", "port",
     "cors_allow_origin", "api_key", "api_key_file", "ngrok", "ngrok_authtoken", "ngrok_edge", "shutdown_timeout",
     "receive_timeout", "send_timeout", "json_output", "otlp_endpoint", "otlp_service_name", "log_level", "log_levels",
-    "compute_type",
+    "record_traffic", "compute_type",
 ]  # fmt: skip
 """Frozen: an option that comes or goes is a change of the interface."""
 FIELDS = {
@@ -37,7 +37,8 @@ FIELDS = {
     "job": [
         "out", "method", "bits", "group_size", "act_order", "symmetric", "damping", "calibration", "samples",
         "sample_tokens",
-        "target", "clients", "request_rate", "requests", "duration", "warmup", "time_limit", "prompts", "workload",
+        "target", "clients", "request_rate", "traffic", "traffic_speed", "requests", "duration", "warmup", "time_limit",
+        "prompts", "workload",
         "prompt_tokens", "new_tokens", "temperature", "top_k", "top_p", "typical_p", "min_p", "repetition_penalty",
         "frequency_penalty", "presence_penalty", "watermark", "response_format", "sampling_seed", "seed", "output",
         "repeats", "record",

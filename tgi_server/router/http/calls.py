@@ -18,6 +18,7 @@ from tgi_server.engine.generation import Bell, Generation
 from tgi_server.errors import IncompleteGenerationError, TgiError
 from tgi_server.router.http.book import Book, Times
 from tgi_server.router.http.limits import Limits, Prepared
+from tgi_server.router.http.recording import Recorder
 from tgi_server.router.http.wire import Body
 from tgi_server.telemetry.metrics import Metrics
 from tgi_server.telemetry.tracing import CONTEXT, Span, Tracer, Untraced
@@ -92,6 +93,13 @@ class Call:
         """From arrival to now."""
         return time.monotonic() - self.arrived
 
+    def generated(self) -> list[int]:
+        """Tokens of each candidate, of those that are not done the ones until now."""
+        return [
+            finish.generated_tokens if (finish := self._finishes.get(index)) else candidate.sequence.committed
+            for index, candidate in enumerate(self.candidates)
+        ]
+
     async def drain(self) -> list[tuple[int, list[TokenEvent]]]:
         """All events that are ready, once there is one, with the index of their candidate. Safe to cancel.
 
@@ -160,6 +168,7 @@ class Calls:
         pool: the threads that tokenise and check.
         grammar_pool: those that do it where grammars are made as well, so that these keep nobody else waiting.
         tracer: where requests leave a trace.
+        recorder: where they leave their lengths.
     """
 
     def __init__(
@@ -171,6 +180,7 @@ class Calls:
         grammar_pool: ThreadPoolExecutor,
         metrics: Metrics,
         tracer: Tracer,
+        recorder: Recorder | None = None,
     ) -> None:
         self.engine = engine
         self.tokenizer = tokenizer
@@ -179,6 +189,7 @@ class Calls:
         self.limits = limits
         self._metrics = metrics
         self._tracer = tracer
+        self._recorder = recorder
 
     def span(self) -> Span:
         """A span for the HTTP request that is handled now."""
@@ -206,6 +217,8 @@ class Calls:
         arrived = time.monotonic()
         book = Book(self._metrics, parameters, span)
         book.arrived()
+        if self._recorder is not None:
+            self._recorder.arrived(arrived)
         try:
             texts = check()
             async with AsyncExitStack() as held:
@@ -218,13 +231,24 @@ class Calls:
                 call = Call(prepared, running, bell, arrived, time.monotonic(), book)
                 book.admitted(call.validation_time, prepared.requests[0])
                 yield call
+            self._record(call)
         except TgiError as error:
             book.failed(error)
             raise
         except (asyncio.CancelledError, GeneratorExit):
             if call is None or call.finish is None:
                 book.dropped()
+            if call is not None:
+                self._record(call)
             raise
+
+    def _record(self, call: Call) -> None:
+        """One line for each prompt, with the longest of its texts."""
+        if self._recorder is not None:
+            generated = call.generated()
+            for number, prompt in enumerate(call.prepared.prompts):
+                most = max(generated[number * call.each : (number + 1) * call.each])
+                self._recorder.ended(call.arrived, prompt.requests[0].prompt_ids, most)
 
     async def _validated(self, prepare: Prepare, parameters: Body) -> Prepared:
         loop = asyncio.get_running_loop()
