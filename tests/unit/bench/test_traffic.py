@@ -40,8 +40,8 @@ def words(request: Request) -> list[str]:
     return request.text.split()
 
 
-def work(path: Path, requests: tuple[Asked, ...] = TREE, **options: Any) -> Workload:
-    write(path / "t.jsonl", Traffic(requests))
+def work(path: Path, lines: tuple[Asked, ...] = TREE, /, **options: Any) -> Workload:
+    write(path / "t.jsonl", Traffic(lines))
     return Workload.of(BenchOptions(traffic=str(path / "t.jsonl"), **options))
 
 

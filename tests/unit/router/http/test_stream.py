@@ -12,15 +12,22 @@ from tgi_server.errors import ValidationError
 from tgi_server.router.http.calls import Calls
 from tgi_server.router.http.errors import error_body
 from tgi_server.router.http.limits import Limits
+from tgi_server.router.http.recording import Recorder
 from tgi_server.router.http.stream import KEEP_ALIVE, Framing, complete, token_chunks
 from tgi_server.router.native import rendering, rules
 from tgi_server.router.native.requests import GenerateBody, Parameters
 from tgi_server.telemetry.tracing import Untraced
 
 
-def opening(router: Router, pool: ThreadPoolExecutor, max_new_tokens: int, inputs: str = "x") -> tuple[Any, Any]:
+def opening(
+    router: Router,
+    pool: ThreadPoolExecutor,
+    max_new_tokens: int,
+    inputs: str = "x",
+    recorder: Recorder | None = None,
+) -> tuple[Any, Any]:
     limits = Limits.of(ServerConfig(), ServerConfig(), router.engine.info)
-    calls = Calls(router.engine, TOKENIZER, limits, pool, pool, router.metrics, Untraced())
+    calls = Calls(router.engine, TOKENIZER, limits, pool, pool, router.metrics, Untraced(), recorder)
     parameters = Parameters(max_new_tokens=max_new_tokens)
     prepare = partial(rules.prepare, GenerateBody(inputs, parameters))
     return calls.begin(prepare, parameters, lambda: 1), rendering.StreamAnswer(parameters, "").events
