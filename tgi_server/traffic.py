@@ -169,7 +169,7 @@ def _head(told: dict[str, Any]) -> str:
 def _asked(told: dict[str, Any], earlier: Sequence[Asked]) -> Asked:
     if unknown := sorted(set(told) - _NAMES):
         raise UsageError(f"{unknown[0][:80]!r} is not one of {', '.join(sorted(_NAMES))}")
-    at = told.get("at")
+    at: Any = told.get("at")
     if type(at) not in (int, float) or not 0 <= at < _LONGEST_TIME or not math.isfinite(at):
         raise UsageError("at: expected seconds from 0 on")
     prompt, new = _tokens(told, "prompt"), _tokens(told, "new")

@@ -52,7 +52,8 @@ def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert parse(b'\xef\xbb\xbf{"at": 1, "prompt": 2, "new": 3}\r\n\n', "x") == Traffic((Asked(1.0, 2, 3),))
 
 
-GOOD = {"at": 0, "prompt": 9, "new": 1}
+GOOD: dict[str, Any] = {"at": 0, "prompt": 9, "new": 1}
+NO_TIMES: list[Any] = [-1, "1", None, True, 1e9, []]
 
 
 @pytest.mark.parametrize(("data", "message"), [
@@ -62,7 +63,7 @@ GOOD = {"at": 0, "prompt": 9, "new": 1}
     (lines({"traffic": 2}, GOOD), "line 1: traffic: version 1"), (lines({"traffic": True}, GOOD), "version 1"),
     (lines({"traffic": 1, "about": 3}, GOOD), "a text (about)"), (lines(GOOD, {"traffic": 1}), "line 2: 'traffic'"),
     (lines(GOOD | {"text": "x"}), "line 1: 'text' is not one of"),
-    *[(lines(GOOD | {"at": at}), "line 1: at: ") for at in (-1, "1", None, True, 1e9, [])],
+    *[(lines(GOOD | {"at": at}), "line 1: at: ") for at in NO_TIMES],
     (b'{"at": 1e999, "prompt": 1, "new": 1}', "line 1: "),
     *[(lines(GOOD | {"prompt": n}), "line 1: prompt: ") for n in (0, -1, 1.5, "1", True, None, 1 << 40)],
     (lines(GOOD | {"new": 0}), "line 1: new: "), (lines(GOOD, GOOD | {"like": 0}), "line 2: like and shared"),

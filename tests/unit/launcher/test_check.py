@@ -78,6 +78,8 @@ def test_all_problems_together_each_with_its_origin() -> None:
     ({"otlp_endpoint": "localhost:4317"}, "such as http://localhost:4317"),
     ({"otlp_endpoint": "http://"}, "otlp_endpoint=http://: "),
     ({"otlp_endpoint": "http://host:port"}, "otlp_endpoint=http://host:port: "),
+    ({"record_traffic": "/nowhere/x"}, "record_traffic=/nowhere/x: /nowhere/x: cannot be written"),
+    ({"record_traffic": __file__}, "line 1: not JSON in UTF-8"),
     ({"compute_type": "1-gpu\tx"}, "goes into a header of answers"),
     ({"compute_type": "größer"}, "compute_type=größer: goes into a header of answers"),
     ({"log_levels": ["router"]}, "'router' is no level of a process or module; router=debug works"),
