@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,6 +26,11 @@ class Shape:
     context: int
     ends: int = 0
 
+    @property
+    def tokens(self) -> int:
+        """All that go through the layers."""
+        return self.prompt_tokens + self.rows
+
 
 class StepCosts(Protocol):
     """Seconds of steps on one machine with one model."""
@@ -32,14 +39,55 @@ class StepCosts(Protocol):
         """From when the shards begin with a step to when its outcome is on its way."""
 
 
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A shape that was measured: the median over `steps` steps."""
+
+    shape: Shape
+    seconds: float
+    steps: int = 1
+
+
 @dataclass(frozen=True)
-class Overheads:
-    """What passes around the steps, in seconds.
+class MeasuredCosts:
+    """What was measured, as a sum of what depends on one number each.
+
+    Tokens of prompts and of decoding sequences go through the same layers: `layers` are the seconds that these take
+    for as many tokens as `sizes` says, linear between them. All else is in proportion: attention of prompts to the
+    pairs, that of decoding sequences to the positions they see, scores and choice of tokens to those that get one.
 
     Attributes:
-        before: from when a client sends a request to when it can be planned.
-        after: from when an outcome is on its way to when clients have its tokens.
+        sizes: rising.
+        layers: one for each of `sizes`.
+        pair: seconds of one.
+        position: seconds of one.
+        choice: seconds of one token chosen.
+        between: seconds from one step to the next that is there already.
     """
 
-    before: float = 0.0
-    after: float = 0.0
+    sizes: Sequence[int]
+    layers: Sequence[float]
+    pair: float
+    position: float
+    choice: float
+    between: float = 0.0
+
+    def seconds(self, shape: Shape) -> float:
+        """See `StepCosts`; `between` is not part of it."""
+        of_attention = shape.pairs * self.pair + shape.context * self.position
+        return self._layers(shape.tokens) + of_attention + (shape.rows + shape.ends) * self.choice
+
+    def _layers(self, tokens: int) -> float:
+        return sum(part * self.layers[index] for index, part in weights(self.sizes, tokens))
+
+
+def weights(sizes: Sequence[int], tokens: int) -> list[tuple[int, float]]:
+    """By which parts the values at some sizes make the value at another: on a line through its two neighbours.
+
+    Below the first size it is the first value, beyond the last one the last line goes on.
+    """
+    if tokens <= sizes[0] or len(sizes) == 1:
+        return [(0, 1.0)]
+    upper = min(bisect_right(sizes, tokens), len(sizes) - 1)
+    part = (tokens - sizes[upper - 1]) / (sizes[upper] - sizes[upper - 1])
+    return [(upper - 1, 1.0 - part), (upper, part)]
