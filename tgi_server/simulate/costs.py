@@ -78,16 +78,40 @@ class MeasuredCosts:
         return self._layers(shape.tokens) + of_attention + (shape.rows + shape.ends) * self.choice
 
     def _layers(self, tokens: int) -> float:
-        return sum(part * self.layers[index] for index, part in weights(self.sizes, tokens))
+        if tokens <= self.sizes[0] or len(self.sizes) == 1:
+            return self.layers[0]
+        upper = min(bisect_right(self.sizes, tokens), len(self.sizes) - 1)
+        low, high, first = self.sizes[upper - 1], self.sizes[upper], self.layers[upper - 1]
+        return first + (self.layers[upper] - first) * (tokens - low) / (high - low)
 
 
-def weights(sizes: Sequence[int], tokens: int) -> list[tuple[int, float]]:
-    """By which parts the values at some sizes make the value at another: on a line through its two neighbours.
+@dataclass(frozen=True)
+class Loaded:
+    """Costs of steps while a server is under load: router and clients want the same processor as the shards.
 
-    Below the first size it is the first value, beyond the last one the last line goes on.
+    Attributes:
+        alone: costs of steps without that.
+        step: seconds more a step.
+        token: seconds more for each token that comes of it.
     """
-    if tokens <= sizes[0] or len(sizes) == 1:
-        return [(0, 1.0)]
-    upper = min(bisect_right(sizes, tokens), len(sizes) - 1)
-    part = (tokens - sizes[upper - 1]) / (sizes[upper] - sizes[upper - 1])
-    return [(upper - 1, 1.0 - part), (upper, part)]
+
+    alone: MeasuredCosts
+    step: float = 0.0
+    token: float = 0.0
+
+    def seconds(self, shape: Shape) -> float:
+        """See `StepCosts`."""
+        return self.alone.seconds(shape) + self.alone.between + self.step + self.token * (shape.rows + shape.ends)
+
+
+@dataclass(frozen=True)
+class Overheads:
+    """What passes around the steps, in seconds.
+
+    Attributes:
+        before: from when a client sends a request to when it can be planned.
+        after: from when an outcome is on its way to when clients have its tokens.
+    """
+
+    before: float = 0.0
+    after: float = 0.0

@@ -20,11 +20,13 @@ class Findings:
         info: what the shards told.
         samples: what was measured.
         costs: what that comes to.
+        model_dir: holds the tokenizer.
     """
 
     info: ShardInfo
     samples: Sequence[Sample]
     costs: MeasuredCosts
+    model_dir: str = ""
 
     def to_json(self) -> str:
         """As text; see `from_json`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tgi_server.simulate.costs import MeasuredCosts, Sample, Shape, weights
+from tgi_server.simulate.costs import MeasuredCosts, Sample, Shape
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,9 +34,7 @@ def residuals(costs: MeasuredCosts, samples: Sequence[Sample]) -> list[float]:
 
 
 def _row(sizes: Sequence[int], shape: Shape) -> list[float]:
-    of_layers = [0.0] * len(sizes)
-    for index, part in weights(sizes, shape.tokens):
-        of_layers[index] = part
+    of_layers = [float(size == shape.tokens) for size in sizes]
     return [*of_layers, float(shape.pairs), float(shape.context), float(shape.rows + shape.ends)]
 
 

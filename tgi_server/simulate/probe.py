@@ -36,6 +36,8 @@ _BLOCKS = 512
 _ROUNDS, _SHARE = 3, 0.05
 """After some rounds, scenes that have had this share of the time are left out, so that short steps are measured more
 often."""
+_LONGEST = 0.1
+"""Share of the time that one step may take; longer ones are not measured, but go on as those before."""
 _STAGE = "Measuring what steps cost"
 
 
@@ -84,7 +86,7 @@ class Prober:
         for scene in self._round(began, budget):
             report(_STAGE, min(1.0, (time.monotonic() - began) / budget))
             await self._play(scene)
-        samples = [timed.sample(scene) for scene, timed in self._timed.items()]
+        samples = [timed.sample(scene) for scene, timed in self._timed.items() if timed.seconds]
         return Findings(self._info, samples, fit(samples, between=median(self._waits)))
 
     def _round(self, began: float, budget: float) -> Iterator[Scene]:
@@ -96,8 +98,21 @@ class Prober:
             for scene in self._scenes[:: -1 if turn % 2 else 1]:
                 if turn and time.monotonic() - began >= budget:
                     return
-                if turn < _ROUNDS or sum(self._timed[scene].seconds) <= _SHARE * budget:
+                if self._wanted(scene, turn, budget):
                     yield scene
+
+    def _wanted(self, scene: Scene, turn: int, budget: float) -> bool:
+        seconds = self._timed[scene].seconds
+        if not turn:
+            return not self._too_long(scene, budget)
+        return bool(seconds) and (turn < _ROUNDS or sum(seconds) <= _SHARE * budget)
+
+    def _too_long(self, scene: Scene, budget: float) -> bool:
+        """A prompt of which a step would take too much of the time, by what the one before it took."""
+        tokens = scene.shape(0).prompt_tokens
+        shorter = [(each.shape(0).prompt_tokens, timed) for each, timed in self._timed.items() if timed.seconds]
+        known = max(((size, timed.seconds[0]) for size, timed in shorter if size), default=None)
+        return known is not None and tokens / known[0] * known[1] > _LONGEST * budget
 
     async def _play(self, scene: Scene) -> None:
         plans = list(self._plans(scene))
@@ -156,12 +171,24 @@ class Prober:
         return [place % min(most, self._written) for place in places]
 
 
+def unmeasurable(info: ShardInfo) -> str | None:
+    """Why steps of these shards cannot be simulated, if they cannot."""
+    if info.draft_width:
+        return "nobody knows beforehand which guessed tokens are right: what guesses cannot be simulated (speculate=0)"
+    if info.start_token_id is not None:
+        return "models whose prompts an encoder reads cannot be simulated"
+    return None
+
+
 async def probe(launch: Launch, budget: float, report: job.Report) -> Findings:
     """See `Prober`. Raises UnhealthyError where the shards do not answer."""
     shards = GrpcShards(launch.config.shard_uds_path, launch.resolved.num_shard)
     try:
         info = await shards.connect()
-        return await Prober(shards, launch.config, info).measure(budget, report)
+        if reason := unmeasurable(info):
+            raise ModelError(reason)
+        found = await Prober(shards, launch.config, info).measure(budget, report)
+        return replace(found, model_dir=launch.resolved.model_dir)
     finally:
         await shards.close()
 

@@ -165,12 +165,12 @@ def test_the_stronger_wins_and_is_named(site: Path) -> None:
     (["+runner.fields={steps:3}"], "unknown option runner.fields (command line)"),
     (["runner._target_=os.system"], "runner._target_=os.system: only parts of tgi_server can be named (command line)"),
     (["deployment=old"], "unknown option clients (did you mean job.clients?)"),
-    (["clients=3"], "clients=3: only job=bench uses this (command line)"),
-    (["--clients", "3"], "clients=3: only job=bench uses this (--clients)"),
-    (["job.clients=3"], "clients=3: only job=bench uses this (command line)"),
+    (["clients=3"], "clients=3: only job=bench or job=simulate uses this (command line)"),
+    (["--clients", "3"], "clients=3: only job=bench or job=simulate uses this (--clients)"),
+    (["job.clients=3"], "clients=3: only job=bench or job=simulate uses this (command line)"),
     (["deployment=bench", "job=serve"],
-     "clients=1: only job=bench uses this (deployment file SITE/deployment/bench.yaml); "
-     "new_tokens=3: only job=bench uses this (deployment file SITE/deployment/bench.yaml)"),
+     "clients=1: only job=bench or job=simulate uses this (deployment file SITE/deployment/bench.yaml); "
+     "new_tokens=3: only job=bench or job=simulate uses this (deployment file SITE/deployment/bench.yaml)"),
     (["job=bench", "new_tokens=x"], "new_tokens=x: expected a whole number (command line)"),
     (["job=bench", "--new-tokens=0"], "new_tokens=0: must be at least 1 (--new-tokens)"),
     (["job=bench", "job.new_token=4"], "unknown option job.new_token (did you mean job.new_tokens?) (command line)"),

@@ -41,7 +41,7 @@ FIELDS = {
         "prompts", "workload",
         "prompt_tokens", "new_tokens", "temperature", "top_k", "top_p", "typical_p", "min_p", "repetition_penalty",
         "frequency_penalty", "presence_penalty", "watermark", "response_format", "sampling_seed", "seed", "output",
-        "repeats", "record",
+        "repeats", "record", "costs", "cost_seconds",
     ],
 }  # fmt: skip
 """Frozen too: the fields that parts have whatever model is served."""

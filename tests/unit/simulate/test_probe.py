@@ -21,8 +21,8 @@ SMALL = BatchingOptions(max_concurrent_requests=1, max_input_length=8, max_total
 
 def true_seconds(shape: Shape) -> float:
     """Flat at first, then in proportion, as memory and then arithmetic is what takes time."""
-    of_layers = max(0.03, 0.002 * shape.tokens)
-    return of_layers + 1e-6 * shape.pairs + 4e-6 * shape.context + 5e-4 * (shape.rows + shape.ends)
+    of_layers = max(3e-6, 2e-7 * shape.tokens)
+    return of_layers + 1e-10 * shape.pairs + 4e-10 * shape.context + 5e-8 * (shape.rows + shape.ends)
 
 
 async def findings(shards: SyntheticShards, options: BatchingOptions = OPTIONS) -> Findings:
@@ -34,8 +34,8 @@ async def test_costs_that_are_known_are_found_again(options: BatchingOptions) ->
     shards = SyntheticShards(true_seconds)
     found = await findings(shards, options)
     assert max(map(abs, residuals(found.costs, found.samples))) < 0.02
-    assert found.costs.pair == pytest.approx(1e-6, rel=0.1)
-    assert found.costs.position == pytest.approx(4e-6, rel=0.1)
+    assert found.costs.pair == pytest.approx(1e-10, rel=0.1)
+    assert found.costs.position == pytest.approx(4e-10, rel=0.1)
     assert found.costs.between == pytest.approx(4e-5)
     for shape in (Shape(0, 0, 5, 1200), Shape(100, 5050, 0, 0, 1), Shape(90, 20_000, 7, 2_000, 1)):
         assert found.costs.seconds(shape) == pytest.approx(true_seconds(shape), rel=0.1)
@@ -62,6 +62,13 @@ async def test_other_caches(info: ShardInfo) -> None:
     found = await findings(shards)
     assert not shards.known
     assert max(map(abs, residuals(found.costs, found.samples))) < 0.02
+
+
+async def test_prompts_that_would_take_most_of_the_time_are_left_out() -> None:
+    shards = SyntheticShards(lambda shape: 9e-6 * shape.tokens)
+    found = await findings(shards)
+    assert max(sample.shape.prompt_tokens for sample in found.samples) == 512
+    assert found.costs.seconds(Shape(2000, 0, 0, 0)) == pytest.approx(0.018, rel=0.1)
 
 
 async def test_a_step_that_fails_ends_the_measurement() -> None:

@@ -1,0 +1,157 @@
+"""From options to numbers, with shards that are made up and a run that nobody made."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+
+from tests.unit.simulate.synthetic import INFO, SyntheticShards
+from tgi_server.bench import prompts
+from tgi_server.bench.options import BenchOptions
+from tgi_server.bench.workload import Workload
+from tgi_server.config import cli, load
+from tgi_server.errors import ConfigError, UsageError
+from tgi_server.jobs.base import Context, Task
+from tgi_server.jobs.simulate import Simulate
+from tgi_server.simulate import main
+from tgi_server.simulate.costs import Shape
+from tgi_server.simulate.findings import Findings
+from tgi_server.simulate.kept import Learned, place
+from tgi_server.simulate.learn import Observed
+from tgi_server.simulate.predict import Predictor
+from tgi_server.simulate.probe import Prober
+
+STEP = 0.02
+
+
+def seconds(shape: Shape) -> float:
+    """Of a step: as many tokens as there may be take no longer."""
+    return STEP
+
+
+class FakeStage:
+    """Measures a machine on which each step takes as long as any other."""
+
+    def __init__(self, model_dir: Path) -> None:
+        self.asked: list[tuple[str, ...]] = []
+        self._model_dir = model_dir
+
+    def ask_shards(self, run: Any, module: str, *arguments: str, report: Callable[[str, float], None]) -> str:
+        self.asked.append((module, *arguments))
+        prober = Prober(SyntheticShards(seconds), run.config, INFO)
+        found = asyncio.run(prober.measure(0.01, report))
+        return Findings(found.info, found.samples, found.costs, str(self._model_dir)).to_json()
+
+    def beside(self, run: Any, work: Callable[[], Any], log: Path | None = None) -> list[Observed]:
+        return [Observed(clients, 0.05, 0.021) for clients in (1, 8)]
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> FakeStage:
+    model = tmp_path / "model"
+    model.mkdir()
+    tokenizer = Tokenizer(WordLevel({word: number for number, word in enumerate(dict.fromkeys(prompts.WORDS))}, "the"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.save(str(model / "tokenizer.json"))
+    return FakeStage(model)
+
+
+def task(*arguments: str) -> Task:
+    parsed = cli.parse(["job=simulate", "max_concurrent_requests=16", *arguments], {})
+    run = load.composition(parsed)
+    return Task(run, load.instantiate(run.config.job), parsed)
+
+
+def work(**options: Any) -> Workload:
+    return Workload.of(BenchOptions(**{"clients": "4", "requests": 12, "new_tokens": 10, **options}))
+
+
+def silent(stage: str, part: float) -> None:
+    pass
+
+
+def test_a_prediction(stage: FakeStage, tmp_path: Path) -> None:
+    predictor = Predictor(stage, tmp_path / "kept", seconds=7.0)  # type: ignore[arg-type]  # as far as it is used
+    predictor.learn(task(), silent)
+    assert stage.asked == [("tgi_server.simulate.probe", "7.0")]
+    summary = predictor.predict(task(), work(prompt_tokens="30"))
+    assert (summary.clients, summary.requests, summary.failed) == (4, 12, 0)
+    assert (summary.prompt_tokens, summary.new_tokens) == (30.0, 10.0)
+    assert summary.between_tokens.p50 == pytest.approx(0.021, rel=0.05)
+    assert summary == predictor.predict(task(), work(prompt_tokens="30")), "nothing is left to chance"
+
+
+def test_what_steps_cost_is_measured_once_for_options_of_shards(stage: FakeStage, tmp_path: Path) -> None:
+    first = Predictor(stage, tmp_path)  # type: ignore[arg-type]  # as above
+    for arguments in ([], ["max_waiting_tokens=3"], ["port=5000"], ["prefill_chunk_tokens=64"], []):
+        first.learn(task(*arguments), silent)
+    assert len(stage.asked) == 2
+    assert len(list(tmp_path.glob("costs-*.json"))) == 2
+    again = Predictor(stage, tmp_path)  # type: ignore[arg-type]  # as above
+    again.learn(task("max_waiting_tokens=9"), silent)
+    assert len(stage.asked) == 2
+    assert again.predict(task(), work()) == first.predict(task(), work())
+
+
+def test_the_rule_of_the_scheduler_shows(stage: FakeStage, tmp_path: Path) -> None:
+    predictor = Predictor(stage, tmp_path)  # type: ignore[arg-type]  # as above
+    patient, eager = task("max_waiting_tokens=40"), task("max_waiting_tokens=1")
+    predictor.learn(patient, silent)
+    load = work(clients="16", request_rate=8.0, requests=64, new_tokens=40, prompt_tokens="8-64")
+    assert predictor.predict(eager, load).first_token.p95 < predictor.predict(patient, load).first_token.p95
+
+
+def test_a_file_of_other_options_or_of_nothing_is_refused(stage: FakeStage, tmp_path: Path) -> None:
+    Predictor(stage, tmp_path).learn(task(), silent)  # type: ignore[arg-type]  # as above
+    path = place(tmp_path, task().run.config)
+    assert Learned.read(path, task("max_waiting_tokens=1").run.config).overheads
+    with pytest.raises(ConfigError, match=r"measured with max_input_length=1024, not 512"):
+        Learned.read(path, task("max_input_length=512").run.config)
+    path.write_text("{}")
+    with pytest.raises(ConfigError, match="not a file of costs"):
+        Learned.read(path, task().run.config)
+    with pytest.raises(ConfigError, match="No such file"):
+        Learned.read(tmp_path / "none.json", task().run.config)
+
+
+@pytest.mark.parametrize(("arguments", "reason"), [
+    (["target=http://127.0.0.1:1"], "only the configured server"),
+    (["speculate=3"], "speculate=3: cannot be simulated"),
+    (['response_format={"type": "regex", "value": "a*"}'], "response_format: cannot be simulated"),
+    (["clients=0"], "expected a number"), (["costs=/nowhere/costs.json"], "costs=/nowhere/costs.json: cannot be"),
+])  # fmt: skip
+def test_what_cannot_be_simulated_is_refused(arguments: list[str], reason: str) -> None:
+    quoted = [word if "{" not in word else word.replace("{", "'{").replace("}", "}'") for word in arguments]
+    refused = task(*quoted)
+    with pytest.raises(UsageError, match=reason):
+        refused.job.check(refused.run.config, refused.run.origins)
+
+
+def test_the_job(stage: FakeStage, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    costs, output = tmp_path / "costs.json", tmp_path / "out.json"
+    asked = [f"costs={costs}", "clients=1,4", "requests=8", "new_tokens=9", "prompt_tokens=20", "log_level=error"]
+    one = task(*asked, f"output={output}")
+    assert isinstance(one.job, Simulate) and one.job.starts_server
+    context = Context(stage, SimpleNamespace(requested=False), main.run, "")  # type: ignore[arg-type]  # as above
+    Simulate.perform([one], context)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].split()[:3] == ["clients", "requests", "failed"]
+    assert [line.split()[:5] for line in said[1:3]] == [["1", "8", "0", "20", "9"], ["4", "8", "0", "20", "9"]]
+    assert "times faster than the clock" in said[-1]
+    assert '"simulated":true' in output.read_text()
+    assert not one.job.starts_server and len(stage.asked) == 1
+    Simulate.perform([task(*asked, f"max_waiting_tokens={most}") for most in (1, 30)], context)
+    said = capsys.readouterr().out.splitlines()
+    assert len(stage.asked) == 1
+    assert [line.split()[:2] for line in said[1:5]] == [
+        ["max_waiting_tokens=1", "1"], ["max_waiting_tokens=1", "4"], ["max_waiting_tokens=30", "1"],
+        ["max_waiting_tokens=30", "4"],
+    ]  # fmt: skip

@@ -1,0 +1,171 @@
+"""What measurements would say, without them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, field
+from itertools import count, islice
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from tgi_server import tokenizer_file
+from tgi_server.bench import main as bench
+from tgi_server.bench.completion import Record
+from tgi_server.bench.load import measure
+from tgi_server.bench.options import BenchOptions
+from tgi_server.bench.summary import Summary, summarise
+from tgi_server.bench.workload import Workload
+from tgi_server.config.schema import ServerConfig
+from tgi_server.errors import UsageError
+from tgi_server.jobs.base import Stage, Task
+from tgi_server.simulate import learn
+from tgi_server.simulate.costs import Overheads, StepCosts
+from tgi_server.simulate.findings import Findings
+from tgi_server.simulate.kept import Learned, decisive, place
+from tgi_server.simulate.world import Asked, Load, simulate
+
+PROBE = "tgi_server.simulate.probe"
+SECONDS = 45.0
+"""How long steps are measured, where nothing else is said."""
+_AT_ONCE = 16
+"""Prompts that are tokenised together."""
+_RUNS = "Measuring what passes around the steps"
+
+Report = Callable[[str, float], None]
+"""Takes the name of the running stage and how much of it is done, from 0 to 1."""
+
+
+def check(config: ServerConfig, work: Workload) -> None:
+    """Raise UsageError for what cannot be simulated, as far as the options tell."""
+    if config.speculate:
+        raise UsageError(
+            f"speculate={config.speculate}: cannot be simulated, as nobody knows beforehand which guesses are right"
+        )
+    if "response_format" in work.sampling:
+        raise UsageError("response_format: cannot be simulated, as texts may end before new_tokens")
+
+
+class Predictor:
+    """Simulates the configured server under a load, once it is known what its steps cost.
+
+    Args:
+        stage: where servers run.
+        directory: for the files of what was measured, which are used again.
+        seconds: how long steps are measured.
+    """
+
+    def __init__(self, stage: Stage, directory: Path, seconds: float = SECONDS) -> None:
+        self._stage = stage
+        self._directory = directory
+        self._seconds = seconds
+        self._known: dict[Path, Simulator] = {}
+
+    def learn(self, task: Task, report: Report) -> Simulator:
+        """Measure what a task's steps cost, unless that is known for its options already.
+
+        Raises:
+            ModelError: that cannot be measured, or not simulated.
+            ConfigError: the file cannot be written, or read again.
+            ChildFailedError, StoppedError: see `Stage.beside`.
+        """
+        config = task.run.config
+        path = place(self._directory, config)
+        if path not in self._known:
+            if not path.exists():
+                learned = measured(self._stage, task, self._seconds, report)
+                self._directory.mkdir(parents=True, exist_ok=True)
+                learned.write(path)
+            self._known[path] = Simulator(Learned.read(path, config))
+        return self._known[path]
+
+    def predict(self, task: Task, work: Workload, run: int = 0) -> Summary:
+        """What measuring a task would say; `learn` has been called for it.
+
+        Args:
+            work: with one number of clients.
+            run: see `bench.load.measure`.
+
+        Raises UsageError for what cannot be simulated.
+        """
+        config = task.run.config
+        check(config, work)
+        (clients,) = work.clients
+        records = self._known[place(self._directory, config)].records(config, work, clients, run)
+        return summarise(clients, records, work.duration)
+
+
+class Simulator:
+    """Simulates loads on what was learned of one model on one machine."""
+
+    def __init__(self, learned: Learned) -> None:
+        self._learned = learned
+        self._lengths = Prompts(learned.findings)
+
+    def records(self, config: ServerConfig, work: Workload, clients: int, run: int) -> list[Record]:
+        """What happens to each request; see `bench.load.measure` for the arguments."""
+        known = self._learned
+        return simulated(config, known.findings, known.loaded, known.overheads, self._lengths, work, clients, run)
+
+
+def measured(stage: Stage, task: Task, seconds: float, report: Report) -> Learned:
+    """Measure a task's steps, and then what passes around them; see `Predictor.learn`."""
+    config = task.run.config
+    findings = Findings.from_json(stage.ask_shards(task.run, PROBE, str(seconds), report=report))
+    works, prompts = learn.works(config), Prompts(findings)
+    target, _ = bench.target_of(BenchOptions(), config)
+
+    async def runs() -> list[learn.Observed]:
+        found = []
+        for number, (clients, work) in enumerate(works):
+            report(_RUNS, number / len(works))
+            made = await measure(target, None, work, clients, number, lambda *_: None)
+            found.append(learn.Observed.of(clients, made.records))
+        return found
+
+    def simulate(costs: StepCosts, overheads: Overheads, work: Workload, clients: int) -> list[Record]:
+        run = [each for each, _ in works].index(clients)
+        return simulated(config, findings, costs, overheads, prompts, work, clients, run)
+
+    real = stage.beside(task.run, lambda: asyncio.run(runs()))
+    loaded, overheads = learn.fit(findings.costs, works, real, simulate)
+    return Learned(decisive(config), findings, loaded, overheads)
+
+
+class Prompts:
+    """The token ids of prompts, made once for all simulations in which the same prompts are sent."""
+
+    def __init__(self, findings: Findings) -> None:
+        self._path = Path(findings.model_dir) / "tokenizer.json"
+        self._tokenizer: Tokenizer | None = None
+        self._known: dict[Hashable, _Known] = {}
+
+    def ids(self, work: Workload, run: str) -> Iterator[list[int]]:
+        """Of each prompt of a run, without end. Raises ModelError where the model's tokenizer is gone."""
+        tokenizer = self._tokenizer = self._tokenizer or tokenizer_file.read(self._path)
+        key = (run, work.seed, work.kind, work.lengths, work.prompts)
+        known = self._known.setdefault(key, _Known(work.texts(run)))
+        for number in count():
+            if number == len(known.ids):
+                encodings = tokenizer.encode_batch_fast(list(islice(known.texts, _AT_ONCE)))
+                known.ids += [encoding.ids for encoding in encodings]
+            yield known.ids[number]
+
+
+@dataclass
+class _Known:
+    """Those of a run that were needed so far, and the texts that follow."""
+
+    texts: Iterator[str]
+    ids: list[list[int]] = field(default_factory=list)
+
+
+def simulated(
+    config: ServerConfig, findings: Findings, costs: StepCosts, overheads: Overheads, prompts: Prompts,
+    work: Workload, clients: int, run: int,
+) -> list[Record]:  # fmt: skip
+    """The records of one measurement."""
+    load = Load(clients, work.rate, work.requests, work.duration, work.time_limit, work.seed)
+    asked = (Asked(ids, work.new_tokens) for ids in prompts.ids(work, f"run {run}"))
+    return simulate(config, findings.info, costs, overheads, asked, load)
