@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass, field
-from itertools import count, islice
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -16,7 +17,7 @@ from tgi_server.bench.completion import Record
 from tgi_server.bench.load import measure
 from tgi_server.bench.options import BenchOptions
 from tgi_server.bench.summary import Summary, summarise
-from tgi_server.bench.workload import Workload
+from tgi_server.bench.workload import Request, Workload
 from tgi_server.config.schema import ServerConfig
 from tgi_server.errors import UsageError
 from tgi_server.jobs.base import Stage, Task
@@ -24,13 +25,13 @@ from tgi_server.simulate import learn
 from tgi_server.simulate.costs import Overheads, StepCosts
 from tgi_server.simulate.findings import Findings
 from tgi_server.simulate.kept import Learned, decisive, place
-from tgi_server.simulate.world import Asked, Load, simulate
+from tgi_server.simulate.world import Load, simulate
 
 PROBE = "tgi_server.simulate.probe"
 SECONDS = 45.0
 """How long steps are measured, where nothing else is said."""
-_AT_ONCE = 16
-"""Prompts that are tokenised together."""
+_KEPT = 8
+"""Loads whose requests are remembered."""
 _RUNS = "Measuring what passes around the steps"
 
 Report = Callable[[str, float], None]
@@ -101,12 +102,12 @@ class Simulator:
 
     def __init__(self, learned: Learned) -> None:
         self._learned = learned
-        self._lengths = Prompts(learned.findings)
+        self._prompts = Prompts(learned.findings)
 
     def records(self, config: ServerConfig, work: Workload, clients: int, run: int) -> list[Record]:
         """What happens to each request; see `bench.load.measure` for the arguments."""
         known = self._learned
-        return simulated(config, known.findings, known.loaded, known.overheads, self._lengths, work, clients, run)
+        return simulated(config, known.findings, known.loaded, known.overheads, self._prompts, work, clients, run)
 
 
 def measured(stage: Stage, task: Task, seconds: float, report: Report) -> Learned:
@@ -134,31 +135,46 @@ def measured(stage: Stage, task: Task, seconds: float, report: Report) -> Learne
 
 
 class Prompts:
-    """The token ids of prompts, made once for all simulations in which the same prompts are sent."""
+    """What is sent, and its token ids; made once for all simulations in which the same is sent."""
 
     def __init__(self, findings: Findings) -> None:
         self._path = Path(findings.model_dir) / "tokenizer.json"
         self._tokenizer: Tokenizer | None = None
-        self._known: dict[Hashable, _Known] = {}
+        self._ids: dict[str, list[int]] = {}
+        self._sent: deque[tuple[Workload, str, Sent]] = deque(maxlen=_KEPT)
 
-    def ids(self, work: Workload, run: str) -> Iterator[list[int]]:
-        """Of each prompt of a run, without end. Raises ModelError where the model's tokenizer is gone."""
+    def asked(self, work: Workload, run: str) -> Iterator[Request]:
+        """The requests of a run, without end."""
+        same = replace(work, clients=(), requests=None, duration=None, warmup=None, time_limit=0.0)
+        for known, name, sent in self._sent:
+            if name == run and known == same:
+                return sent.again()
+        self._sent.append((same, run, Sent(work.asked(run))))
+        return self._sent[-1][-1].again()
+
+    def ids(self, request: Request) -> list[int]:
+        """Those of its prompt. Raises ModelError where the model's tokenizer is gone."""
+        if (known := self._ids.get(request.text)) is not None:
+            return known
         tokenizer = self._tokenizer = self._tokenizer or tokenizer_file.read(self._path)
-        key = (run, work.seed, work.kind, work.lengths, work.prompts)
-        known = self._known.setdefault(key, _Known(work.texts(run)))
+        (encoding,) = tokenizer.encode_batch_fast([request.text])
+        self._ids[request.text] = encoding.ids
+        return self._ids[request.text]
+
+
+class Sent:
+    """Requests without end that can be gone through again and again."""
+
+    def __init__(self, requests: Iterator[Request]) -> None:
+        self._requests = requests
+        self._known: list[Request] = []
+
+    def again(self) -> Iterator[Request]:
+        """From the first one on."""
         for number in count():
-            if number == len(known.ids):
-                encodings = tokenizer.encode_batch_fast(list(islice(known.texts, _AT_ONCE)))
-                known.ids += [encoding.ids for encoding in encodings]
-            yield known.ids[number]
-
-
-@dataclass
-class _Known:
-    """Those of a run that were needed so far, and the texts that follow."""
-
-    texts: Iterator[str]
-    ids: list[list[int]] = field(default_factory=list)
+            if number == len(self._known):
+                self._known.append(next(self._requests))
+            yield self._known[number]
 
 
 def simulated(
@@ -166,6 +182,6 @@ def simulated(
     work: Workload, clients: int, run: int,
 ) -> list[Record]:  # fmt: skip
     """The records of one measurement."""
-    load = Load(clients, work.rate, work.requests, work.duration, work.time_limit, work.seed)
-    asked = (Asked(ids, work.new_tokens) for ids in prompts.ids(work, f"run {run}"))
-    return simulate(config, findings.info, costs, overheads, asked, load)
+    load = Load(clients, work.closed, work.requests, work.duration, work.time_limit)
+    asked = prompts.asked(work, f"run {run}")
+    return simulate(config, findings.info, costs, overheads, asked, load, prompts.ids)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from tgi_server.batching.scheduler import Scheduler
 from tgi_server.batching.sequence import Progress, Sequence
 from tgi_server.bench.completion import Record
-from tgi_server.bench.workload import poisson
+from tgi_server.bench.turns import Turns
+from tgi_server.bench.workload import Request
 from tgi_server.config.schema import BatchingOptions
 from tgi_server.errors import ValidationError
 from tgi_server.simulate.costs import Overheads, Shape, StepCosts
@@ -24,31 +26,27 @@ _GREEDY = SamplingParams()
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """One request: its prompt, and how many tokens it wants."""
-
-    prompt_ids: list[int]
-    new_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
 class Load:
     """When requests are sent; see `bench.workload.Workload`."""
 
     clients: int
-    rate: float | None = None
+    closed: bool = True
     requests: int | None = None
     duration: float | None = None
     time_limit: float = 600.0
-    seed: int = 0
 
 
 def simulate(
-    options: BatchingOptions, info: ShardInfo, costs: StepCosts, overheads: Overheads, asked: Iterator[Asked],
-    load: Load,
+    options: BatchingOptions, info: ShardInfo, costs: StepCosts, overheads: Overheads, asked: Iterator[Request],
+    load: Load, ids: Callable[[Request], list[int]],
 ) -> list[Record]:  # fmt: skip
-    """What happens to each request, by the time it was due. Raises nothing: requests that fail say why."""
-    return _World(options, info, costs, overheads, asked, load).run()
+    """What happens to each request, by the time it was due.
+
+    Args:
+        asked: without end, in the order in which requests are due.
+        ids: the tokens of a request's prompt.
+    """
+    return _World(options, info, costs, overheads, asked, load, ids).run()
 
 
 class _Texts:
@@ -85,39 +83,40 @@ class _Texts:
 class _World:
     def __init__(
         self, options: BatchingOptions, info: ShardInfo, costs: StepCosts, overheads: Overheads,
-        asked: Iterator[Asked], load: Load,
+        asked: Iterator[Request], load: Load, ids: Callable[[Request], list[int]],
     ) -> None:  # fmt: skip
         self._options = options
         self._costs = costs
         self._overheads = overheads
         self._asked = asked
+        self._turns = Turns(asked)
         self._load = load
+        self._prompt = ids
         self._scheduler = Scheduler(options, info)
         self._texts = _Texts()
         self._events: list[tuple[float, int, Callable[..., None], tuple[object, ...]]] = []
         self._order = itertools.count()
         self._ids = itertools.count()
         self._records: list[Record] = []
-        self._of: dict[int, Record] = {}
+        self._of: dict[int, tuple[Record, Request]] = {}
         self._left: float = load.requests or math.inf
         self._until = min(load.duration or math.inf, load.time_limit)
         self._in_flight = 0
         self._busy_until = 0.0
-        self._queue: list[float] = []  # due times of an open loop that found no place
+        self._places = load.clients
+        self._queue: deque[Request] = deque()  # those of an open loop that are due and found no place
 
     def run(self) -> list[Record]:
         """All of it."""
-        if self._load.rate is None:
+        if self._load.closed:
             for _ in range(self._load.clients):
                 self._at(0.0, self._client)
         else:
-            self._arrivals = poisson(self._load.rate, self._load.seed)
-            self._places = self._load.clients
-            self._at(next(self._arrivals), self._arrive)
+            self._next()
         while self._events and self._events[0][0] <= self._load.time_limit:
             now, _, action, arguments = heapq.heappop(self._events)
             action(now, *arguments)
-        for record in self._of.values():
+        for record, _ in self._of.values():
             record.error, record.end = f"not done after {self._load.time_limit:g} s", self._load.time_limit
         return sorted(self._records, key=lambda record: record.start)
 
@@ -128,28 +127,31 @@ class _World:
         """One that sends when its last answer is complete."""
         if self._left > 0 and now < self._until:
             self._left -= 1
-            self._send(now, now)
+            self._send(now, self._turns.take(), now)
 
-    def _arrive(self, now: float) -> None:
+    def _next(self) -> None:
+        request = next(self._asked)
+        self._at(request.at or 0.0, self._arrive, request)
+
+    def _arrive(self, now: float, request: Request) -> None:
         """A request of an open loop is due."""
         if self._left <= 0 or now >= self._until:
             return
         self._left -= 1
         if self._places:
             self._places -= 1
-            self._send(now, now)
+            self._send(now, request, now)
         else:
-            self._queue.append(now)
-        self._at(next(self._arrivals), self._arrive)
+            self._queue.append(request)
+        self._next()
 
-    def _send(self, now: float, due: float) -> None:
+    def _send(self, now: float, asked: Request, due: float) -> None:
         record = Record(due, now)
         self._records.append(record)
-        asked = next(self._asked)
         stopping = StoppingParams(max_new_tokens=asked.new_tokens, ignore_eos=True)
-        request = GenerationRequest(prompt_ids=asked.prompt_ids, sampling=_GREEDY, stopping=stopping)
+        request = GenerationRequest(prompt_ids=self._prompt(asked), sampling=_GREEDY, stopping=stopping)
         sequence = Sequence(next(self._ids), request)
-        self._of[sequence.id] = record
+        self._of[sequence.id] = record, asked
         record.prompt_tokens = sequence.input_length
         self._at(now + self._overheads.before, self._enter, sequence)
 
@@ -189,18 +191,20 @@ class _World:
 
     def _deliver(self, now: float, progresses: list[Progress]) -> None:
         for progress in progresses:
-            record = self._of[progress.sequence.id]
+            record, _ = self._of[progress.sequence.id]
             record.arrivals.append(now)
             record.tokens += 1
             if progress.finish:
                 self._end(now, progress.sequence, None)
 
     def _end(self, now: float, sequence: Sequence, error: str | None) -> None:
-        record = self._of.pop(sequence.id)
+        record, asked = self._of.pop(sequence.id)
         record.end, record.error = now, error
-        if self._load.rate is None:
+        if self._load.closed:
+            self._turns.done(asked)
             self._at(now + (_PAUSE if error else 0.0), self._client)
         elif self._queue:
-            self._send(now, self._queue.pop(0))
+            request = self._queue.popleft()
+            self._send(now, request, request.at or 0.0)
         else:
             self._places += 1

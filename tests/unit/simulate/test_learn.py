@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import pytest
@@ -13,7 +12,7 @@ from tgi_server.errors import ModelError
 from tgi_server.simulate import learn
 from tgi_server.simulate.costs import Loaded, MeasuredCosts, Overheads
 from tgi_server.simulate.learn import Observed
-from tgi_server.simulate.world import Asked, Load, simulate
+from tgi_server.simulate.world import Load, simulate
 
 OPTIONS = BatchingOptions(max_concurrent_requests=16)
 COSTS = MeasuredCosts([1, 16, 256], [0.03, 0.05, 0.5], pair=1e-6, position=4e-6, choice=2e-4, between=5e-5)
@@ -21,8 +20,8 @@ WORKS = learn.works(OPTIONS)
 
 
 def records(costs: Loaded, overheads: Overheads, work: Workload, clients: int) -> Sequence[Record]:
-    asked = (Asked([number] * 30, work.new_tokens) for number in itertools.count())
-    return simulate(OPTIONS, INFO, costs, overheads, asked, Load(clients, requests=work.requests))
+    load = Load(clients, requests=work.requests)
+    return simulate(OPTIONS, INFO, costs, overheads, work.asked("run"), load, lambda request: request.prompt_ids(256))
 
 
 @pytest.mark.parametrize(("step", "token"), [(0.002, 0.0005), (0.0, 0.001), (0.003, 0.0), (0.0, 0.0)])
