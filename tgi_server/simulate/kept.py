@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +66,12 @@ class Learned:
 def decisive(config: ServerConfig) -> dict[str, str]:
     """The options that steps depend on, as they are written."""
     every: Mapping[str, Any] = options.values(config, whole=True)
-    return {
-        name: shown(value) for name, value in every.items()
-        if name not in _NO_MATTER and "shard" in options.concerns(name)
-    }  # fmt: skip
+    return {name: shown(value) for name, value in every.items() if _matters(name)}
+
+
+@cache
+def _matters(name: str) -> bool:
+    return name not in _NO_MATTER and "shard" in options.concerns(name)
 
 
 def place(directory: Path, config: ServerConfig) -> Path:

@@ -101,7 +101,7 @@ class _World:
         self._of: dict[int, tuple[Record, Request]] = {}
         self._left: float = load.requests or math.inf
         self._until = min(load.duration or math.inf, load.time_limit)
-        self._in_flight = 0
+        self._flying: deque[tuple[float, Plan, list[int]]] = deque()  # plans, by when their outcomes are there
         self._busy_until = 0.0
         self._places = load.clients
         self._queue: deque[Request] = deque()  # those of an open loop that are due and found no place
@@ -113,9 +113,17 @@ class _World:
                 self._at(0.0, self._client)
         else:
             self._next()
-        while self._events and self._events[0][0] <= self._load.time_limit:
-            now, _, action, arguments = heapq.heappop(self._events)
-            action(now, *arguments)
+        events, flying, limit = self._events, self._flying, self._load.time_limit
+        while events or flying:
+            if flying and not (events and events[0][0] < flying[0][0]):
+                if flying[0][0] > limit:
+                    break
+                self._take(*flying.popleft())
+            elif events[0][0] > limit:
+                break
+            else:
+                now, _, action, arguments = heapq.heappop(events)
+                action(now, *arguments)
         for record, _ in self._of.values():
             record.error, record.end = f"not done after {self._load.time_limit:g} s", self._load.time_limit
         return sorted(self._records, key=lambda record: record.start)
@@ -174,20 +182,20 @@ class _World:
             raise ValidationError(f"status 422: {length} prompt tokens and {sequence.max_new_tokens} new ones")
 
     def _plan(self, now: float) -> None:
-        while self._in_flight < _PLANS_IN_FLIGHT and (plan := self._scheduler.plan(now)):
-            self._in_flight += 1
+        while len(self._flying) < _PLANS_IN_FLIGHT and (plan := self._scheduler.plan(now)):
             shape, counts = self._texts.advance(plan)
             self._busy_until = max(self._busy_until, now) + self._costs.seconds(shape)
-            self._at(self._busy_until, self._take, plan, counts)
+            self._flying.append((self._busy_until, plan, counts))
 
     def _take(self, now: float, plan: Plan, counts: list[int]) -> None:
-        self._in_flight -= 1
         total = sum(counts)
         outcome = Outcome(plan.step, plan.ids, counts, [0] * total, [0.0] * total)
         progresses = self._scheduler.commit(outcome, now)
-        if progresses:
+        self._plan(now)  # before clients can have heard of it
+        if self._overheads.after:
             self._at(now + self._overheads.after, self._deliver, progresses)
-        self._plan(now)
+        else:
+            self._deliver(now, progresses)
 
     def _deliver(self, now: float, progresses: list[Progress]) -> None:
         for progress in progresses:

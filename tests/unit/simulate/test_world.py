@@ -25,12 +25,12 @@ class Steps:
         return 0.001 * shape.prompt_tokens + (0.01 if shape.rows else 0.0)
 
 
-def run(overheads: Overheads = Overheads(), batching: Any = None, **asked: Any) -> tuple[list[Record], list[Shape]]:
+def run(overheads: Overheads | None = None, batching: Any = None, **asked: Any) -> tuple[list[Record], list[Shape]]:
     work, steps = Workload.of(BenchOptions(**asked)), Steps([])
     load = Load(work.clients[0], work.closed, work.requests, work.duration, work.time_limit)
     options = BatchingOptions(**(batching or {}))
     ids = lambda request: request.prompt_ids(256)  # noqa: E731
-    return simulate(options, INFO, steps, overheads, work.asked("run"), load, ids), steps.shapes
+    return simulate(options, INFO, steps, overheads or Overheads(), work.asked("run"), load, ids), steps.shapes
 
 
 def test_one_request() -> None:
@@ -51,9 +51,7 @@ def test_clients_wait_for_their_answers() -> None:
 
 
 def test_chunks_beside_those_who_decode() -> None:
-    _, shapes = run(
-        clients="4", requests=12, prompt_tokens="100", new_tokens=20, batching={"prefill_chunk_tokens": 64}
-    )
+    _, shapes = run(clients="4", requests=12, prompt_tokens="100", new_tokens=20, batching={"prefill_chunk_tokens": 64})
     assert max(shape.prompt_tokens for shape in shapes) == 64
     assert any(shape.rows and shape.prompt_tokens and not shape.ends for shape in shapes)
 
