@@ -25,7 +25,8 @@ def fit(samples: Sequence[Sample], between: float = 0.0) -> MeasuredCosts:
     scale = np.array([1.0 / sample.seconds for sample in samples])
     matrix = np.array([_row(sizes, sample.shape) for sample in samples]) * scale[:, None]
     found = [float(cost) for cost in nonnegative(matrix, np.ones(len(samples)))]
-    return MeasuredCosts(sizes, found[: len(sizes)], *found[len(sizes) :], between=between)
+    pair, position, choice = found[len(sizes) :]
+    return MeasuredCosts(sizes, found[: len(sizes)], pair, position, choice, between)
 
 
 def residuals(costs: MeasuredCosts, samples: Sequence[Sample]) -> list[float]:

@@ -56,7 +56,7 @@ class Learned:
         except msgspec.DecodeError as error:
             raise ConfigError(f"costs={path}: not a file of costs ({error})") from None
         wanted = decisive(config)
-        if other := [name for name in wanted | learned.options if wanted.get(name) != learned.options.get(name)]:
+        if other := [name for name in {**wanted, **learned.options} if wanted.get(name) != learned.options.get(name)]:
             name = other[0]
             was = learned.options.get(name, "not there")
             raise ConfigError(f"costs={path}: measured with {name}={was}, not {wanted.get(name, 'without it')}")

@@ -19,7 +19,9 @@ _FEW, _MANY = 1, 8
 _ROUNDS = 2
 """Requests of each client, and twice as many of a single one."""
 _PROMPT, _NEW = 32, 32
-"""Tokens in and out of a request, where so many are allowed."""
+"""Words in and tokens out of a request, where so many are allowed."""
+_WORD = 6
+"""Tokens that a word may have with the smallest vocabularies."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def works(options: BatchingOptions) -> list[tuple[int, Workload]]:
     """The runs: clients, and what they ask."""
     places = min(options.max_concurrent_requests, options.max_batch_size or _MANY)
     new = max(2, min(_NEW, options.max_total_tokens // 2))
-    prompt = max(1, min(_PROMPT, options.max_input_length, options.max_total_tokens - new) - 2)  # special tokens
+    prompt = max(1, min(_PROMPT, min(options.max_input_length, options.max_total_tokens - new) // _WORD))
     runs = []
     for clients in sorted({_FEW, min(_MANY, places)}):
         asked = BenchOptions(

@@ -36,7 +36,7 @@ def run(overheads: Overheads | None = None, batching: Any = None, **asked: Any) 
 def test_one_request() -> None:
     (record,), shapes = run(Overheads(before=0.5, after=0.25), requests=1, prompt_tokens="30", new_tokens=3)
     assert record.arrivals == pytest.approx([0.78, 0.79, 0.80])
-    assert (record.start, record.end) == (0.0, pytest.approx(0.80))
+    assert [record.start, record.end] == pytest.approx([0.0, 0.80])
     assert (record.tokens, record.prompt_tokens, record.error) == (3, 30, None)
     assert shapes[:3] == [Shape(30, 465, 0, 0, 1), Shape(0, 0, 1, 31), Shape(0, 0, 1, 32)]
 
