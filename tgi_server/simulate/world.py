@@ -1,4 +1,8 @@
-"""Events on a made-up clock: clients, the scheduler with its plans in flight, and shards that take their time."""
+"""Clients, engine and shards by events instead of by the clock.
+
+The engine's cycle and its scheduler are the real ones. Steps take what a table says, and what comes of them is known
+beforehand: one token for each sequence whose prompt is computed. Runs of equal steps are taken in one go.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +13,21 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from tgi_server.batching.scheduler import Scheduler
-from tgi_server.batching.sequence import Progress, Sequence
+from tgi_server.batching.sequence import Sequence
 from tgi_server.bench.completion import Record
+from tgi_server.bench.load import PAUSE
 from tgi_server.bench.turns import Turns
 from tgi_server.bench.workload import Request
 from tgi_server.config.schema import BatchingOptions
+from tgi_server.engine.cycle import Cycle
 from tgi_server.errors import ValidationError
 from tgi_server.simulate.costs import Overheads, Shape, StepCosts
 from tgi_server.types import GenerationRequest, Outcome, Plan, SamplingParams, ShardInfo, StoppingParams
 
-_PLANS_IN_FLIGHT = 2
-_PAUSE = 0.1
-"""Seconds that a client waits after a failure."""
 _GREEDY = SamplingParams()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Load:
     """When requests are sent; see `bench.workload.Workload`."""
 
@@ -43,39 +45,97 @@ def simulate(
     """What happens to each request, by the time it was due.
 
     Args:
-        asked: without end, in the order in which requests are due.
+        info: the caches and limits of the shards, which guess no tokens.
+        asked: in the order in which requests are due; the load ends with them.
         ids: the tokens of a request's prompt.
     """
     return _World(options, info, costs, overheads, asked, load, ids).run()
 
 
-class _Texts:
-    """The sequences that the shards know: positions computed, prompt tokens, tokens known."""
+@dataclass(slots=True)
+class _Open:
+    """A request in the engine.
 
-    def __init__(self) -> None:
-        self._known: dict[int, list[int]] = {}
+    Its first `computed` positions are computed by the steps that were planned, by which it will have `known` tokens.
+    """
 
-    def advance(self, plan: Plan) -> tuple[Shape, list[int]]:
+    record: Record
+    asked: Request
+    prompt: int
+    computed: int
+    known: int
+
+
+@dataclass(slots=True)
+class _Step:
+    """A plan at the shards: how many tokens each of its sequences gets by it, and when it is done."""
+
+    number: int
+    ids: list[int]
+    counts: list[int]
+    ends: float
+    decodes: bool
+
+
+class _Shards:
+    """Plans one after the other, each done when it has taken what it costs."""
+
+    def __init__(self, costs: StepCosts) -> None:
+        self.open: dict[int, _Open] = {}
+        self.steps: deque[_Step] = deque()
+        self._costs = costs
+        self._free = 0.0  # when all that was sent is done
+
+    @property
+    def done(self) -> float:
+        """When the next outcome is there."""
+        return self.steps[0].ends if self.steps else math.inf
+
+    def send(self, plan: Plan, now: float) -> None:
+        """Work on a plan behind those that were sent before."""
+        shape, counts = self._look(plan)
+        self._free = max(self._free, now) + self._costs.seconds(shape)
+        self.steps.append(_Step(plan.step, plan.ids, counts, self._free, not shape.prompt_tokens))
+
+    def repeat(self, most: int, until: float) -> list[float]:
+        """Times before `until` at which the next outcomes are there, if each has a plan made that is like the last.
+
+        At most so many; as many steps have then taken the place of those that were under way.
+        """
+        first, second = self.steps
+        rows, context = len(first.ids), sum(self.open[id].known for id in first.ids)
+        times = list[float]()
+        while len(times) < most and first.ends < until:
+            times.append(first.ends)
+            self._free += self._costs.seconds(Shape(0, 0, rows, context))
+            context += rows
+            first.ends, second.ends = second.ends, self._free
+        for id in first.ids:
+            self.open[id].computed += len(times)
+            self.open[id].known += len(times)
+        first.number += len(times)
+        second.number += len(times)
+        return times
+
+    def _look(self, plan: Plan) -> tuple[Shape, list[int]]:
         """What a step computes, and how many tokens each of its sequences gets."""
-        for id in plan.finished:
-            self._known.pop(id, None)
         for new in plan.new:
-            self._known[new.id] = [new.cached, len(new.prompt_ids), len(new.prompt_ids)]
+            self.open[new.id].computed = new.cached
         tokens = pairs = rows = context = ends = 0
         counts = []
         for id, count in zip(plan.ids, plan.counts, strict=True):
-            each = self._known[id]
-            computed, prompt, known = each
-            each[0] = computed + count
-            if computed < prompt:
+            each = self.open[id]
+            computed = each.computed + count
+            if each.computed < each.prompt:
                 tokens += count
-                pairs += count * computed + count * (count + 1) // 2
-                ends += computed + count == prompt
+                pairs += count * each.computed + count * (count + 1) // 2
+                ends += computed == each.prompt
             else:
                 rows += 1
-                context += known
-            yields = int(computed + count >= known)
-            each[2] += yields
+                context += each.known
+            each.computed = computed
+            yields = int(computed >= each.known)
+            each.known += yields
             counts.append(yields)
         return Shape(tokens, pairs, rows, context, ends), counts
 
@@ -86,23 +146,20 @@ class _World:
         asked: Iterator[Request], load: Load, ids: Callable[[Request], list[int]],
     ) -> None:  # fmt: skip
         self._options = options
-        self._costs = costs
         self._overheads = overheads
         self._asked = asked
         self._turns = Turns(asked)
         self._load = load
         self._prompt = ids
-        self._scheduler = Scheduler(options, info)
-        self._texts = _Texts()
+        self._cycle = Cycle(options, info)
+        self._shards = _Shards(costs)
         self._events: list[tuple[float, int, Callable[..., None], tuple[object, ...]]] = []
         self._order = itertools.count()
         self._ids = itertools.count()
         self._records: list[Record] = []
-        self._of: dict[int, tuple[Record, Request]] = {}
+        self._under_way = 0
         self._left: float = load.requests or math.inf
         self._until = min(load.duration or math.inf, load.time_limit)
-        self._flying: deque[tuple[float, Plan, list[int]]] = deque()  # plans, by when their outcomes are there
-        self._busy_until = 0.0
         self._places = load.clients
         self._queue: deque[Request] = deque()  # those of an open loop that are due and found no place
 
@@ -113,20 +170,24 @@ class _World:
                 self._at(0.0, self._client)
         else:
             self._next()
-        events, flying, limit = self._events, self._flying, self._load.time_limit
-        while events or flying:
-            if flying and not (events and events[0][0] < flying[0][0]):
-                if flying[0][0] > limit:
-                    break
-                self._take(*flying.popleft())
-            elif events[0][0] > limit:
-                break
-            else:
-                now, _, action, arguments = heapq.heappop(events)
-                action(now, *arguments)
-        for record, _ in self._of.values():
-            record.error, record.end = f"not done after {self._load.time_limit:g} s", self._load.time_limit
+        self._go()
+        for record in self._records:
+            if not record.end and record.error is None:
+                record.error, record.end = f"not done after {self._load.time_limit:g} s", self._load.time_limit
         return sorted(self._records, key=lambda record: record.start)
+
+    def _go(self) -> None:
+        """Until nobody asks any more and all is answered, or the time is over."""
+        while self._events or self._shards.steps:
+            event = self._events[0][0] if self._events else math.inf
+            outcome = self._shards.done
+            if min(event, outcome) > self._load.time_limit:
+                return
+            if event < outcome:
+                now, _, action, arguments = heapq.heappop(self._events)
+                action(now, *arguments)
+            elif not self._skip(event):
+                self._outcome(outcome)
 
     def _at(self, moment: float, action: Callable[..., None], *arguments: object) -> None:
         heapq.heappush(self._events, (moment, next(self._order), action, arguments))
@@ -154,63 +215,75 @@ class _World:
         self._next()
 
     def _send(self, now: float, asked: Request, due: float) -> None:
-        record = Record(due, now)
+        ids = self._prompt(asked)
+        record = Record(due, now, prompt_tokens=len(ids))
         self._records.append(record)
-        stopping = StoppingParams(max_new_tokens=asked.new_tokens, ignore_eos=True)
-        request = GenerationRequest(prompt_ids=self._prompt(asked), sampling=_GREEDY, stopping=stopping)
-        sequence = Sequence(next(self._ids), request)
-        self._of[sequence.id] = record, asked
-        record.prompt_tokens = sequence.input_length
-        self._at(now + self._overheads.before, self._enter, sequence)
+        self._under_way += 1
+        self._at(now + self._overheads.before, self._enter, _Open(record, asked, len(ids), 0, len(ids)), ids)
 
-    def _enter(self, now: float, sequence: Sequence) -> None:
-        sequence.arrived = now
+    def _enter(self, now: float, each: _Open, ids: list[int]) -> None:
+        stopping = StoppingParams(max_new_tokens=each.asked.new_tokens, ignore_eos=True)
+        request = GenerationRequest(prompt_ids=ids, sampling=_GREEDY, stopping=stopping)
+        sequence = Sequence(next(self._ids), request)
         try:
             self._check(sequence)
-            self._scheduler.add(sequence)
+            self._cycle.add(sequence, now)
         except ValidationError as error:
-            self._end(now, sequence, str(error))
+            self._end(now, each, str(error))
             return
-        self._plan(now)
+        self._shards.open[sequence.id] = each
+        if not self._cycle.full:
+            self._at(now, self._plan)  # behind what comes at the same moment, as in the loop of the engine
 
     def _check(self, sequence: Sequence) -> None:
         """What the router refuses."""
         limits, length = self._options, sequence.input_length
-        if len(self._of) > limits.max_concurrent_requests:
+        if self._under_way > limits.max_concurrent_requests:
             raise ValidationError("status 429: too many requests")
         if length > limits.max_input_length or length + sequence.max_new_tokens > limits.max_total_tokens:
             raise ValidationError(f"status 422: {length} prompt tokens and {sequence.max_new_tokens} new ones")
 
     def _plan(self, now: float) -> None:
-        while len(self._flying) < _PLANS_IN_FLIGHT and (plan := self._scheduler.plan(now)):
-            shape, counts = self._texts.advance(plan)
-            self._busy_until = max(self._busy_until, now) + self._costs.seconds(shape)
-            self._flying.append((self._busy_until, plan, counts))
+        for plan in self._cycle.plans(now):
+            self._shards.send(plan, now)
 
-    def _take(self, now: float, plan: Plan, counts: list[int]) -> None:
-        total = sum(counts)
-        outcome = Outcome(plan.step, plan.ids, counts, [0] * total, [0.0] * total)
-        progresses = self._scheduler.commit(outcome, now)
+    def _outcome(self, now: float) -> None:
+        step = self._shards.steps.popleft()
+        total = sum(step.counts)
+        outcome = Outcome(step.number, step.ids, step.counts, [0] * total, [0.0] * total)
+        arrival = now + self._overheads.after
+        for progress in self._cycle.commit(outcome, now):
+            each = self._shards.open[progress.sequence.id]
+            each.record.arrivals.append(arrival)
+            each.record.tokens += 1
+            if progress.finish is not None:
+                del self._shards.open[progress.sequence.id]
+                self._at(arrival, self._end, each, None)
         self._plan(now)  # before clients can have heard of it
-        if self._overheads.after:
-            self._at(now + self._overheads.after, self._deliver, progresses)
-        else:
-            self._deliver(now, progresses)
 
-    def _deliver(self, now: float, progresses: list[Progress]) -> None:
-        for progress in progresses:
-            record, _ = self._of[progress.sequence.id]
-            record.arrivals.append(now)
-            record.tokens += 1
-            if progress.finish:
-                self._end(now, progress.sequence, None)
+    def _skip(self, event: float) -> bool:
+        """Take the outcomes before an event in one go, as far as the plans behind them are sure to be alike."""
+        steps = self._shards.steps
+        if len(steps) < 2 or not (steps[0].decodes and steps[1].decodes and steps[0].ids == steps[1].ids):
+            return False
+        most = self._cycle.scheduler.steady
+        times = self._shards.repeat(most, min(event, self._load.time_limit)) if most else []
+        if not times:
+            return False
+        self._cycle.scheduler.skip(len(times))
+        arrivals = [moment + self._overheads.after for moment in times]
+        for id in steps[0].ids:
+            record = self._shards.open[id].record
+            record.arrivals += arrivals
+            record.tokens += len(arrivals)
+        return True
 
-    def _end(self, now: float, sequence: Sequence, error: str | None) -> None:
-        record, asked = self._of.pop(sequence.id)
-        record.end, record.error = now, error
+    def _end(self, now: float, each: _Open, error: str | None) -> None:
+        each.record.end, each.record.error = now, error
+        self._under_way -= 1
         if self._load.closed:
-            self._turns.done(asked)
-            self._at(now + (_PAUSE if error else 0.0), self._client)
+            self._turns.done(each.asked)
+            self._at(now + (PAUSE if error else 0.0), self._client)
         elif self._queue:
             request = self._queue.popleft()
             self._send(now, request, request.at or 0.0)
