@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
 
-from tgi_server.bench.summary import Summary
+if TYPE_CHECKING:  # options name an objective, and --help reads options
+    from tgi_server.bench.summary import Summary
 
 
 class Objective(Enum):

@@ -1,0 +1,1 @@
+"""`job=tune`: the configuration that serves a traffic best within limits."""
