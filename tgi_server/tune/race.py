@@ -31,12 +31,14 @@ class Arm:
         start: a load that is about right, simulated at first.
         scores: by repeat; None where no load counted.
         dropped: why it is not measured any more.
+        why: what its last probe that did not count died of.
     """
 
     candidate: Candidate
     start: Load | None = None
     scores: dict[int, float | None] = field(default_factory=dict)
     dropped: str | None = None
+    why: str | None = None
 
     @property
     def known(self) -> list[float]:
@@ -164,6 +166,8 @@ class _Race:
         """Each once, and shortly where it cannot beat the best so far; whether the time sufficed."""
         self._measure(self._base, 1, None)
         for arm in self._arms[1:]:
+            if arm.dropped is not None:
+                continue
             if self._spent() >= _FIRST_PART:
                 arm.dropped = UNMEASURED
                 continue
@@ -211,7 +215,7 @@ class _Race:
             self._tell(f"{arm.candidate.name}: failed: {error}")
             return
         arm.scores[repeat] = found.value
-        arm.start = found.load or arm.start
+        arm.start, arm.why = found.load or arm.start, found.why
         if found.value is None and arm is not self._base:
             arm.dropped = found.why or "no load counted"
         result = "no score" if found.value is None else f"{abs(found.value):.4g}"
