@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Any
@@ -16,6 +16,8 @@ from tgi_server.config.schema import ServerConfig, without_variable
 _WIDTH = 100
 _SUMMARY_WIDTH = 120
 _COLUMN = 38
+_MANY = 10
+"""Fields that a part inherits from which on they are not told again."""
 _METAVARS = {int: "N", float: "X", str: "TEXT"}
 _TYPES = {int: "whole number", float: "number", str: "text"}
 _HEAD = """\
@@ -82,10 +84,30 @@ def groups() -> Iterator[tuple[str, list[Entry]]]:
         users: dict[str, list[str]] = {}
         for choice, path in parts.choices(name).items():
             users.setdefault(path, []).append(choice)
-        for path, choices in users.items():
-            entries = [_entry(f"{name}.{field}", known.default) for field, known in parts.fields_of(path).items()]
-            if entries:
-                yield f"{_title(parts.target(path))} ({name}={', '.join(choices)})", entries
+        for number, (path, choices) in enumerate(users.items()):
+            base, inherited = _inherited(path, list(users)[:number])
+            own = {field: known for field, known in parts.fields_of(path).items() if field not in inherited}
+            also = f", and what {name}={users[base][0]} has{_but(base, path)}" if base else ""
+            if own:
+                title = f"{_title(parts.target(path))} ({name}={', '.join(choices)}{also})"
+                yield title, [_entry(f"{name}.{field}", known.default) for field, known in own.items()]
+
+
+def _inherited(path: str, others: Sequence[str]) -> tuple[str | None, Collection[str]]:
+    """The other target with which this one shares most fields, and these, where they are too many to be told twice."""
+    fields = parts.fields_of(path)
+    found: tuple[str | None, Collection[str]] = (None, ())
+    for other in others:
+        its = parts.fields_of(other)
+        same = [name for name in fields if name in its and fields[name].metadata is its[name].metadata]
+        if len(same) >= max(_MANY, len(found[1]) + 1):
+            found = other, same
+    return found
+
+
+def _but(base: str, path: str) -> str:
+    missing = [field for field in parts.fields_of(base) if field not in parts.fields_of(path)]
+    return f" but {', '.join(missing)}" if missing else ""
 
 
 def _title(kind: type) -> str:

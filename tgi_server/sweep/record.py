@@ -45,6 +45,8 @@ class Trial:
         summary: what was measured; None where that failed.
         error: why it failed.
         last_words: the last lines of the process that failed.
+        stopped: why it does not count although `summary` tells what was seen of it: it was ended early, as it could not
+            keep the limits or be of interest any more, or the queue grew.
     """
 
     point: int
@@ -54,6 +56,7 @@ class Trial:
     summary: Summary | None = None
     error: str | None = None
     last_words: Sequence[str] = ()
+    stopped: str | None = None
 
 
 @dataclass(frozen=True)
@@ -101,8 +104,9 @@ class Sweep:
         return tried[-1] if tried and not self.good(point) else None
 
     def good(self, point: int) -> list[Summary]:
-        """The measurements of a point, one a repeat."""
-        return [trial.summary for trial in self.trials if trial.point == point and trial.summary is not None]
+        """The measurements of a point that count, one a repeat."""
+        trials = [trial for trial in self.trials if trial.point == point and trial.stopped is None]
+        return [trial.summary for trial in trials if trial.summary is not None]
 
 
 def summary_of(values: Mapping[str, Any]) -> Summary:

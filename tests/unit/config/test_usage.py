@@ -42,6 +42,7 @@ FIELDS = {
         "prompt_tokens", "new_tokens", "temperature", "top_k", "top_p", "typical_p", "min_p", "repetition_penalty",
         "frequency_penalty", "presence_penalty", "watermark", "response_format", "sampling_seed", "seed", "output",
         "repeats", "record", "costs", "cost_seconds",
+        "objective", "slo_ttft_p95_ms", "slo_itl_p95_ms", "slo_whole_p95_ms", "budget", "candidates",
     ],
 }  # fmt: skip
 """Frozen too: the fields that parts have whatever model is served."""
@@ -73,6 +74,14 @@ def test_help_names_every_option_and_choice(long: bool) -> None:
     for group, names in files.groups().items():
         assert f"--{group} {'|'.join(names)}" in text
     assert max(map(len, text.splitlines())) <= 130
+
+
+def test_what_a_job_inherits_is_told_once() -> None:
+    sections = {title: [entry.flag for entry in entries] for title, entries in usage.groups()}
+    (flags,) = (flags for title, flags in sections.items() if "(job=tune, and what job=bench has" in title)
+    assert "--budget X" in flags and not any(flag.startswith("--clients") for flag in flags)
+    assert sum(flag.startswith("--clients") for flags in sections.values() for flag in flags) == 1
+    assert sum(flag.startswith("quantize.activations") for flags in sections.values() for flag in flags) > 1
 
 
 def test_help_tells_what_is_allowed() -> None:

@@ -39,7 +39,12 @@ def test_nothing_is_kept_everything_is_kept_and_enough_is_enough() -> None:
     assert greatest(lambda rate: False, 1.0) is None
     assert (greatest(lambda rate: True, 1.0, most=64) or 0) > 16
     probes: list[float] = []
-    assert greatest(lambda rate: probes.append(rate) or True, 1.0, enough=lambda: len(probes) >= 2) == probes[-1]
+
+    def keeps(rate: float) -> bool:
+        probes.append(rate)
+        return True
+
+    assert greatest(keeps, 1.0, enough=lambda: len(probes) >= 2) == probes[-1]
     assert len(probes) == 2
 
 

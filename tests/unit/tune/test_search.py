@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 
@@ -38,9 +39,11 @@ class Timed:
         self.now += self.seconds if probe.good else self.seconds / 10
         return probe
 
-    def search(self, simulate: Servers | None, **changed: object) -> Outcome:
-        field = Field(DEFAULTS, OTHERS, OTHERS[::5], lambda candidate: candidate, 3)
-        return search(replace(field, **changed), GOODPUT, self, simulate, self.told.append, lambda: self.now)
+    def search(
+        self, simulate: Servers | None, composed: Callable[[Candidate], Candidate] = lambda candidate: candidate
+    ) -> Outcome:
+        field = Field(DEFAULTS, OTHERS, OTHERS[::5], composed, 3)
+        return search(field, GOODPUT, self, simulate, self.told.append, lambda: self.now)
 
     def __post_init__(self) -> None:
         self.told: list[str] = []
