@@ -3,7 +3,8 @@
 `--max-input-length 10`, `MAX_INPUT_LENGTH=10` in the environment and the plain override `max_input_length=10` all set
 the same option; texts arrive unharmed whatever characters they hold. The command line wins over the environment, and
 of two mentions on the command line the later one wins; the flag of a list adds to it. A name that is no option but a
-field of a job means that field: `clients=8` is short for `job.clients=8`.
+field of a job means that field: `clients=8` is short for `job.clients=8`; `slo.ttft_p95_ms=500` is another way to write
+`job.slo_ttft_p95_ms=500`.
 """
 
 from __future__ import annotations
@@ -151,6 +152,9 @@ def _read_override(arguments: Arguments, token: str) -> None:
     if re.match(r"hydra\b", name):
         _read_plugin(arguments, token, name)
         return
+    if _is_unknown(name):  # Hydra would only name what stands before the dot
+        meant = nearest(name.replace(".", "_"), parts.known("job"))
+        raise UsageError(f"unknown option {name}{meant} ({_COMMAND_LINE})")
     key = key[: -len(key.lstrip("+~"))] + name
     text, hint = _full_names(text), options.hint(name)
     token = f"{key}{equals}{text}"
@@ -175,9 +179,16 @@ def _read_plugin(arguments: Arguments, token: str, name: str) -> None:
     arguments.plugins.append(token)
 
 
+def _is_unknown(name: str) -> bool:
+    """Whether a name with dots belongs to no option, part or group."""
+    first, dot, _ = name.partition(".")
+    known = first in TYPES or first in parts.PARTS or first in files.groups()
+    return bool(dot and re.fullmatch(r"[\w.]+", name)) and not known
+
+
 def _full_names(text: str) -> str:
     """The text, what its interpolations name in full: `${clients}` is the job's."""
-    return re.sub(r"(?<!\\)\$\{(\w+)\}", lambda match: f"${{{options.canonical(match[1])}}}", text)
+    return re.sub(r"(?<!\\)\$\{([\w.]+)\}", lambda match: f"${{{options.canonical(match[1])}}}", text)
 
 
 def _is_literal(hint: Any, text: str) -> bool:

@@ -1,6 +1,7 @@
 """The options by name: their types and whom they concern. A part's field is called `PART.FIELD`.
 
-A field of the job can also be written without `job.`, where no option has that name: `clients=8`.
+A field of the job can also be written without `job.`, where no option has that name: `clients=8`; and with dots in
+the place of its underscores: `slo.ttft_p95_ms=500`.
 """
 
 from __future__ import annotations
@@ -56,9 +57,13 @@ def is_switch(name: str) -> bool:
 
 
 def canonical(name: str) -> str:
-    """The full name: `job.clients` for `clients`, any other as it is."""
-    ordinary = name in TYPES or name in parts.PARTS or name in files.groups() or "." in name
-    return name if ordinary or name not in parts.known("job") else f"job.{name}"
+    """The full name: `job.clients` for `clients`, `job.slo_ttft_p95_ms` for `slo.ttft_p95_ms`, any other as it is."""
+    part, _, rest = name.partition(".")
+    own = part == "job" and "." in rest
+    if not own and (name in TYPES or part in parts.PARTS or part in files.groups()):
+        return name
+    field = (rest if own else name).replace(".", "_")
+    return f"job.{field}" if field in parts.known("job") else name
 
 
 def short(name: str) -> str:

@@ -165,12 +165,12 @@ def test_the_stronger_wins_and_is_named(site: Path) -> None:
     (["+runner.fields={steps:3}"], "unknown option runner.fields (command line)"),
     (["runner._target_=os.system"], "runner._target_=os.system: only parts of tgi_server can be named (command line)"),
     (["deployment=old"], "unknown option clients (did you mean job.clients?)"),
-    (["clients=3"], "clients=3: only job=bench or job=simulate uses this (command line)"),
-    (["--clients", "3"], "clients=3: only job=bench or job=simulate uses this (--clients)"),
-    (["job.clients=3"], "clients=3: only job=bench or job=simulate uses this (command line)"),
+    (["clients=3"], "clients=3: only job=bench or job=simulate or job=tune uses this (command line)"),
+    (["--clients", "3"], "clients=3: only job=bench or job=simulate or job=tune uses this (--clients)"),
+    (["job.clients=3"], "clients=3: only job=bench or job=simulate or job=tune uses this (command line)"),
     (["deployment=bench", "job=serve"],
-     "clients=1: only job=bench or job=simulate uses this (deployment file SITE/deployment/bench.yaml); "
-     "new_tokens=3: only job=bench or job=simulate uses this (deployment file SITE/deployment/bench.yaml)"),
+     "clients=1: only job=bench or job=simulate or job=tune uses this (deployment file SITE/deployment/bench.yaml); "
+     "new_tokens=3: only job=bench or job=simulate or job=tune uses this (deployment file SITE/deployment/bench.yaml)"),
     (["job=bench", "new_tokens=x"], "new_tokens=x: expected a whole number (command line)"),
     (["job=bench", "--new-tokens=0"], "new_tokens=0: must be at least 1 (--new-tokens)"),
     (["job=bench", "job.new_token=4"], "unknown option job.new_token (did you mean job.new_tokens?) (command line)"),
@@ -290,3 +290,35 @@ def test_the_default_parts_need_no_fields() -> None:
 def test_another_kind_of_part_is_refused(site: Path) -> None:
     with pytest.raises(UsageError, match=r"quantize.eetq.Eetq: it is no such part, it has"):
         composed(site, "attention._target_=tgi_server.quantize.eetq.Eetq")
+
+
+@pytest.mark.parametrize("argv", [
+    ["slo.ttft_p95_ms=500"], ["job.slo.ttft_p95_ms=500"], ["slo_ttft_p95_ms=500"], ["job.slo_ttft_p95_ms=500"],
+    ["--slo-ttft-p95-ms", "500"], ["--slo-ttft-p95-ms=500"], ["+slo.ttft_p95_ms=500"],
+    ["slo.itl_p95_ms=500", "slo.ttft_p95_ms=${slo.itl_p95_ms}"],
+])  # fmt: skip
+def test_fields_of_the_job_can_have_dots(argv: list[str]) -> None:
+    arguments = cli.parse(["job=tune", *argv], {})
+    run = load.composition(arguments)
+    assert load.instantiate(run.config.job).slo_ttft_p95_ms == 500
+    assert run.origins["job.slo_ttft_p95_ms"] in ("command line", "--slo-ttft-p95-ms")
+
+
+def test_dots_in_sweeps_and_deployments(site: Path) -> None:
+    arguments = cli.parse(["-m", "job=tune", "slo.ttft_p95_ms=400,500", "output=a${slo.ttft_p95_ms}"], {})
+    jobs = [load.instantiate(load.composition(run).config.job) for run in load.combinations(arguments)]
+    assert [(job.slo_ttft_p95_ms, job.output) for job in jobs] == [(400, "a400.0"), (500, "a500.0")]
+
+
+@pytest.mark.parametrize(("argv", "words"), [
+    (["slo.ttft_p95=5"], "unknown option slo.ttft_p95 (did you mean slo_ttft_p95_ms?) (command line)"),
+    (["--slo.ttft_p95_ms=5"], "unknown option --slo.ttft_p95_ms (did you mean --slo-ttft-p95-ms?)"),
+    (["slo.ttft_p95_ms=x"], "slo_ttft_p95_ms=x: expected a number, or null (command line)"),
+    (["slo.ttft_p95_ms=0"], "slo_ttft_p95_ms=0.0: must be at least 0.1 (command line)"),
+    (["job=bench", "slo.ttft_p95_ms=5"], "slo_ttft_p95_ms=5: only job=tune uses this (command line)"),
+    (["other.name=5"], "unknown option other.name (command line)"),
+])  # fmt: skip
+def test_refusals_of_names_with_dots(argv: list[str], words: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        load.composition(cli.parse(["job=tune", *argv], {}))
+    assert words in str(refused.value)
