@@ -77,12 +77,14 @@ class Outcome:
         best: whoever scored best beside the defaults; None where nobody scored.
         gain: of `best` over the defaults; None where either has no score of a common repeat.
         complete: whether it ended by itself, not because the time was over.
+        doubt: why the simulator did not know whom to measure; None where it did, or was not asked.
     """
 
     arms: Sequence[Arm]
     best: Arm | None
     gain: Gain | None
     complete: bool
+    doubt: str | None = None
 
     @property
     def base(self) -> Arm:
@@ -118,24 +120,28 @@ def gain(objective: Objective, arm: Arm, base: Arm, resolution: float = 0.0) -> 
 
 
 def race(
-    arms: Sequence[Arm],
+    base: Arm,
+    rivals: Callable[[Arm], Sequence[Arm]],
     scorer: Scorer,
     evaluate: Evaluate,
     spent: Callable[[], float],
     tell: Callable[[str], None] = lambda line: None,
 ) -> Outcome:
-    """Measure all of them, the defaults (the first) always, and those that may be best again and again.
+    """Measure the documented defaults, then their rivals, and those that may be best again and again.
 
     Args:
+        rivals: who they are, once the defaults have been measured; the likeliest winner first.
         spent: the part of the time that is over; from 1 on no further measurement begins.
         tell: takes a line about each score.
 
     Raises:
         FailedError: the documented defaults cannot be measured.
     """
-    run = _Race(arms, scorer, evaluate, spent, tell)
-    complete = run.first_round()
-    complete = run.later_rounds() and complete
+    run = _Race(base, scorer, evaluate, spent, tell)
+    run.measure(base, 1, None)
+    arms = [base, *rivals(base)]
+    complete = run.first_round(arms)
+    complete = run.later_rounds(arms) and complete
     best = max(arms[1:], key=lambda arm: arm.typical, default=None)
     if best is None or not best.known:
         return Outcome(arms, None, None, complete)
@@ -145,14 +151,13 @@ def race(
 class _Race:
     def __init__(
         self,
-        arms: Sequence[Arm],
+        base: Arm,
         scorer: Scorer,
         evaluate: Evaluate,
         spent: Callable[[], float],
         tell: Callable[[str], None],
     ) -> None:
-        self._arms = arms
-        self._base = arms[0]
+        self._base = base
         self._scorer = scorer
         self._evaluate = evaluate
         self._spent = spent
@@ -162,41 +167,40 @@ class _Race:
         resolution = self._scorer.tolerance if self._scorer.objective is Objective.goodput else 0.0
         return gain(self._scorer.objective, arm, self._base, resolution)
 
-    def first_round(self) -> bool:
-        """Each once, and shortly where it cannot beat the best so far; whether the time sufficed."""
-        self._measure(self._base, 1, None)
-        for arm in self._arms[1:]:
+    def first_round(self, arms: Sequence[Arm]) -> bool:
+        """Each rival once, and shortly where it cannot beat the best so far; whether the time sufficed."""
+        for arm in arms[1:]:
             if arm.dropped is not None:
                 continue
             if self._spent() >= _FIRST_PART:
                 arm.dropped = UNMEASURED
                 continue
-            best = max(other.typical for other in self._arms)
-            self._measure(arm, 1, best if best > -math.inf else None)
-        best = max(arm.typical for arm in self._arms)
-        for arm in self._arms[1:]:
+            best = max(other.typical for other in arms)
+            self.measure(arm, 1, best if best > -math.inf else None)
+        best = max(arm.typical for arm in arms)
+        for arm in arms[1:]:
             if arm.dropped is None and arm.typical < best - _CLOSE * abs(best):
                 arm.dropped = "clearly worse than the best"
-        return all(arm.dropped != UNMEASURED for arm in self._arms)
+        return all(arm.dropped != UNMEASURED for arm in arms)
 
-    def later_rounds(self) -> bool:
+    def later_rounds(self, arms: Sequence[Arm]) -> bool:
         """The best and the defaults in turns; whether that came to an end."""
         for repeat in range(2, _MOST + 1):
-            rivals = self._rivals(repeat)
+            rivals = self._rivals(arms[1:], repeat)
             if not rivals or (repeat > _FEWEST and self._separated(rivals[0])):
                 return True
             turn = [self._base, *rivals]
             for arm in turn if repeat % 2 else reversed(turn):
                 if self._spent() >= 1:
                     return False
-                self._measure(arm, repeat, None)
+                self.measure(arm, repeat, None)
         return True
 
-    def _rivals(self, repeat: int) -> list[Arm]:
+    def _rivals(self, arms: Sequence[Arm], repeat: int) -> list[Arm]:
         """Who may still be best, the best first: half as many every round."""
-        alive = [arm for arm in self._arms[1:] if arm.dropped is None and arm.known]
+        alive = [arm for arm in arms if arm.dropped is None and arm.known]
         alive.sort(key=lambda arm: arm.typical, reverse=True)
-        room = max(1, math.ceil((len(self._arms) - 1) / 2 ** (repeat - 1)))
+        room = max(1, math.ceil(len(arms) / 2 ** (repeat - 1)))
         for arm in alive[room:]:
             arm.dropped = "another one was better"
         return alive[:room]
@@ -205,7 +209,7 @@ class _Race:
         found = self.gain(arm)
         return found is not None and found.margin is not None and abs(found.mean) > found.margin
 
-    def _measure(self, arm: Arm, repeat: int, beat: float | None) -> None:
+    def measure(self, arm: Arm, repeat: int, beat: float | None) -> None:
         try:
             found = self._scorer.find(self._evaluate, arm.candidate, repeat, arm.start, beat)
         except FailedError as error:

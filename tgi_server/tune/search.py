@@ -12,11 +12,13 @@ from tgi_server.sweep.objective import Objective
 from tgi_server.tune.capacity import TOLERANCE
 from tgi_server.tune.race import Arm, Outcome, race
 from tgi_server.tune.scoring import Evaluate, FailedError, Scorer
-from tgi_server.tune.shortlist import shortlist
+from tgi_server.tune.shortlist import Shortlist, shortlist
 from tgi_server.tune.space import Candidate
 
-_SIMULATED = 0.2
-"""Part of the time that simulations may take."""
+_SIMULATED = 0.3
+"""Part of the time after which no further configuration is simulated."""
+_BELIEVED = 0.15
+"""Error of the simulator, as a part of the score of the documented defaults, up to which it is believed."""
 _FINER = 0.02
 """Tolerance of a simulated goodput, which repeats exactly."""
 
@@ -30,7 +32,7 @@ class Field:
     Attributes:
         base: the documented defaults.
         others: all other candidates, those first that differ least; sketches that `composed` makes real.
-        singles: of these, who is measured where there is no simulation.
+        singles: of these, who is measured where the simulator does not know.
         composed: the candidate as it can be measured; raises TgiError where it cannot be had.
         count: how many are measured after a simulation, beside the defaults.
     """
@@ -68,7 +70,7 @@ def search(
     """Simulate, then measure.
 
     Args:
-        simulate: None where the simulator does not know.
+        simulate: None where there is no simulator.
         tell: takes a line about what has been found.
 
     Raises:
@@ -80,16 +82,39 @@ def search(
         return (clock() - began) / aim.budget
 
     scorer = Scorer(aim.objective, aim.clients, aim.rate, aim.most, TOLERANCE, lambda: spent() >= 1)
-    arms = _simulated(field, aim, simulate, lambda: spent() >= _SIMULATED, tell) if simulate else None
-    if arms is None:
-        arms = [Arm(field.base), *map(Arm, field.singles)]
-    return race([_real(arm, field) for arm in arms], scorer, measure, spent, tell)
+    listed = _simulated(field, aim, simulate, lambda: spent() >= _SIMULATED, tell) if simulate else None
+    doubts = list[str]()
+
+    def rivals(base: Arm) -> list[Arm]:
+        doubts.extend(filter(None, [_doubt(listed, base)]))
+        for line in doubts:
+            tell(f"{line}; options are measured one by one")
+        likely = [Arm(each.candidate, each.load) for each in listed.best] if listed else []
+        known = [arm.candidate.settings for arm in likely]
+        single = [Arm(each) for each in field.singles if each.settings not in known]
+        return [_real(arm, field) for arm in (likely if likely and not doubts else [*likely, *single])]
+
+    start = listed.base.load if listed and listed.base else None
+    outcome = race(Arm(field.base, start), rivals, scorer, measure, spent, tell)
+    return replace(outcome, doubt=next(iter(doubts), None))
+
+
+def _doubt(listed: Shortlist | None, base: Arm) -> str | None:
+    """Why the simulation is not to be believed, by what the documented defaults have shown; None where it is."""
+    if listed is None or (listed.base is None and not base.known):
+        return None
+    if listed.base is None or not base.known:
+        return "the simulator does not know: it is wrong about whether the documented defaults keep the limits"
+    error = listed.base.value / base.typical - 1
+    if abs(error) <= _BELIEVED:
+        return None
+    return f"the simulator does not know: it is {100 * error:+.0f} % off for the documented defaults"
 
 
 def _simulated(
     field: Field, aim: Aim, simulate: Evaluate, over: Callable[[], bool], tell: Callable[[str], None]
-) -> list[Arm] | None:
-    """Who is best in the simulator; None where it expects nobody to keep the limits."""
+) -> Shortlist | None:
+    """Who is best in the simulator; None where it cannot run."""
     scorer = Scorer(aim.objective, aim.clients, aim.rate, aim.most, _FINER)
     try:
         listed = shortlist(field.base, field.others, scorer, simulate, field.count, over)
@@ -97,17 +122,13 @@ def _simulated(
         tell(f"not simulated: {error}")
         return None
     tell(f"simulated {listed.simulated} of {1 + len(field.others)} configurations")
-    if not listed.best:
-        return None
     for each in filter(None, [listed.base, *listed.best]):
         tell(f"expected of {each.candidate.name}: {abs(each.value):.4g}")
-    return listed.arms(field.base)
+    return listed
 
 
 def _real(arm: Arm, field: Field) -> Arm:
     try:
         return replace(arm, candidate=field.composed(arm.candidate))
     except TgiError as error:
-        if not arm.candidate.settings:
-            raise
         return replace(arm, dropped=f"failed: {error}")

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from tgi_server.tune.race import Arm
 from tgi_server.tune.scoring import Evaluate, FailedError, Load, Scorer
 from tgi_server.tune.space import Candidate, Value
 
@@ -36,11 +35,6 @@ class Shortlist:
     base: Expected | None
     best: Sequence[Expected]
     simulated: int
-
-    def arms(self, base: Candidate) -> list[Arm]:
-        """For a race."""
-        found = [Arm(each.candidate, each.load) for each in self.best]
-        return [Arm(base, self.base.load if self.base else None), *found]
 
 
 def shortlist(

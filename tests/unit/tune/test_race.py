@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 
 from tests.unit.tune.servers import Servers, candidate, summary
 from tgi_server.sweep.objective import Objective
 from tgi_server.tune.race import Arm, Outcome, gain, race
-from tgi_server.tune.scoring import FailedError, Found, Load, Probe, Scorer
+from tgi_server.tune.scoring import Evaluate, FailedError, Found, Load, Probe, Scorer
 from tgi_server.tune.space import Candidate
 
 DEFAULTS = candidate()
@@ -23,9 +24,25 @@ def speed(candidate: Candidate, load: Load) -> float:
     return float(candidate.settings.get("speed", 100))
 
 
+def raced(
+    racers: list[Arm],
+    scorer: Scorer,
+    evaluate: Evaluate,
+    spent: Callable[[], float] = lambda: 0.0,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Outcome:
+    return race(racers[0], lambda base: racers[1:], scorer, evaluate, spent, tell)
+
+
 def throughput(servers: Servers, racers: list[Arm], calls: int = 10_000) -> Outcome:
     """A race in which the time is over after so many probes."""
-    return race(racers, Scorer(Objective.throughput, (4,), None, 128), servers, lambda: len(servers.probes) / calls)
+    return race(
+        racers[0],
+        lambda base: racers[1:],
+        Scorer(Objective.throughput, (4,), None, 128),
+        servers,
+        lambda: len(servers.probes) / calls,
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -74,11 +91,11 @@ def test_a_candidate_that_fails_is_dropped_and_told() -> None:
     told: list[str] = []
     racers = [*arms(130), Arm(candidate(cache=1))]
     scorer = Scorer(Objective.throughput, (4,), None, 128)
-    outcome = race(racers, scorer, Servers(truth), lambda: 0.0, told.append)
+    outcome = raced(racers, scorer, Servers(truth), lambda: 0.0, told.append)
     assert racers[2].dropped == "failed: out of memory" and "cache=1: failed: out of memory" in told
     assert outcome.winner is racers[1]
     with pytest.raises(FailedError, match="out of memory"):
-        race([racers[2], racers[1]], scorer, Servers(truth), lambda: 0.0)
+        raced([racers[2], racers[1]], scorer, Servers(truth))
 
 
 def capacity(candidate: Candidate, load: Load) -> float:
@@ -88,7 +105,7 @@ def capacity(candidate: Candidate, load: Load) -> float:
 def test_goodput_of_bad_candidates_takes_one_probe() -> None:
     servers = Servers(capacity, goodput=True)
     racers = [Arm(DEFAULTS), *(Arm(candidate(rate=rate)) for rate in (2.5, 3.9, 3.5, 3.0))]
-    outcome = race(racers, Scorer(Objective.goodput, (), None, 128), servers, lambda: 0.0)
+    outcome = raced(racers, Scorer(Objective.goodput, (), None, 128), servers)
     assert outcome.winner is racers[2]
     assert outcome.gain is not None and outcome.gain.mean == pytest.approx(0.3, abs=0.06)
     assert outcome.gain.margin is not None and outcome.gain.margin > 0.01  # never surer than the probes are fine
@@ -101,14 +118,16 @@ def test_goodput_with_noisy_probes() -> None:
     for seed in range(5):
         servers = Servers(capacity, noise=0.05, goodput=True, seed=seed)
         racers = [Arm(DEFAULTS), Arm(candidate(rate=3.9)), Arm(candidate(rate=1.0))]
-        outcome = race(racers, Scorer(Objective.goodput, (), None, 128), servers, lambda: 0.0)
+        outcome = race(
+            racers[0], lambda base: racers[1:], Scorer(Objective.goodput, (), None, 128), servers, lambda: 0.0
+        )
         assert outcome.winner is racers[1] and len(servers.probes) < 80
 
 
 def test_defaults_that_keep_the_limits_at_no_load_lose_to_whoever_does() -> None:
     servers = Servers(lambda candidate, load: capacity(candidate, load) if candidate.settings else 0.0, goodput=True)
     racers = [Arm(DEFAULTS), Arm(candidate(rate=2.0))]
-    outcome = race(racers, Scorer(Objective.goodput, (), None, 128), servers, lambda: 0.0)
+    outcome = raced(racers, Scorer(Objective.goodput, (), None, 128), servers)
     assert outcome.winner is racers[1] and outcome.gain is None and not outcome.base.known
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -66,7 +67,19 @@ def test_a_simulator_that_misleads_does_not_win() -> None:
     assert first.startswith("Nothing beats the documented defaults: ") and len(rest) == 3
 
 
-def test_single_differences_where_it_does_not_know() -> None:
+def test_a_simulator_that_is_wrong_about_the_defaults_does_not_know() -> None:
+    timed = Timed(Servers(capacity, goodput=True), seconds=5.0)
+    outcome = timed.search(Servers(lambda candidate, load: 2 * capacity(candidate, load), goodput=True))
+    assert outcome.doubt is not None and re.search(r"it is \+(9[789]|100) % off for", outcome.doubt)
+    assert f"{outcome.doubt}; options are measured one by one" in timed.told
+    names = {name for name, _, _ in timed.servers.probes}
+    assert names >= {"documented defaults", *(each.name for each in OTHERS[::5])}
+    timed = Timed(Servers(capacity, goodput=True), seconds=5.0)
+    outcome = timed.search(Servers(lambda candidate, load: 0.0, goodput=True))
+    assert outcome.doubt is not None and outcome.doubt.endswith("whether the documented defaults keep the limits")
+
+
+def test_single_differences_where_there_is_no_simulator() -> None:
     timed = Timed(Servers(capacity, goodput=True), seconds=5.0)
     outcome = timed.search(None)
     assert {name for name, _, _ in timed.servers.probes} == {

@@ -38,9 +38,7 @@ def test_the_best_come_first_and_further_differences_have_to_gain() -> None:
     listed = found(CANDIDATES)
     assert [each.candidate.name for each in listed.best] == ["wait=5", "chunk=64", "wait=1"]
     assert listed.simulated == 10 and listed.base is not None and listed.base.value > 2.9
-    racers = listed.arms(DEFAULTS)
-    assert racers[0].candidate is DEFAULTS and racers[0].start == listed.base.load
-    assert racers[1].start is not None and racers[1].start.rate == listed.best[0].value
+    assert listed.best[0].load == Load(128, listed.best[0].value)
 
 
 def test_what_is_better_with_further_differences_takes_the_place_of_those_with_fewer() -> None:
