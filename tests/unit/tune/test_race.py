@@ -118,9 +118,7 @@ def test_goodput_with_noisy_probes() -> None:
     for seed in range(5):
         servers = Servers(capacity, noise=0.05, goodput=True, seed=seed)
         racers = [Arm(DEFAULTS), Arm(candidate(rate=3.9)), Arm(candidate(rate=1.0))]
-        outcome = race(
-            racers[0], lambda base: racers[1:], Scorer(Objective.goodput, (), None, 128), servers, lambda: 0.0
-        )
+        outcome = raced(racers, Scorer(Objective.goodput, (), None, 128), servers)
         assert outcome.winner is racers[1] and len(servers.probes) < 80
 
 
