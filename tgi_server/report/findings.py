@@ -103,10 +103,12 @@ class Findings:
 
     @cached_property
     def best(self) -> Row | None:
-        """Of those that keep the limits, the one that scores best; None where there is none.
+        """The one that a search chose; else of those that keep the limits the one that scores best, or None.
 
         Without limits a point with failed requests is the best only where all have such.
         """
+        if self.sweep.chosen is not None:
+            return next((row for row in self.measured if row.point.number == self.sweep.chosen), None)
         fit = [row for row in self.rows if self.keeps(row)] or ([] if self.sweep.limits else self.measured)
         scores = {row.point.number: self._score(row) for row in fit}
         known = [row for row in fit if not math.isnan(scores[row.point.number])]
@@ -193,8 +195,9 @@ def value_of(point: Described, setting: str) -> str:
 
 
 def _row(point: Described, trials: Sequence[Trial]) -> Row:
-    good = [trial.summary for trial in trials if trial.summary is not None]
-    return Row(point, good, [trial for trial in trials if trial.summary is None])
+    good = [trial for trial in trials if trial.summary is not None and trial.stopped is None]
+    summaries = [trial.summary for trial in good if trial.summary is not None]
+    return Row(point, summaries, [trial for trial in trials if trial not in good])
 
 
 def _load(point: Described) -> tuple[object, ...]:

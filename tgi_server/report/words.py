@@ -23,7 +23,9 @@ CLOSE = 0.15
 
 
 def headline(found: Findings) -> str:
-    """The best point, and whether it is better than where one would start."""
+    """What a search found; else the best point, and whether it is better than where one would start."""
+    if found.sweep.result:
+        return " ".join(found.sweep.result)
     if found.best is None:
         return _nothing(found)
     best = found.best
@@ -58,7 +60,8 @@ def failures(found: Findings) -> list[str]:
     lines = list[str]()
     for row in found.rows:
         for trial in row.failures:
-            lines.append(f"Point {row.point.number}, repeat {trial.repeat}: {trial.error or 'not told why'}")
+            why = trial.error or trial.stopped or "not told why"
+            lines.append(f"Point {row.point.number}, repeat {trial.repeat}: {why}")
         for repeat, summary in enumerate(row.summaries, 1):
             if summary.failed:
                 first = f"; the first: {summary.first_error}" if summary.first_error else ""

@@ -79,6 +79,10 @@ class Journal:
         """All that has been written."""
         return Sweep.of(self._found, self._path)
 
+    def add_point(self, point: Described) -> None:
+        """Write of a point that was not known when the sweep began."""
+        self._add({"kind": "point", "point": asdict(point)})
+
     def add_trial(self, trial: Trial) -> None:
         """Write what was measured, or that it failed."""
         self._add({"kind": "trial", **asdict(trial)})

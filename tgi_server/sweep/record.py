@@ -69,6 +69,8 @@ class Sweep:
         predictions: what the simulator expects of each point, by its number; empty where it was not asked.
         doubt: why the simulator does not know; None where it does.
         limits: latencies that were asked for, in seconds, by the names of `objective.Limits`.
+        chosen: the point that a search found to be the best; None where that is to be seen from the numbers.
+        result: what the search found, in sentences.
     """
 
     facts: Mapping[str, str]
@@ -77,6 +79,8 @@ class Sweep:
     predictions: Mapping[int, Summary] = field(default_factory=dict)
     doubt: str | None = None
     limits: Mapping[str, float] = field(default_factory=dict)
+    chosen: int | None = None
+    result: Sequence[str] = ()
 
     @classmethod
     def read(cls, directory: Path) -> Sweep:
@@ -120,6 +124,7 @@ def summary_of(values: Mapping[str, Any]) -> Summary:
 def _sweep(found: Sequence[Mapping[str, Any]]) -> Sweep:
     first = found[0]
     facts, trials, predictions, doubt = dict(first["facts"]), list[Trial](), dict[int, Summary](), None
+    points = [Described(**point) for point in first["points"]]
     for line in found[1:]:
         match line["kind"]:
             case "trial":
@@ -128,9 +133,10 @@ def _sweep(found: Sequence[Mapping[str, Any]]) -> Sweep:
                 predictions[line["point"]] = summary_of(line["summary"])
             case "doubt":
                 doubt = line["doubt"]
+            case "point":
+                points.append(Described(**line["point"]))
             case "start":
                 facts |= line["facts"]
-    points = [Described(**point) for point in first["points"]]
     return Sweep(facts, points, trials, predictions, doubt, first["limits"])
 
 
