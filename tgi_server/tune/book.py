@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tgi_server.bench.workload import Workload
 from tgi_server.sweep.points import Point
-from tgi_server.sweep.record import Trial
+from tgi_server.sweep.record import Sweep, Trial
 from tgi_server.tune.guard import Guard
 from tgi_server.tune.options import TuneOptions
 from tgi_server.tune.scoring import Load, Probe
@@ -17,13 +17,6 @@ from tgi_server.tune.work import guard, run_number, work
 Attempt = Callable[[Point, Workload, int, int, Guard], Trial]
 """Measures a point: its work in this repeat, the repeat, the number that decides about prompts, and what may end it."""
 
-_Key = tuple[tuple[tuple[str, str], ...], int]
-
-
-def key(settings: Mapping[str, str], repeat: int) -> _Key:
-    """By which a trial is found again."""
-    return tuple(sorted(settings.items())), repeat
-
 
 @dataclass
 class Book:
@@ -32,40 +25,45 @@ class Book:
     Attributes:
         options: of the search.
         attempt: measures.
-        add: is told of each point when it is first asked for, and then of each of its trials that is made.
-        known: trials of an earlier start, by `key`.
-        points: those that were asked for.
-        trials: of these points.
+        add_point: is told of each point that `earlier` does not have, when it is first asked for.
+        add_trial: is told of each trial that is made.
+        earlier: what is known from an earlier start.
     """
 
     options: TuneOptions
     attempt: Attempt
-    add: Callable[[Point, Trial | None], None] = lambda point, trial: None
-    known: Mapping[_Key, Trial] = field(default_factory=dict)
-    points: list[Point] = field(default_factory=list)
-    trials: list[Trial] = field(default_factory=list)
+    add_point: Callable[[Point], None] = lambda point: None
+    add_trial: Callable[[Trial], None] = lambda trial: None
+    earlier: Sweep = field(default_factory=lambda: Sweep({}, [], []))
+
+    def __post_init__(self) -> None:
+        self._points: list[Point] = []
+        self._trials = {(trial.point, trial.repeat): trial for trial in self.earlier.trials if trial.error is None}
 
     def __call__(self, candidate: Candidate, load: Load, repeat: int, beat: float | None = None) -> Probe:
         """See `scoring.Evaluate`."""
         point = self.point(candidate, load)
-        trial = self.known.get(key(point.settings, repeat))
-        if trial is None or trial.error is not None:
+        trial = self._trials.get((point.number, repeat))
+        if trial is None:
             asked = work(self.options, load, repeat)
-            ends = guard(self.options, asked, beat)
-            trial = self.attempt(point, asked, repeat, run_number(load, repeat), ends)
-            self.add(point, trial)
-        self.trials.append(trial)
+            trial = self.attempt(point, asked, repeat, run_number(load, repeat), guard(self.options, asked, beat))
+            self._trials[point.number, repeat] = trial
+            self.add_trial(trial)
         return Probe(trial.summary, trial.stopped, trial.error)
 
     def point(self, candidate: Candidate, load: Load) -> Point:
         """The point of a candidate under a load, a new one where it was not asked for before."""
         settings = {**candidate.settings, **_written(load)}
-        for point in self.points:
+        for point in self._points:
             if point.settings == settings:
                 return point
-        point = Point(len(self.points) + 1, settings, candidate.task, work(self.options, load, 1))
-        self.points.append(point)
-        self.add(point, None)
+        known = {described.number: described.settings for described in self.earlier.points}
+        number = next((number for number, its in known.items() if its == settings), None)
+        numbers = [*known, *(point.number for point in self._points)]
+        point = Point(number or max(numbers, default=0) + 1, settings, candidate.task, work(self.options, load, 1))
+        self._points.append(point)
+        if number is None:
+            self.add_point(point)
         return point
 
 

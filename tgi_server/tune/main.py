@@ -6,22 +6,29 @@ import contextlib
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from tgi_server.bench import main as bench
 from tgi_server.bench.http import BenchError
+from tgi_server.bench.progress import Progress
 from tgi_server.bench.workload import numbers
 from tgi_server.config.schema import ServerConfig
 from tgi_server.errors import UsageError
-from tgi_server.jobs.base import Context, Task
+from tgi_server.jobs.base import Context, Stop, Task
+from tgi_server.simulate.predict import Predictor
+from tgi_server.sweep.journal import Journal
 from tgi_server.sweep.objective import Limits, Objective
+from tgi_server.sweep.points import Point
 from tgi_server.telemetry import logging as log
-from tgi_server.tune import space
-from tgi_server.tune.book import Book
+from tgi_server.tune import keeping, space
+from tgi_server.tune.book import Attempt, Book
 from tgi_server.tune.measure import Bench
 from tgi_server.tune.options import TuneOptions, limits
+from tgi_server.tune.race import Outcome
 from tgi_server.tune.scoring import FailedError
 from tgi_server.tune.search import Aim, Field, search
 from tgi_server.tune.shortlist import single
+from tgi_server.tune.simulated import Simulated, Simulator
 from tgi_server.tune.space import Candidate
 from tgi_server.tune.telling import lines
 
@@ -54,13 +61,54 @@ def run(tasks: Sequence[Task], context: Context) -> None:
     with contextlib.redirect_stdout(sys.stderr):
         log.setup(config, "tune")
         field = among(tasks, context, options.candidates)
-        book = Book(options, Bench(context, limits(options), bar=not config.json_output))
-        try:
-            outcome = search(field, aim(options, config), book, None)
-        except FailedError as error:
-            raise BenchError(f"the documented defaults cannot be measured: {error}") from error
-    for line in lines(options.objective, outcome):
-        print(line)
+        own = keeping.identify(field, options, context.command)
+        place = keeping.directory(field, options, own.marks)
+        logger.info("the record is in %s", place)
+        with Journal(place, own) as journal:
+            bar = not config.json_output
+            simulated = Simulated(options, partial(_learned, Predictor(context.stage, place), bar))
+            attempt = Bench(context, limits(options), place / "points", bar)
+            book = _book(options, attempt, journal, simulated)
+            outcome = _searched(field, aim(options, config), book, simulated, context.stop)
+            sweep = journal.sweep
+    words = list(lines(options.objective, outcome))
+    print("\n".join(words), flush=True)
+    try:
+        written = keeping.report(place, sweep, options, outcome, book, words)
+    except OSError as error:  # the record has all of it
+        print(f"Warning: the report could not be written ({error})", file=sys.stderr)
+    else:
+        print("".join(f"written: {path}\n" for path in written), end="", flush=True)
+
+
+def _searched(field: Field, aim: Aim, book: Book, simulated: Simulated, stop: Stop) -> Outcome:
+    try:
+        return search(field, aim, book, simulated)
+    except FailedError as error:
+        raise BenchError(f"the documented defaults cannot be measured: {error}") from error
+    except Exception:
+        if stop.requested:
+            raise BenchError("stopped; the same command goes on with what has been measured") from None
+        raise
+
+
+def _book(options: TuneOptions, attempt: Attempt, journal: Journal, simulated: Simulated) -> Book:
+    """The book that writes what is measured, and what was expected, into the record."""
+
+    def add_point(point: Point) -> None:
+        journal.add_point(point.described())
+        if (expected := simulated.expected(point)) is not None:
+            journal.add_prediction(point.number, expected)
+
+    return Book(options, attempt, add_point, journal.add_trial, journal.sweep)
+
+
+def _learned(predictor: Predictor, bar: bool, task: Task) -> Simulator:
+    progress = Progress("measuring what steps cost", bar=bar)
+    try:
+        return predictor.learn(task, lambda stage, part: progress.show(part, []))
+    finally:
+        progress.finish()
 
 
 def among(tasks: Sequence[Task], context: Context, count: int) -> Field:

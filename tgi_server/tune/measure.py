@@ -16,8 +16,9 @@ from tgi_server.bench.options import BenchOptions
 from tgi_server.bench.progress import Progress
 from tgi_server.bench.summary import Summary, summarise
 from tgi_server.bench.workload import Workload
-from tgi_server.errors import TgiError
+from tgi_server.errors import ConfigError, TgiError
 from tgi_server.jobs.base import Context
+from tgi_server.sweep.driver import logging_to
 from tgi_server.sweep.objective import Limits
 from tgi_server.sweep.points import Point
 from tgi_server.sweep.record import Trial
@@ -30,30 +31,40 @@ class Bench:
 
     Attributes:
         limits: what is to be kept.
-        logs: directory for what the servers of each point say; None: it goes where other lines go.
+        logs: directory for what the servers of each point say.
         bar: whether progress is shown as a bar, on a terminal.
     """
 
     context: Context
     limits: Limits
-    logs: Path | None = None
+    logs: Path
     bar: bool = True
 
     def __call__(self, point: Point, work: Workload, repeat: int, run: int, guard: Guard) -> Trial:
         """Start the server of a point unless it runs, and measure it; failures are in the trial."""
         began, start = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
         trial = Trial(point.number, repeat, began, 0.0)
-        log = None if self.logs is None else self.logs / f"point-{point.number}.log"
+        log = self._log(point)
         try:
-            summary, stopped = self.context.stage.beside(
-                point.task.run, lambda: asyncio.run(self._measured(point, work, run, guard)), log
-            )
+            with logging_to(log, point):
+                summary, stopped = self.context.stage.beside(
+                    point.task.run, lambda: asyncio.run(self._measured(point, work, run, guard)), log
+                )
             trial = replace(trial, summary=summary, stopped=stopped)
         except TgiError as error:
             if self.context.stop.requested:
                 raise
             trial = replace(trial, error=str(error), last_words=tuple(getattr(error, "last_words", ())))
         return replace(trial, seconds=time.monotonic() - start)
+
+    def _log(self, point: Point) -> Path:
+        path = self.logs / f"{point.number:02}.log"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.open("a").close()
+        except OSError as error:
+            raise ConfigError(f"record={self.logs.parent}: cannot be written ({error.strerror})") from None
+        return path
 
     async def _measured(self, point: Point, work: Workload, run: int, guard: Guard) -> tuple[Summary, str | None]:
         (clients,) = work.clients

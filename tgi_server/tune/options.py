@@ -37,6 +37,11 @@ class TuneOptions(BenchOptions):
     candidates: int = option(
         3, "Configurations to measure beside the documented defaults; the others are only simulated.", minimum=1
     )
+    record: Optional[str] = option(
+        None,
+        "Directory of the record, logs, report and best.yaml; the same command goes on where it was stopped. Unset: "
+        "sweeps/NAME, where NAME is made of the model and a hash of all that makes the search this one.",
+    )
 
 
 def limits(options: TuneOptions) -> Limits:
