@@ -68,4 +68,7 @@ class Book:
 
 
 def _written(load: Load) -> dict[str, str]:
-    return {"clients": str(load.clients)} if load.rate is None else {"request_rate": f"{load.rate:g}"}
+    if load.closed:
+        return {"clients": str(load.clients)}
+    name, value = ("request_rate", load.rate) if load.rate is not None else ("traffic_speed", load.speed)
+    return {name: f"{value:g}"}

@@ -6,12 +6,13 @@ import contextlib
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 from tgi_server.bench import main as bench
 from tgi_server.bench.http import BenchError
 from tgi_server.bench.progress import Progress
-from tgi_server.bench.workload import numbers
+from tgi_server.bench.workload import Workload, numbers
 from tgi_server.config.schema import ServerConfig
 from tgi_server.errors import UsageError
 from tgi_server.jobs.base import Context, Stop, Task
@@ -25,7 +26,7 @@ from tgi_server.tune.book import Attempt, Book
 from tgi_server.tune.measure import Bench
 from tgi_server.tune.options import TuneOptions, limits
 from tgi_server.tune.race import Outcome
-from tgi_server.tune.scoring import FailedError
+from tgi_server.tune.scoring import FailedError, Load
 from tgi_server.tune.search import Aim, Field, search
 from tgi_server.tune.shortlist import single
 from tgi_server.tune.simulated import Simulated, Simulator
@@ -49,6 +50,9 @@ def check(options: TuneOptions, config: ServerConfig, origins: Mapping[str, str]
         if options.request_rate is not None:
             rate = f"request_rate={options.request_rate:g}"
             raise UsageError(f"{rate}: objective=goodput looks for the rate itself, leave it out")
+        if options.traffic_speed is not None:
+            speed = f"traffic_speed={options.traffic_speed:g}"
+            raise UsageError(f"{speed}: with objective=goodput requests arrive at random, at a rate that is looked for")
     if objective is not Objective.throughput and options.clients and len(numbers("clients", options.clients)) > 1:
         raise UsageError(f"clients={options.clients}: with objective={objective.name} one number")
 
@@ -124,8 +128,13 @@ def among(tasks: Sequence[Task], context: Context, count: int) -> Field:
 
 
 def aim(options: TuneOptions, config: ServerConfig) -> Aim:
-    """What is looked for: latency and given loads under that load, all else under the best one."""
-    clients = numbers("clients", options.clients) if options.clients else ()
-    if options.objective is Objective.latency and options.request_rate is None:
-        clients = clients or (1,)
-    return Aim(options.objective, clients, options.request_rate, config.max_concurrent_requests, options.budget)
+    """What is looked for: goodput, and throughput without a load that was given, under the best load."""
+    most = config.max_concurrent_requests
+    if options.objective is Objective.goodput:
+        work = Workload.of(replace(options, request_rate=1.0))
+        return Aim(options.objective, (), min(most, *work.clients), options.budget)
+    given = options.clients or options.request_rate or options.traffic_speed
+    work = Workload.of(options)
+    loads = [Load(clients if work.closed else min(clients, most), work.rate, work.speed) for clients in work.clients]
+    searched = options.objective is Objective.throughput and not given
+    return Aim(options.objective, () if searched else loads, most, options.budget)

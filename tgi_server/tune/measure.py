@@ -79,7 +79,7 @@ class Bench:
 
         try:
             made = await measure(target, await find_model(target), work, clients, run, watch)
-            stopped = verdict(made.records, self.limits, work.rate is not None)
+            stopped = verdict(made.records, self.limits, not work.closed)
             return summarise(clients, made.records, work.duration), stopped
         except EndedError as error:
             return summarise(clients, guard.records, work.duration), str(error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,10 +14,21 @@ from tgi_server.tune.space import Candidate
 
 @dataclass(frozen=True)
 class Load:
-    """What a server has to bear: so many requests at a time, or at most so many of the `rate` a second that arrive."""
+    """What a server has to bear: so many requests at a time, or at most so many of those that arrive.
+
+    Attributes:
+        rate: of arrivals a second at random moments.
+        speed: how many times as fast as the traffic says they arrive.
+    """
 
     clients: int
     rate: float | None = None
+    speed: float | None = None
+
+    @property
+    def closed(self) -> bool:
+        """Whether requests wait for answers."""
+        return self.rate is None and self.speed is None
 
 
 @dataclass(frozen=True)
@@ -74,9 +85,8 @@ class Scorer:
     """Finds scores.
 
     Args:
-        clients: numbers of requests at a time to try; empty: the best is looked for. Of an open loop the most of them.
-        rate: of the load, where it is given. Goodput looks for its own.
-        most: requests at a time beyond which the server would refuse them.
+        loads: those to try; empty: the best is looked for.
+        most: requests at a time that there may be: the server would refuse more.
         tolerance: of a goodput.
         enough: whether no further probe may begin.
     """
@@ -84,16 +94,14 @@ class Scorer:
     def __init__(
         self,
         objective: Objective,
-        clients: tuple[int, ...],
-        rate: float | None,
+        loads: Sequence[Load],
         most: int,
         tolerance: float = TOLERANCE,
         enough: Callable[[], bool] = lambda: False,
     ) -> None:
         self.objective = objective
         self.tolerance = tolerance
-        self._clients = clients
-        self._rate = rate
+        self._loads = loads
         self._most = most
         self._enough = enough
 
@@ -114,19 +122,17 @@ class Scorer:
             return self._goodput(search, start)
         if repeat > 1 and start is not None:
             search.score(start)
-        elif self._rate is not None or self._clients:
-            for clients in self._clients or (self._most,):
-                search.score(Load(clients, self._rate))
+        elif self._loads:
+            for load in self._loads:
+                search.score(load)
         else:
             first = start.clients if start else 1
             peak(lambda clients: search.score(Load(clients)), first, self._most, enough=self._enough)
         return search.best()
 
     def _goodput(self, search: _Search, start: Load | None) -> Found:
-        clients = max(self._clients, default=self._most)
-
         def keeps(rate: float) -> bool:
-            return search.score(Load(clients, rate)) is not None
+            return search.score(Load(self._most, rate)) is not None
 
         first = start.rate if start and start.rate else 1.0
         if search.beat is not None:  # below that it is of no interest, however it does there

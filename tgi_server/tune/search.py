@@ -11,7 +11,7 @@ from tgi_server.errors import TgiError
 from tgi_server.sweep.objective import Objective
 from tgi_server.tune.capacity import TOLERANCE
 from tgi_server.tune.race import Arm, Outcome, race
-from tgi_server.tune.scoring import Evaluate, FailedError, Scorer
+from tgi_server.tune.scoring import Evaluate, FailedError, Load, Scorer
 from tgi_server.tune.shortlist import Shortlist, shortlist
 from tgi_server.tune.space import Candidate
 
@@ -53,8 +53,7 @@ class Aim:
     """
 
     objective: Objective
-    clients: tuple[int, ...]
-    rate: float | None
+    loads: Sequence[Load]
     most: int
     budget: float
 
@@ -81,7 +80,7 @@ def search(
     def spent() -> float:
         return (clock() - began) / aim.budget
 
-    scorer = Scorer(aim.objective, aim.clients, aim.rate, aim.most, TOLERANCE, lambda: spent() >= 1)
+    scorer = Scorer(aim.objective, aim.loads, aim.most, TOLERANCE, lambda: spent() >= 1)
     listed = _simulated(field, aim, simulate, lambda: spent() >= _SIMULATED, tell) if simulate else None
     doubts = list[str]()
 
@@ -115,7 +114,7 @@ def _simulated(
     field: Field, aim: Aim, simulate: Evaluate, over: Callable[[], bool], tell: Callable[[str], None]
 ) -> Shortlist | None:
     """Who is best in the simulator; None where it cannot run."""
-    scorer = Scorer(aim.objective, aim.clients, aim.rate, aim.most, _FINER)
+    scorer = Scorer(aim.objective, aim.loads, aim.most, _FINER)
     try:
         listed = shortlist(field.base, field.others, scorer, simulate, field.count, over)
     except FailedError as error:

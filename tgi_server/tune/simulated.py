@@ -54,11 +54,11 @@ class Simulated:
         except TgiError as error:
             return Probe(None, error=str(error))
         summary = summarise(load.clients, records, asked.duration)
-        return Probe(summary, verdict(records, limits(self.options), load.rate is not None))
+        return Probe(summary, verdict(records, limits(self.options), not load.closed))
 
     def expected(self, point: Point) -> Summary | None:
         """What a point's first measurement would say; None where that cannot be known."""
-        load = Load(point.work.clients[0], point.work.rate)
+        load = Load(point.work.clients[0], point.work.rate, point.work.speed)
         return self(Candidate(point.settings, point.task), load, 1).summary
 
     def _simulator(self, task: Task) -> Simulator:

@@ -28,13 +28,13 @@ _SETTLED = 0.4
 
 def work(options: TuneOptions, load: Load, repeat: int) -> Workload:
     """What is asked of a server; equal loads and repeats have the same arrivals and prompts."""
-    whole = Workload.of(replace(options, clients=None, request_rate=load.rate))
+    clients = str(load.clients)
+    whole = Workload.of(replace(options, clients=clients, request_rate=load.rate, traffic_speed=load.speed))
     requests, duration = whole.requests, whole.duration
     if options.requests is None and options.duration is None:
-        requests, duration = (None, _SECONDS) if load.rate is None else (_REQUESTS, None)
+        requests, duration = (None, _SECONDS) if load.closed else (_REQUESTS, None)
     return replace(
         whole,
-        clients=(load.clients,),
         requests=requests,
         duration=duration,
         warmup=_WARMUP if whole.warmup is None else whole.warmup,
@@ -44,7 +44,7 @@ def work(options: TuneOptions, load: Load, repeat: int) -> Workload:
 
 def run_number(load: Load, repeat: int) -> int:
     """See `bench.load.measure`: different for all probes of a candidate, whose prompts are then in no cache."""
-    return zlib.crc32(f"{load.clients} {load.rate} {repeat}".encode())
+    return zlib.crc32(f"{load.clients} {load.rate} {load.speed} {repeat}".encode())
 
 
 def guard(options: TuneOptions, work: Workload, beat: float | None) -> Guard:

@@ -35,8 +35,6 @@ FIELDS = {
     "quantize": ["activations", "bits", "group_size", "threshold", "block", "compress_statistics"],
     "speculation": ["places", "longest"],
     "job": [
-        "out", "method", "bits", "group_size", "act_order", "symmetric", "damping", "calibration", "samples",
-        "sample_tokens",
         "target", "clients", "request_rate", "traffic", "traffic_speed", "requests", "duration", "warmup", "time_limit",
         "prompts", "workload",
         "prompt_tokens", "new_tokens", "temperature", "top_k", "top_p", "typical_p", "min_p", "repetition_penalty",

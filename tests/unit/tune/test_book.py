@@ -79,7 +79,7 @@ class Kept:
 
 def test_a_second_start_goes_on_where_the_first_was_stopped() -> None:
     kept, first, second = Kept(), Attempts(), Attempts()
-    scorer = Scorer(Objective.goodput, (), None, 128)
+    scorer = Scorer(Objective.goodput, (), 128)
     found = scorer.find(kept.book(first), candidate(), 1, None, None)
     points = list(kept.points)
     assert scorer.find(kept.book(second), candidate(), 1, None, None) == found and second.made == []

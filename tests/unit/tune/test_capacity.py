@@ -52,7 +52,7 @@ def test_nothing_is_kept_everything_is_kept_and_enough_is_enough() -> None:
 def test_the_capacity_of_a_queue(servers: int) -> None:
     """Four places of a second each bear four requests a second; with a limit on the first token somewhat less."""
     server = Queue(service=1.0, limits=Limits(ttft_p95=3.0), servers=servers)
-    found = Scorer(Objective.goodput, (), None, 128).find(server, candidate(), 1, None, None)
+    found = Scorer(Objective.goodput, (), 128).find(server, candidate(), 1, None, None)
     assert found.value is not None and 0.6 * servers < found.value < servers
     assert found.load == Load(128, found.value) and len(server.probes) <= 9
 
@@ -61,7 +61,7 @@ def test_a_queue_without_a_limit_on_waiting_is_found_by_its_growth() -> None:
     """Tokens flow evenly however many wait: only the queue tells that the load is too much."""
     for repeat in range(5):
         server = Queue(service=1.0, limits=Limits(itl_p95=2.0), servers=4)
-        found = Scorer(Objective.goodput, (), None, 128).find(server, candidate(), repeat, None, None)
+        found = Scorer(Objective.goodput, (), 128).find(server, candidate(), repeat, None, None)
         assert found.value == pytest.approx(4.0, rel=0.15)
         assert found.why is not None and found.why.startswith("saturated")
 

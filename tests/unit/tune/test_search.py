@@ -19,7 +19,7 @@ from tgi_server.tune.telling import lines
 
 DEFAULTS = candidate()
 OTHERS = [candidate(wait=wait) for wait in range(40)]
-GOODPUT = Aim(Objective.goodput, (), None, 128, budget=900.0)
+GOODPUT = Aim(Objective.goodput, (), 128, budget=900.0)
 
 
 def capacity(candidate: Candidate, load: Load) -> float:

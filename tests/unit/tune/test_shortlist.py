@@ -24,7 +24,7 @@ def capacity(candidate: Candidate, load: Load) -> float:
 
 def found(names: list[Candidate], count: int = 3, servers: Servers | None = None, probes: int = 1000) -> Shortlist:
     simulator = servers or Servers(capacity, goodput=True)
-    scorer = Scorer(Objective.goodput, (), None, 128, tolerance=0.01)
+    scorer = Scorer(Objective.goodput, (), 128, tolerance=0.01)
     return shortlist(DEFAULTS, names, scorer, simulator, count, lambda: len(simulator.probes) >= probes)
 
 

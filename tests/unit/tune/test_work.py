@@ -24,6 +24,15 @@ def test_what_was_asked_for_counts() -> None:
     assert work(TuneOptions(duration=3.0), Load(4), 1).duration == 3.0
 
 
+def test_a_traffic_keeps_its_lengths_whatever_the_load() -> None:
+    options = TuneOptions(traffic="agent")
+    at_random, played, closed = (work(options, load, 1) for load in (Load(8, 2.0), Load(8, None, 3.0), Load(8)))
+    assert (at_random.rate, at_random.speed, at_random.requests) == (2.0, None, 100)
+    assert (played.rate, played.speed, played.requests) == (None, 3.0, 100)
+    assert (closed.rate, closed.speed, closed.duration) == (None, None, 20.0) and closed.closed
+    assert at_random.traffic is not None and at_random.traffic == played.traffic == closed.traffic
+
+
 def test_repeats_and_loads_differ_and_candidates_do_not() -> None:
     assert work(TuneOptions(seed=5), Load(4, 1.0), 3).seed == 7
     numbers = [run_number(load, repeat) for load in (Load(4), Load(8), Load(4, 1.5)) for repeat in (1, 2)]
