@@ -12,7 +12,7 @@ from typing import TextIO
 from tgi_server.bench.http import BenchError
 from tgi_server.bench.summary import Summary
 from tgi_server.errors import ConfigError, TgiError
-from tgi_server.jobs.base import Context
+from tgi_server.jobs.base import Context, Task
 from tgi_server.sweep.journal import Journal
 from tgi_server.sweep.measuring import measured
 from tgi_server.sweep.order import Turn
@@ -123,7 +123,7 @@ class Driver:
 
         if point.task.job.target is not None:
             return work()
-        with logging_to(file, point):
+        with logging_to(file, point.task):
             return self._context.stage.beside(point.task.run, work, file)
 
     def _log(self, point: Point) -> Path:
@@ -176,14 +176,14 @@ class Driver:
 
 
 @contextlib.contextmanager
-def logging_to(path: Path, point: Point) -> Iterator[None]:
+def logging_to(path: Path, task: Task) -> Iterator[None]:
     """Let what is logged about servers end up in a file, as far as it can be written."""
     with _Leaky(path.open("a", encoding="utf-8", errors="backslashreplace")) as file:
         try:
             with contextlib.redirect_stdout(file):
                 yield
         finally:
-            log.setup(point.task.run.config, "bench")
+            log.setup(task.run.config, "bench")
 
 
 class _Leaky(contextlib.AbstractContextManager[TextIO]):

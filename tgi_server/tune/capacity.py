@@ -10,8 +10,6 @@ TOLERANCE = 0.05
 _LONGEST_STEP = 4.0
 _ROUNDED = 1.002
 """Loads have four digits."""
-_NEVER = 1e-3
-"""Requests a second below which nothing is looked for: less than four an hour."""
 
 
 def greatest(
@@ -19,7 +17,7 @@ def greatest(
     start: float,
     tolerance: float = TOLERANCE,
     enough: Callable[[], bool] = lambda: False,
-    most: float = 1e6,
+    bounds: tuple[float, float] = (1e-3, 1e6),
     step: float | None = None,
 ) -> float | None:
     """The greatest load that is kept, up to `tolerance`; None where none is.
@@ -31,8 +29,10 @@ def greatest(
         step: the first step, a factor; by default for a start that is about right.
         keeps: whether a load is kept; for every load below one that is kept that is assumed.
         enough: whether to leave it at what is known.
+        bounds: the least and the greatest load that are looked at.
     """
-    kept, broken = _bracket(keeps, rounded(start), step or (1 + tolerance) ** 2, enough, most)
+    first = min(max(start, bounds[0]), bounds[1])
+    kept, broken = _bracket(keeps, rounded(first), step or (1 + tolerance) ** 2, enough, bounds)
     while kept is not None and broken is not None and broken > kept * (1 + tolerance) * _ROUNDED and not enough():
         middle = rounded(math.sqrt(kept * broken))
         if not kept < middle < broken:
@@ -42,18 +42,24 @@ def greatest(
 
 
 def _bracket(
-    keeps: Callable[[float], bool], load: float, step: float, enough: Callable[[], bool], most: float
+    keeps: Callable[[float], bool],
+    load: float,
+    step: float,
+    enough: Callable[[], bool],
+    bounds: tuple[float, float],
 ) -> tuple[float | None, float | None]:
     kept: float | None = None
     broken: float | None = None
-    while _NEVER <= load <= most:
+    while True:
         if keeps(load):
             kept = load
         else:
             broken = load
         if (kept is not None and broken is not None) or enough():
             break
-        load = rounded(load * step if broken is None else load / step)
+        if load in bounds:
+            break
+        load = rounded(min(max(load * step if broken is None else load / step, bounds[0]), bounds[1]))
         step = min(_LONGEST_STEP, step**2)
     return kept, broken
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from tgi_server.bench import main as bench
 from tgi_server.bench.http import BenchError
@@ -17,6 +18,7 @@ from tgi_server.config.schema import ServerConfig
 from tgi_server.errors import UsageError
 from tgi_server.jobs.base import Context, Stop, Task
 from tgi_server.simulate.predict import Predictor
+from tgi_server.sweep.driver import logging_to
 from tgi_server.sweep.journal import Journal
 from tgi_server.sweep.objective import Limits, Objective
 from tgi_server.sweep.points import Point
@@ -32,6 +34,10 @@ from tgi_server.tune.shortlist import single
 from tgi_server.tune.simulated import Simulated, Simulator
 from tgi_server.tune.space import Candidate
 from tgi_server.tune.telling import lines
+from tgi_server.tune.work import REQUESTS
+
+_LONGEST = 0.25
+"""Part of the budget that one measurement of a goodput may take."""
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +76,7 @@ def run(tasks: Sequence[Task], context: Context) -> None:
         logger.info("the record is in %s", place)
         with Journal(place, own) as journal:
             bar = not config.json_output
-            simulated = Simulated(options, partial(_learned, Predictor(context.stage, place), bar))
+            simulated = Simulated(options, partial(_learned, Predictor(context.stage, place), place / "costs.log", bar))
             attempt = Bench(context, limits(options), place / "points", bar)
             book = _book(options, attempt, journal, simulated)
             outcome = _searched(field, aim(options, config), book, simulated, context.stop)
@@ -107,10 +113,12 @@ def _book(options: TuneOptions, attempt: Attempt, journal: Journal, simulated: S
     return Book(options, attempt, add_point, journal.add_trial, journal.sweep)
 
 
-def _learned(predictor: Predictor, bar: bool, task: Task) -> Simulator:
+def _learned(predictor: Predictor, file: Path, bar: bool, task: Task) -> Simulator:
+    """What steps of a task cost; what its server says is in the file."""
     progress = Progress("measuring what steps cost", bar=bar)
     try:
-        return predictor.learn(task, lambda stage, part: progress.show(part, []))
+        with logging_to(file, task):
+            return predictor.learn(task, lambda stage, part: progress.show(part, []))
     finally:
         progress.finish()
 
@@ -132,7 +140,8 @@ def aim(options: TuneOptions, config: ServerConfig) -> Aim:
     most = config.max_concurrent_requests
     if options.objective is Objective.goodput:
         work = Workload.of(replace(options, request_rate=1.0))
-        return Aim(options.objective, (), min(most, *work.clients), options.budget)
+        asked = options.requests or (1 if options.duration else REQUESTS)
+        return Aim(options.objective, (), min(most, *work.clients), options.budget, asked / (_LONGEST * options.budget))
     given = options.clients or options.request_rate or options.traffic_speed
     work = Workload.of(options)
     loads = [Load(clients if work.closed else min(clients, most), work.rate, work.speed) for clients in work.clients]

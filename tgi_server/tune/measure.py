@@ -46,7 +46,7 @@ class Bench:
         trial = Trial(point.number, repeat, began, 0.0)
         log = self._log(point)
         try:
-            with logging_to(log, point):
+            with logging_to(log, point.task):
                 summary, stopped = self.context.stage.beside(
                     point.task.run, lambda: asyncio.run(self._measured(point, work, run, guard)), log
                 )

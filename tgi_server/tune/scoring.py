@@ -11,6 +11,9 @@ from tgi_server.sweep.objective import Objective, score
 from tgi_server.tune.capacity import TOLERANCE, greatest, peak, rounded
 from tgi_server.tune.space import Candidate
 
+_FASTEST = 1e6
+"""Requests a second."""
+
 
 @dataclass(frozen=True)
 class Load:
@@ -87,6 +90,7 @@ class Scorer:
     Args:
         loads: those to try; empty: the best is looked for.
         most: requests at a time that there may be: the server would refuse more.
+        least: rate below which no goodput is looked for, as it would take too long to measure.
         tolerance: of a goodput.
         enough: whether no further probe may begin.
     """
@@ -96,6 +100,7 @@ class Scorer:
         objective: Objective,
         loads: Sequence[Load],
         most: int,
+        least: float = 1e-3,
         tolerance: float = TOLERANCE,
         enough: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -103,6 +108,7 @@ class Scorer:
         self.tolerance = tolerance
         self._loads = loads
         self._most = most
+        self._least = rounded(least)
         self._enough = enough
 
     def find(
@@ -141,7 +147,8 @@ class Scorer:
                 return Found(None, None, search.why)
             first = max(first, hurdle)
         blind = start is None and search.beat is None
-        greatest(keeps, first, self.tolerance, self._enough, step=2.0 if blind else None)
+        bounds = (self._least, _FASTEST)
+        greatest(keeps, first, self.tolerance, self._enough, bounds, step=2.0 if blind else None)
         return search.best()
 
 

@@ -50,12 +50,14 @@ class Aim:
 
     Attributes:
         budget: seconds of it all.
+        least: see `Scorer`.
     """
 
     objective: Objective
     loads: Sequence[Load]
     most: int
     budget: float
+    least: float = 1e-3
 
 
 def search(
@@ -80,7 +82,7 @@ def search(
     def spent() -> float:
         return (clock() - began) / aim.budget
 
-    scorer = Scorer(aim.objective, aim.loads, aim.most, TOLERANCE, lambda: spent() >= 1)
+    scorer = Scorer(aim.objective, aim.loads, aim.most, aim.least, TOLERANCE, lambda: spent() >= 1)
     listed = _simulated(field, aim, simulate, lambda: spent() >= _SIMULATED, tell) if simulate else None
     doubts = list[str]()
 
@@ -114,7 +116,7 @@ def _simulated(
     field: Field, aim: Aim, simulate: Evaluate, over: Callable[[], bool], tell: Callable[[str], None]
 ) -> Shortlist | None:
     """Who is best in the simulator; None where it cannot run."""
-    scorer = Scorer(aim.objective, aim.loads, aim.most, _FINER)
+    scorer = Scorer(aim.objective, aim.loads, aim.most, aim.least, _FINER)
     try:
         listed = shortlist(field.base, field.others, scorer, simulate, field.count, over)
     except FailedError as error:

@@ -14,7 +14,7 @@ from tgi_server.tune.guard import Guard
 from tgi_server.tune.options import TuneOptions, limits
 from tgi_server.tune.scoring import Load
 
-_REQUESTS = 100
+REQUESTS = 100
 """Of an open loop where nothing is said: the fewest of which 95 in 100 means something."""
 _SECONDS = 20.0
 """Of a closed loop where nothing is said."""
@@ -32,7 +32,7 @@ def work(options: TuneOptions, load: Load, repeat: int) -> Workload:
     whole = Workload.of(replace(options, clients=clients, request_rate=load.rate, traffic_speed=load.speed))
     requests, duration = whole.requests, whole.duration
     if options.requests is None and options.duration is None:
-        requests, duration = (None, _SECONDS) if load.closed else (_REQUESTS, None)
+        requests, duration = (None, _SECONDS) if load.closed else (REQUESTS, None)
     return replace(
         whole,
         requests=requests,

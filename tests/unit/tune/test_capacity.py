@@ -25,6 +25,17 @@ def test_found_in_few_probes(start: float, most: int) -> None:
     assert len(probes) == len(set(probes)) <= most
 
 
+def test_what_takes_too_long_is_not_looked_at() -> None:
+    probes: list[float] = []
+
+    def keeps(rate: float) -> bool:
+        probes.append(rate)
+        return False
+
+    assert greatest(keeps, 8.0, bounds=(1.0, 64.0), step=2.0) is None and probes == [8.0, 4.0, 1.0]
+    assert greatest(keeps, 0.1, bounds=(1.0, 64.0)) is None and probes[3:] == [1.0]
+
+
 def test_noise_of_5_percent_leaves_it_close() -> None:
     errors = []
     for seed in range(50):
@@ -37,7 +48,7 @@ def test_noise_of_5_percent_leaves_it_close() -> None:
 
 def test_nothing_is_kept_everything_is_kept_and_enough_is_enough() -> None:
     assert greatest(lambda rate: False, 1.0) is None
-    assert (greatest(lambda rate: True, 1.0, most=64) or 0) > 16
+    assert (greatest(lambda rate: True, 1.0, bounds=(1e-3, 64)) or 0) == 64
     probes: list[float] = []
 
     def keeps(rate: float) -> bool:
