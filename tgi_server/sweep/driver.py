@@ -87,7 +87,7 @@ class Driver:
         """Ask what to expect, where that is not known. Raises as `go` does."""
         if not self._predictions.wanted(point):
             return
-        with self._telling(), logging_to(self._log(point), point):
+        with self._telling(), logging_to(self._log(point), point.task):
             try:
                 self._predictions.of(point)
             except Exception:
