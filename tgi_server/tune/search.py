@@ -15,8 +15,8 @@ from tgi_server.tune.scoring import Evaluate, FailedError, Load, Scorer
 from tgi_server.tune.shortlist import Shortlist, shortlist
 from tgi_server.tune.space import Candidate
 
-_SIMULATED = 0.3
-"""Part of the time after which no further configuration is simulated."""
+_SIMULATED = 0.2
+"""Part of the time that simulations may take, besides finding out what steps cost."""
 _BELIEVED = 0.15
 """Error of the simulator, as a part of the score of the documented defaults, up to which it is believed."""
 _FINER = 0.02
@@ -83,7 +83,7 @@ def search(
         return (clock() - began) / aim.budget
 
     scorer = Scorer(aim.objective, aim.loads, aim.most, aim.least, TOLERANCE, lambda: spent() >= 1)
-    listed = _simulated(field, aim, simulate, lambda: spent() >= _SIMULATED, tell) if simulate else None
+    listed = _simulated(field, aim, simulate, _Share(spent).over, tell) if simulate else None
     doubts = list[str]()
 
     def rivals(base: Arm) -> list[Arm]:
@@ -98,6 +98,20 @@ def search(
     start = listed.base.load if listed and listed.base else None
     outcome = race(Arm(field.base, start), rivals, scorer, measure, spent, tell)
     return replace(outcome, doubt=next(iter(doubts), None))
+
+
+class _Share:
+    """Whether the candidates beside the defaults have been simulated for long enough."""
+
+    def __init__(self, spent: Callable[[], float]) -> None:
+        self._spent = spent
+        self._began: float | None = None
+
+    def over(self) -> bool:
+        """To be asked before each of them."""
+        now = self._spent()
+        self._began = now if self._began is None else self._began
+        return now - self._began >= _SIMULATED
 
 
 def _doubt(listed: Shortlist | None, base: Arm) -> str | None:

@@ -89,6 +89,22 @@ def test_single_differences_where_there_is_no_simulator() -> None:
     assert outcome.winner.candidate.name == "wait=10" and outcome.complete
 
 
+def test_finding_out_what_steps_cost_takes_no_candidate_its_turn() -> None:
+    timed = Timed(Servers(capacity, goodput=True), seconds=5.0)
+
+    @dataclass
+    class Slow(Servers):
+        """Needs a third of the budget at first, and a second for each further probe."""
+
+        def __call__(self, candidate: Candidate, load: Load, repeat: int, beat: float | None = None) -> Probe:
+            timed.now += 1.0 if self.probes else 300.0
+            return super().__call__(candidate, load, repeat, beat)
+
+    outcome = timed.search(Slow(capacity, goodput=True))
+    assert "simulated 41 of 41 configurations" in timed.told and outcome.doubt is None
+    assert outcome.winner.candidate.name.startswith("wait=1")
+
+
 def test_a_simulator_that_cannot_run_is_told() -> None:
     def fails(candidate: Candidate, load: Load) -> float:
         raise ValueError("speculate=3: cannot be simulated")
