@@ -47,4 +47,4 @@ def report(
     """Write what was found; returns the files. Raises OSError."""
     winner = outcome.winner
     chosen = book.point(winner.candidate, winner.start).number if winner.known and winner.start else None
-    return page.write(place, replace(sweep, chosen=chosen, result=words, doubt=outcome.doubt), options.objective)
+    return page.write(place, replace(sweep, chosen=chosen, result=words), options.objective)

@@ -80,6 +80,7 @@ def run(tasks: Sequence[Task], context: Context) -> None:
             attempt = Bench(context, limits(options), place / "points", bar)
             book = _book(options, attempt, journal, simulated)
             outcome = _searched(field, aim(options, config), book, simulated, context.stop)
+            journal.add_doubt(outcome.doubt)
             sweep = journal.sweep
     words = list(lines(options.objective, outcome))
     print("\n".join(words), flush=True)
