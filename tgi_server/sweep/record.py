@@ -115,7 +115,9 @@ class Sweep:
 
 def summary_of(values: Mapping[str, Any]) -> Summary:
     """A summary out of its JSON, where numbers that do not exist are null."""
-    numbers = {name: _percentiles(value) if isinstance(value, dict) else value for name, value in values.items()}
+    numbers: dict[str, Any] = {
+        name: _percentiles(value) if isinstance(value, dict) else value for name, value in values.items()
+    }
     for name in ("new_tokens", "events"):
         numbers[name] = _number(numbers[name])
     return Summary(**numbers)
