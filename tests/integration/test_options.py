@@ -110,6 +110,7 @@ FIELDS: Mapping[str, tuple[Any, Any]] = {
     "output": ("a.json", "b.json"),
     "repeats": (2, 3),
     "record": ("a", "b"),
+    "simulate": (True, False),
 }
 """Two values of each field of job=bench; `job.` stands before their names in the configuration."""
 SPELLINGS = ("group", "deployment", "environment", "override", "flag")

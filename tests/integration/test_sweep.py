@@ -19,7 +19,7 @@ from tgi_server.sweep.record import FILE, Sweep
 def command(tmp_path: Path) -> list[str]:
     return [
         sys.executable, "-m", "tgi_server", "-m", "job=bench", "model=smollm2", "max_waiting_tokens=5,20",
-        "max_batch_size=1,2", "clients=2", "requests=4", "new_tokens=8", "max_concurrent_requests=4",
+        "max_batch_size=1,2", "simulate=false", "clients=2", "requests=4", "new_tokens=8", "max_concurrent_requests=4",
         f"port={free_port()}", "hostname=127.0.0.1", f"master_port={free_port()}",
         f"shard_uds_path={tmp_path}/shard", f"record={tmp_path}/record",
     ]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 from tgi_server.config.schema import ServerConfig
@@ -42,9 +43,11 @@ class Bench(SweepOptions):
         from tgi_server.bench import main
         from tgi_server.report import page
         from tgi_server.sweep import main as sweep
+        from tgi_server.sweep.simulated import foresight
 
         first: SweepOptions = tasks[0].job
         if len(tasks) == 1 and first.repeats == 1 and first.record is None:
             main.run(tasks[0], context)
         else:
-            sweep.run(tasks, context, page.write)
+            simulated = first.simulate and first.target is None
+            sweep.run(tasks, context, page.write, partial(foresight, context.stage) if simulated else None)

@@ -103,7 +103,7 @@ def _check(sweep: Sweep) -> None:
 def _options(tasks: Sequence[Task]) -> SweepOptions:
     """Those of the first task, which have to be the same at all. Raises UsageError."""
     jobs: list[SweepOptions] = [task.job for task in tasks]
-    for name in ("repeats", "record"):
+    for name in ("repeats", "record", "simulate"):
         if len({getattr(job, name) for job in jobs}) > 1:
             raise UsageError(f"{name}: has to be the same at all points of a sweep")
     return jobs[0]

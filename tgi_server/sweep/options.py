@@ -26,3 +26,8 @@ class SweepOptions(BenchOptions):
         "sweeps/NAME, where NAME is made of the model and a hash of points, traffic and machine, so that the same "
         "command finds it again.",
     )
+    simulate: bool = option(
+        True,
+        "Tell for each point of a sweep what the simulator expects, and how far that is from what was measured; takes "
+        "about a minute for each set of shards. Servers that run already (target) cannot be simulated.",
+    )
