@@ -39,8 +39,10 @@ FIELDS = {
         "prompts", "workload",
         "prompt_tokens", "new_tokens", "temperature", "top_k", "top_p", "typical_p", "min_p", "repetition_penalty",
         "frequency_penalty", "presence_penalty", "watermark", "response_format", "sampling_seed", "seed", "output",
-        "repeats", "record", "simulate", "costs", "cost_seconds",
-        "objective", "slo_ttft_p95_ms", "slo_itl_p95_ms", "slo_whole_p95_ms", "budget", "candidates",
+        "objective", "slo_ttft_p95_ms", "slo_itl_p95_ms", "slo_whole_p95_ms", "budget", "candidates", "record",
+        "costs", "cost_seconds",
+        "out", "method", "bits", "group_size", "act_order", "symmetric", "damping", "calibration", "samples",
+        "sample_tokens", "repeats", "simulate",
     ],
 }  # fmt: skip
 """Frozen too: the fields that parts have whatever model is served."""
