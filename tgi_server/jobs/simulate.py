@@ -14,7 +14,7 @@ from tgi_server.simulate.options import SimulateOptions
 
 @dataclass
 class Simulate(SimulateOptions):
-    """What the load generator would ask of the configured server, which is simulated.
+    """What a simulated load asks of the configured server.
 
     See `tgi_server.jobs.base.Job`.
     """
