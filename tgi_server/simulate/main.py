@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import tgi_server
+from tgi_server import api_keys
+from tgi_server.bench import main as bench
 from tgi_server.bench import report
 from tgi_server.bench.load import Run
 from tgi_server.bench.progress import Progress
@@ -38,6 +40,9 @@ def check(options: SimulateOptions, config: ServerConfig) -> None:
             f"target={options.target}: only the configured server can be simulated, as it is measured step by step"
         )
     predict.check(config, Workload.of(options))
+    api_keys.read(config)
+    if options.costs is None or not Path(options.costs).exists():
+        bench.own_address(config)
     for name in ("output", "costs"):
         if (path := getattr(options, name)) is not None:
             report.check_output(name, Path(path))

@@ -126,7 +126,8 @@ def test_a_file_of_other_options_or_of_nothing_is_refused(stage: FakeStage, tmp_
     (["target=http://127.0.0.1:1"], "only the configured server"),
     (["speculate=3"], "speculate=3: cannot be simulated"),
     (['response_format={"type": "regex", "value": "a*"}'], "response_format: cannot be simulated"),
-    (["clients=0"], "expected a number"), (["costs=/nowhere/costs.json"], "costs=/nowhere/costs.json: cannot be"),
+    (["port=0"], "port=0: to be measured"), (["clients=0"], "expected a number"),
+    (["costs=/nowhere/costs.json"], "costs=/nowhere/costs.json: cannot be"),
 ])  # fmt: skip
 def test_what_cannot_be_simulated_is_refused(arguments: list[str], reason: str) -> None:
     quoted = [word if "{" not in word else word.replace("{", "'{").replace("}", "}'") for word in arguments]
