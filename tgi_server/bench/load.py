@@ -75,7 +75,7 @@ async def measure(target: Target, model: str | None, work: Workload, clients: in
     pool = Pool(target)
     try:
         completions = Completions(pool, model, work.sampling)
-        first = min(clients, _WARMUP) if work.warmup is None else work.warmup
+        first = warm_up_requests(work, clients)
         if first:
             warmup = replace(work, rate=None, speed=None, requests=first, duration=None)
             records = await _Load(completions, warmup, min(clients, first), f"warm-up {run}").go(warming)
@@ -85,6 +85,11 @@ async def measure(target: Target, model: str | None, work: Workload, clients: in
     finally:
         pool.close()
     return Run(clients, sorted(records, key=lambda record: record.start))
+
+
+def warm_up_requests(work: Workload, clients: int) -> int:
+    """How many are sent before a measurement."""
+    return min(clients, _WARMUP) if work.warmup is None else work.warmup
 
 
 def _check(target: Target, records: list[Record]) -> None:

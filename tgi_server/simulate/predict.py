@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,7 +15,7 @@ from tokenizers import Tokenizer
 from tgi_server import tokenizer_file
 from tgi_server.bench import main as bench
 from tgi_server.bench.completion import Record
-from tgi_server.bench.load import measure
+from tgi_server.bench.load import measure, warm_up_requests
 from tgi_server.bench.options import BenchOptions
 from tgi_server.bench.summary import Summary, summarise
 from tgi_server.bench.workload import Request, Workload
@@ -184,4 +185,15 @@ def simulated(
     """The records of one measurement."""
     load = Load(clients, work.closed, work.requests, work.duration, work.time_limit)
     asked = prompts.asked(work, f"run {run}")
-    return simulate(config, findings.info, costs, overheads, asked, load, prompts.ids)
+    warmup = _warmup(prompts, work, clients, run)
+    return simulate(config, findings.info, costs, overheads, asked, load, prompts.ids, warmup)
+
+
+def _warmup(prompts: Prompts, work: Workload, clients: int, run: int) -> tuple[Iterator[Request], Load] | None:
+    """What is sent before the measurement, where the same prompts come again: nothing else is remembered of it."""
+    first = warm_up_requests(work, clients)
+    if not first or not work.prompts:
+        return None
+    own = replace(work, rate=None, speed=None)
+    load = Load(min(clients, first), requests=first, time_limit=math.inf)
+    return prompts.asked(own, f"warm-up {run}"), load

@@ -40,7 +40,7 @@ class Load:
 
 def simulate(
     options: BatchingOptions, info: ShardInfo, costs: StepCosts, overheads: Overheads, asked: Iterator[Request],
-    load: Load, ids: Callable[[Request], list[int]],
+    load: Load, ids: Callable[[Request], list[int]], warmup: tuple[Iterator[Request], Load] | None = None,
 ) -> list[Record]:  # fmt: skip
     """What happens to each request, by the time it was due.
 
@@ -48,8 +48,12 @@ def simulate(
         info: the caches and limits of the shards, which guess no tokens.
         asked: in the order in which requests are due; the load ends with them.
         ids: the tokens of a request's prompt.
+        warmup: what is asked, and answered, before.
     """
-    return _World(options, info, costs, overheads, asked, load, ids).run()
+    world = _World(options, info, costs, overheads, ids)
+    if warmup is not None:
+        world.run(*warmup)
+    return world.run(asked, load)
 
 
 @dataclass(slots=True)
@@ -143,28 +147,29 @@ class _Shards:
 class _World:
     def __init__(
         self, options: BatchingOptions, info: ShardInfo, costs: StepCosts, overheads: Overheads,
-        asked: Iterator[Request], load: Load, ids: Callable[[Request], list[int]],
+        ids: Callable[[Request], list[int]],
     ) -> None:  # fmt: skip
         self._options = options
+        self._costs = costs
         self._overheads = overheads
+        self._prompt = ids
+        self._cycle = Cycle(options, info)
+        self._order = itertools.count()
+        self._ids = itertools.count()
+
+    def run(self, asked: Iterator[Request], load: Load) -> list[Record]:
+        """All of a load, on a clock that begins at 0. Nothing may be left of one before."""
         self._asked = asked
         self._turns = Turns(asked)
         self._load = load
-        self._prompt = ids
-        self._cycle = Cycle(options, info)
-        self._shards = _Shards(costs)
+        self._shards = _Shards(self._costs)
         self._events: list[tuple[float, int, Callable[..., None], tuple[object, ...]]] = []
-        self._order = itertools.count()
-        self._ids = itertools.count()
         self._records: list[Record] = []
         self._under_way = 0
         self._left: float = load.requests or math.inf
         self._until = min(load.duration or math.inf, load.time_limit)
         self._places = load.clients
         self._queue: deque[Request] = deque()  # those of an open loop that are due and found no place
-
-    def run(self) -> list[Record]:
-        """All of it."""
         if self._load.closed:
             for _ in range(self._load.clients):
                 self._at(0.0, self._client)

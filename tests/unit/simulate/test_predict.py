@@ -109,6 +109,16 @@ def test_the_rule_of_the_scheduler_shows(stage: FakeStage, tmp_path: Path) -> No
     assert predictor.predict(eager, load).first_token.p95 < predictor.predict(patient, load).first_token.p95
 
 
+def test_a_warm_up_counts_where_prompts_come_again(stage: FakeStage, tmp_path: Path) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text(" ".join(prompts.WORDS * 6))
+    predictor = Predictor(stage, tmp_path)  # type: ignore[arg-type]  # as above
+    own = task("prefill_chunk_tokens=64")
+    predictor.learn(own, silent)
+    cold, warm = (predictor.predict(own, work(prompts=str(file), clients="1", requests=1, warmup=n)) for n in (0, 1))
+    assert cold.first_token.p50 > warm.first_token.p50 + 10 * STEP
+
+
 def test_a_file_of_other_options_or_of_nothing_is_refused(stage: FakeStage, tmp_path: Path) -> None:
     Predictor(stage, tmp_path).learn(task(), silent)  # type: ignore[arg-type]  # as above
     path = place(tmp_path, task().run.config)
