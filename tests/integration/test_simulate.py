@@ -36,7 +36,7 @@ def test_a_shard_is_measured_once(tmp_path: Path) -> None:
     costs, output = tmp_path / "costs.json", tmp_path / "out.json"
     server = [
         f"model_id={model}", "max_total_tokens=256", "max_input_length=200", "max_concurrent_requests=8",
-        f"port={free_port()}", f"shard_uds_path={tmp_path}/shard", f"costs={costs}", "cost_seconds=2",
+        f"port={free_port()}", f"shard_uds_path={tmp_path}/shard", f"costs={costs}", "cost_seconds=2", "log_level=warn",
     ]  # fmt: skip
     measured = simulate(*server, *LOAD, f"output={output}")
     learned = json.loads(costs.read_text())
