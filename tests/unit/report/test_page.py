@@ -128,8 +128,7 @@ def test_the_same_sweep_is_the_same_page(tmp_path: Path) -> None:
 
 
 def test_words_from_outside_are_only_words(tmp_path: Path) -> None:
-    settings = {HOSTILE: HOSTILE, "quantize": "none"}
-    points = [Described(1, settings, {"model_id": HOSTILE}, 8), Described(2, {HOSTILE: "5", "quantize": "x"}, {}, 8)]
+    points = [Described(1, {HOSTILE: HOSTILE}, {"model_id": HOSTILE}, 8), Described(2, {HOSTILE: "5"}, {}, 8)]
     made = sweep([{}, {}], {1: [replace(summary(100.0, failed=1), first_error=HOSTILE)]})
     trials = [*made.trials, replace(failure(2, error=HOSTILE), last_words=[HOSTILE])]
     hostile = replace(made, facts={HOSTILE: HOSTILE}, points=points, trials=trials, doubt=HOSTILE,
@@ -151,7 +150,7 @@ def test_without_matplotlib_it_says_how_to_get_the_pictures(tmp_path: Path, monk
 
 
 def test_one_point(tmp_path: Path) -> None:
-    told, markdown = written(tmp_path, sweep([{}], {1: [summary(100.0)]}), pictures=True)
+    told, markdown = written(tmp_path, sweep([{}], {1: [summary(100.0)]}))
     assert "Best is point 1 (the only one; 8 clients): 100.0 tokens/s. Nothing else was measured." in told.words
     assert "±" not in "".join(points_of(markdown)[0]) and "## Effects" not in markdown
 

@@ -29,10 +29,9 @@ def all_of(name: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("name", ["plain", HOSTILE])
-def test_they_are_whole_and_alike_and_need_nothing(name: str) -> None:
-    once = all_of(name)
-    assert once == all_of(name)
+def test_they_are_whole_and_alike_and_need_nothing() -> None:
+    once = all_of(HOSTILE)
+    assert once == all_of(HOSTILE)
     for picture in once:
         ElementTree.fromstring(picture)
         assert picture.startswith("<svg") and "<script" not in picture
@@ -48,7 +47,7 @@ def test_those_for_pages_take_on_their_colours() -> None:
     assert all("currentColor" in page and "#ffffff" not in page and "#0a0b0c" not in page for page in pages)
 
 
-@pytest.mark.parametrize("largest", [0.0, 0.003, 1.0, 5.9, 99.0, 44850.0])
+@pytest.mark.parametrize("largest", [0.0, 0.003, 44850.0])
 def test_points_of_lines_are_where_their_numbers_say(largest: float) -> None:
     picture = plots.lines(
         "title", "clients", "ms", {"ours": [(8, largest), (1, largest / 2), (2, 0.0)], "a<b": [(1, 0)]}

@@ -19,7 +19,6 @@ from tgi_server.report import page
 from tgi_server.sweep.record import Described, Sweep
 
 OPTIONS: list[dict[str, str]] = [
-    {},
     {"model": "smollm2", "max_waiting_tokens": "5", "quantize": "eetq", "prefix_caching": "false"},
     {"model_id": "org/name", "revision": "1e5", "dtype": "bfloat16", "waiting_served_ratio": "0.3"},
     {"model_id": "/a dir/${home}/\\${x}: # 'quoted' \"twice\"", "trust_remote_code": "true", "revision": "yes"},
