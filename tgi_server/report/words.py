@@ -29,8 +29,8 @@ def headline(found: Findings) -> str:
     if found.best is None:
         return _nothing(found)
     best = found.best
-    load = f"{best.point.clients} clients" + (f", {best.point.rate:g} requests a second" if best.point.rate else "")
-    first = f"Best is point {best.point.number} ({settings(found, best)}; {load}): {_value(best, found.metric)}"
+    first = f"Best is point {best.point.number} ({settings(found, best)}{_load(found, best)}): "
+    first += _value(best, found.metric)
     limits = f", within {_limits(found)}" if found.sweep.limits else ""
     return f"{first}{limits}. {_compared(found, best)}"
 
@@ -70,6 +70,14 @@ def failures(found: Findings) -> list[str]:
     return lines
 
 
+def _load(found: Findings, row: Row) -> str:
+    """As far as it is not among the settings."""
+    words = [] if "clients" in found.varied else [f"{row.point.clients} clients"]
+    if row.point.rate is not None:
+        words.append(f"{row.point.rate:g} requests a second")
+    return "; " + ", ".join(words) if words else ""
+
+
 def _nothing(found: Findings) -> str:
     if not found.measured:
         return "Nothing could be measured: every point failed." if found.rows else "There are no points."
@@ -99,7 +107,9 @@ def _compared(found: Findings, best: Row) -> str:
         others = [row for row in found.measured if row is not best]
         what = "the documented defaults" if found.is_default(best) else "the first point under this load"
         return f"That is {what}; nothing measured is better." if others else "Nothing else was measured."
-    name = f"point {reference.point.number}, " + ("the defaults" if found.is_default(reference) else "the first")
+    name = f"point {reference.point.number}, " + (
+        "the defaults" if found.is_default(reference) else "the first of this load"
+    )
     gain, base = found.gain, reference.mean(found.metric)
     change = f"{abs(100 * gain.mean / base):.1f} %" if base else number(abs(gain.mean), found.metric.digits)
     direction = "less" if found.objective is Objective.latency else "more"
