@@ -176,7 +176,7 @@ def test_numbers_that_do_not_exist(tmp_path: Path) -> None:
     ("made", "objective", "line"),
     [
         (sweep([{"a": "1"}, {"a": "2"}], {1: [summary(100.0)], 2: [summary(110.0)]}), Objective.throughput,
-         "10.0 % more than point 1, the first of this load (100.0 tokens/s), with too few repeats to tell whether that is"),
+         "10.0 % more than point 1, the first of this load (100.0 tokens/s), with too few repeats to tell whether"),
         (sweep([{"a": "1"}, {"a": "2"}], {1: [summary(1.0, whole=2.0)] * 2, 2: [summary(1.0)] * 2}), Objective.latency,
          "whole answer p95 1500 ± 0 ms. That is 50.0 % less than point 1, the first of this load (whole answer p95 "
          "3000 ± 0 ms), which is more than the noise (95 % confidence interval of the difference: -50.0 % to -50.0 %)"),
