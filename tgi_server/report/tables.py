@@ -119,7 +119,8 @@ def _remark(found: Findings, row: Row) -> str:
         "best": row is found.best,
         "beyond a limit": bool(found.sweep.limits and row.summaries and not failed and not found.keeps(row)),
         f"{failed} requests failed": failed > 0,
-        "failed": bool(row.failures),
+        "given up": any(trial.stopped for trial in row.failures),
+        "failed": any(trial.stopped is None for trial in row.failures),
         "not measured": not row.failures and not row.summaries,
     }
     return ", ".join(word for word, holds in words.items() if holds)
