@@ -47,4 +47,5 @@ def report(
     """Write what was found; returns the files. Raises OSError."""
     winner = outcome.winner
     chosen = book.point(winner.candidate, winner.start).number if winner.known and winner.start else None
-    return page.write(place, replace(sweep, chosen=chosen, result=words), options.objective)
+    result = [line for line in words if not line.startswith(" ")]  # the others are among the points
+    return page.write(place, replace(sweep, chosen=chosen, result=result), options.objective)

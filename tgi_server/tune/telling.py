@@ -36,8 +36,11 @@ def _first(objective: Objective, outcome: Outcome) -> str:
             return f"{score} with {winner.candidate.name}; the documented defaults keep the limits at no load."
         than = f"the documented defaults ({_score(objective, base)})"
         return f"{score} with {winner.candidate.name}: {_gain(objective, outcome.gain)} than {than}."
+    if not any(arm.scores for arm in outcome.arms[1:]):
+        return f"Nothing could be compared with the documented defaults: {score}."
     if outcome.best is None or outcome.gain is None:
-        return f"Nothing beats the documented defaults: {score}."
+        few = "" if outcome.complete else "of what was measured "
+        return f"Nothing {few}beats the documented defaults: {score}."
     near = f"best {outcome.best.candidate.name}, {_signed(outcome.gain)}"
     why = "measured once" if outcome.gain.margin is None else "by more than the noise"
     if outcome.gain.margin is None:
