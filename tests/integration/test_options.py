@@ -17,10 +17,11 @@ import yaml
 from tests.integration.listening import listening
 from tests.integration.server import free_port
 from tests.integration.test_bench import bench
-from tgi_server.bench.options import BenchOptions, Texts
+from tgi_server.bench.options import Texts
 from tgi_server.config import cli, describe, load, options, parts
 from tgi_server.config.arguments import Composition
 from tgi_server.config.schema import DType, LogLevel, RopeScaling, ServerConfig, without_variable
+from tgi_server.jobs.bench import Bench
 
 TABLE: Mapping[str, tuple[Any, Any]] = {
     "model_id": ("some/model", "package:x/y.gguf"),
@@ -187,7 +188,7 @@ def value_of(run: Composition, name: str) -> Any:
 
 
 def default(name: str) -> Any:
-    return getattr(ServerConfig() if name in TABLE else BenchOptions(), name)
+    return getattr(ServerConfig() if name in TABLE else Bench(), name)
 
 
 def test_the_table_is_complete() -> None:

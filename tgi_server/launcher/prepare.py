@@ -57,10 +57,14 @@ def resolved(model: Model, num_shard: int, dtype: DType, gpu: bool) -> Resolved:
 
 
 def prepare(
-    config: ServerConfig, dtype: DType, fetch: Fetch, look: Callable[..., Description], stop: StopSignals
+    config: ServerConfig, dtype: DType, fetch: Fetch, look: Callable[..., Description], stop: StopSignals, bar: bool
 ) -> tuple[Model, str | None]:
-    """The model on this machine, and what was found out of one of no family; StoppedError when a signal comes."""
-    progress = Progress(bar=not config.json_output)
+    """The model on this machine, and what was found out of one of no family; StoppedError when a signal comes.
+
+    Args:
+        bar: whether progress is shown as a bar, on a terminal.
+    """
+    progress = Progress(bar=bar)
 
     def report(stage: str, fraction: float) -> None:
         stop.check()

@@ -144,12 +144,12 @@ class Stage:
             log_setup.setup(run.config, "launcher")
             self._introduce(run)
             try:
-                yield self._server(run, router)
+                yield self._server(run, router, bar=log is None and not run.config.json_output)
             except (ChildFailedError, StoppedError):
                 self._end()
                 raise
 
-    def _server(self, run: Composition, router: bool) -> Server:
+    def _server(self, run: Composition, router: bool, bar: bool) -> Server:
         gpus = accelerators()
         check.options(run.config, run.origins, gpus)
         running = self._running
@@ -158,7 +158,7 @@ class Stage:
             self._end()
         elif running is not None:
             logger.info("the shards stay")
-        running = self._running = self._running or self._started(run, gpus)
+        running = self._running = self._running or self._started(run, gpus, bar)
         wanted = _concerned(run.config, "launcher", "router")
         if running.router is not None and (not router or running.router != wanted):
             running.server.stop_router()
@@ -183,7 +183,7 @@ class Stage:
         method: QuantizeMethod = load.instantiate(config.quantize)
         return partial(described, config=config, num_shard=num_shard, dtype=dtype, quantize=method)
 
-    def _started(self, run: Composition, gpus: int) -> _Running:
+    def _started(self, run: Composition, gpus: int, bar: bool) -> _Running:
         """The shards of a configuration."""
         config = run.config
         num_shard = check.number_of_shards(config, gpus)
@@ -196,10 +196,10 @@ class Stage:
                 sockets.check_master_port(config)
             logger.info("%d shard(s), %s, port %d", num_shard, dtype.name, listener.getsockname()[1])
             look = self._look(config, num_shard, dtype)
-            model, description = prepare.prepare(config, dtype, self._fetch, look, self._stop)
+            model, description = prepare.prepare(config, dtype, self._fetch, look, self._stop, bar)
             resolved = replace(prepare.resolved(model, num_shard, dtype, gpu=gpus > 0), description=description)
             server = held.enter_context(Server(self._programs, self._stop))
-            server.start_shards(config, resolved)
+            server.start_shards(config, resolved, bar)
             return _Running(server, held.pop_all(), resolved, self._made_of(config, resolved, gpus))
 
     def _listener(self, config: ServerConfig) -> Any:
@@ -262,12 +262,15 @@ def _lines_to(path: Path | None) -> Iterator[None]:
         return
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    with path.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
-        try:
+    file = path.open("a", encoding="utf-8", errors="backslashreplace")
+    try:
+        with contextlib.redirect_stdout(file):
             yield
-        finally:
-            root.handlers[:] = handlers
-            root.setLevel(level)
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        with contextlib.suppress(OSError):  # a full disk is no reason to fail
+            file.close()
 
 
 def _await_ready(options: NetworkOptions, over: Callable[[], bool]) -> None:

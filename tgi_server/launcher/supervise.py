@@ -118,12 +118,12 @@ class Server:
         finally:
             self._children.__exit__(*exception)
 
-    def start_shards(self, config: ServerConfig, resolved: Resolved) -> None:
-        """Until all answer. Raises ChildFailedError when one ends, StoppedError when told to stop."""
+    def start_shards(self, config: ServerConfig, resolved: Resolved, bar: bool = True) -> None:
+        """Until all answer; with a bar on a terminal. Raises ChildFailedError when one ends, StoppedError."""
         self._paths = sockets.shard_paths(config, resolved.num_shard)
         for rank in range(resolved.num_shard):
             self._shards.append(self._start_shard(config, resolved, rank))
-        self._await_sockets(bar=not config.json_output)
+        self._await_sockets(bar)
 
     def start_router(self, config: ServerConfig, resolved: Resolved, listener: socket.socket) -> None:
         """Start one at the running shards, which have none.

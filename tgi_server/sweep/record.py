@@ -119,7 +119,7 @@ def summary_of(values: Mapping[str, Any]) -> Summary:
         name: _percentiles(value) if isinstance(value, dict) else value for name, value in values.items()
     }
     for name in ("new_tokens", "events"):
-        numbers[name] = _number(numbers[name])
+        numbers[name] = _number(values[name])
     return Summary(**numbers)
 
 
