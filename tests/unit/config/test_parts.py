@@ -171,7 +171,7 @@ def test_the_stronger_wins_and_is_named(site: Path) -> None:
     (["deployment=bench", "job=serve"],
      "clients=1: only job=bench or job=simulate or job=tune uses this (deployment file SITE/deployment/bench.yaml); "
      "new_tokens=3: only job=bench or job=simulate or job=tune uses this (deployment file SITE/deployment/bench.yaml)"),
-    (["job=bench", "new_tokens=x"], "new_tokens=x: expected a whole number (command line)"),
+    (["job=bench", "new_tokens=x"], "new_tokens=x: expected a whole number, or null (command line)"),
     (["job=bench", "--new-tokens=0"], "new_tokens=0: must be at least 1 (--new-tokens)"),
     (["job=bench", "job.new_token=4"], "unknown option job.new_token (did you mean job.new_tokens?) (command line)"),
     (["job=bench", "--client", "3"], "unknown option --client (did you mean --clients?)"),
