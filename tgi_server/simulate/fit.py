@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from tgi_server.simulate.costs import MeasuredCosts, Sample, Shape
@@ -18,7 +19,10 @@ _ENOUGH = 1e-10
 
 
 def fit(samples: Sequence[Sample], between: float = 0.0) -> MeasuredCosts:
-    """The costs that are nearest to some samples, in relative error; there has to be one sample at least."""
+    """The costs that are nearest to some samples, of which there has to be one at least, in relative error.
+
+    None is negative, and layers take no less time for more tokens.
+    """
     import numpy as np  # what only reads costs needs none
 
     sizes = sorted({sample.shape.tokens for sample in samples})
@@ -26,7 +30,7 @@ def fit(samples: Sequence[Sample], between: float = 0.0) -> MeasuredCosts:
     matrix = np.array([_row(sizes, sample.shape) for sample in samples]) * scale[:, None]
     found = [float(cost) for cost in nonnegative(matrix, np.ones(len(samples)))]
     pair, position, choice = found[len(sizes) :]
-    return MeasuredCosts(sizes, found[: len(sizes)], pair, position, choice, between)
+    return MeasuredCosts(sizes, list(accumulate(found[: len(sizes)])), pair, position, choice, between)
 
 
 def residuals(costs: MeasuredCosts, samples: Sequence[Sample]) -> list[float]:
@@ -35,7 +39,8 @@ def residuals(costs: MeasuredCosts, samples: Sequence[Sample]) -> list[float]:
 
 
 def _row(sizes: Sequence[int], shape: Shape) -> list[float]:
-    of_layers = [float(size == shape.tokens) for size in sizes]
+    """What is multiplied by which cost; of the layers by how much longer each size takes than the one before."""
+    of_layers = [float(size <= shape.tokens) for size in sizes]
     return [*of_layers, float(shape.pairs), float(shape.context), float(shape.rows + shape.ends)]
 
 

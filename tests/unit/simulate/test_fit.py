@@ -28,6 +28,7 @@ def test_costs_are_never_negative_whatever_the_noise() -> None:
     samples = [Sample(shape, 0.01 * chance.uniform(0.5, 2)) for shape in shapes]
     costs = fit(samples)
     assert min([*costs.layers, costs.pair, costs.position, costs.choice]) >= 0
+    assert list(costs.layers) == sorted(costs.layers)
     assert all(costs.seconds(shape) > 0 for shape in shapes)
 
 
