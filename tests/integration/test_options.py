@@ -22,6 +22,7 @@ from tgi_server.config import cli, describe, load, options, parts
 from tgi_server.config.arguments import Composition
 from tgi_server.config.schema import DType, LogLevel, RopeScaling, ServerConfig, without_variable
 from tgi_server.jobs.bench import Bench
+from tgi_server.sweep.objective import Objective
 
 TABLE: Mapping[str, tuple[Any, Any]] = {
     "model_id": ("some/model", "package:x/y.gguf"),
@@ -111,7 +112,8 @@ FIELDS: Mapping[str, tuple[Any, Any]] = {
     "output": ("a.json", "b.json"),
     "repeats": (2, 3),
     "record": ("a", "b"),
-    "simulate": (True, False),
+    "objective": (Objective.latency, Objective.goodput),
+    "simulate": (False, True),
 }
 """Two values of each field of job=bench; `job.` stands before their names in the configuration."""
 SPELLINGS = ("group", "deployment", "environment", "override", "flag")

@@ -15,10 +15,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from tgi_server.config import directory, files, typed_parts
+from tgi_server.config import directory, files, load, typed_parts
 from tgi_server.config.arguments import Arguments
 from tgi_server.config.hydra_flags import SETTINGS
-from tgi_server.config.sweep import is_sweep
 from tgi_server.errors import UsageError
 
 
@@ -33,8 +32,7 @@ def run(arguments: Arguments, place: Path, loss: Callable[[Arguments], float]) -
     Raises:
         UsageError: there is no such plugin, or it cannot be set up so.
     """
-    fixed = [override for override in arguments.overrides if not is_sweep(override)]
-    swept = [override for override in arguments.overrides if is_sweep(override)]
+    fixed, swept = load.parted(arguments)
     base = replace(arguments, overrides=fixed, plugins=[], multirun=False)
     overrides = [
         *typed_parts.opened(swept), *SETTINGS, f"hydra.sweep.dir='{place}'", "hydra.sweep.subdir=.", *arguments.plugins,

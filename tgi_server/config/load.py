@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
+from pathlib import Path
 from typing import IO, Any, TypeVar, get_type_hints
 
 import yaml
@@ -48,6 +49,21 @@ def combinations(arguments: Arguments) -> list[Arguments]:
         return [replace(arguments, overrides=overrides) for overrides in composition.combinations(arguments)]
     except UsageError as error:
         raise UsageError("; ".join([*arguments.problems, str(error)])) from error
+
+
+def parted(arguments: Arguments) -> tuple[list[str], list[str]]:
+    """The overrides that hold one value, and those that hold several."""
+    from tgi_server.config.sweep import is_sweep
+
+    swept = [override for override in arguments.overrides if is_sweep(override)]
+    return [override for override in arguments.overrides if override not in swept], swept
+
+
+def sweep_by_hydra(arguments: Arguments, place: Path, loss: Callable[[Arguments], float]) -> None:
+    """See `config.hydra_sweep.run`."""
+    from tgi_server.config import hydra_sweep
+
+    hydra_sweep.run(arguments, place, loss)
 
 
 def ask_hydra(arguments: Arguments) -> None:

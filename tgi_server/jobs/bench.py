@@ -8,7 +8,9 @@ from functools import partial
 from typing import ClassVar
 
 from tgi_server.config.schema import ServerConfig
+from tgi_server.errors import UsageError
 from tgi_server.jobs.base import Context, Task
+from tgi_server.sweep.objective import Objective
 from tgi_server.sweep.options import SweepOptions
 
 
@@ -31,6 +33,8 @@ class Bench(SweepOptions):
         from tgi_server.bench import main
 
         main.check(self, config, origins)
+        if self.objective is Objective.goodput:
+            raise UsageError("objective=goodput: is for job=tune, which has limits")
 
     @classmethod
     def perform(cls, tasks: Sequence[Task], context: Context) -> None:
@@ -50,4 +54,5 @@ class Bench(SweepOptions):
             main.run(tasks[0], context)
         else:
             simulated = first.simulate and first.target is None
-            sweep.run(tasks, context, page.write, partial(foresight, context.stage) if simulated else None)
+            report = partial(page.write, objective=first.objective)
+            sweep.run(tasks, context, report, partial(foresight, context.stage) if simulated else None)

@@ -57,6 +57,11 @@ def _run(argv: Sequence[str], programs: Programs, fetch: Fetch, stop: StopSignal
         load.ask_hydra(arguments)
     elif arguments.show == "config":
         _show([load.composition(each) for each in load.combinations(arguments)], arguments)
+    elif arguments.plugins:
+        from tgi_server.launcher import plugins  # with all that measures
+
+        with Stage(arguments, programs, fetch, stop) as stage:
+            plugins.run(arguments, Context(stage, stop, _varied, describe.command(argv)), _task)
     else:
         tasks = [_task(each) for each in load.combinations(arguments)]
         _check_jobs(tasks, arguments)

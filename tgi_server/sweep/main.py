@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tgi_server.bench import main as bench
 from tgi_server.bench.http import BenchError
 from tgi_server.errors import ConfigError, TgiError, UsageError
 from tgi_server.jobs.base import Context, Task
@@ -44,7 +43,7 @@ def run(tasks: Sequence[Task], context: Context, report: Report, foresee: Forese
         ConfigError: the record is another sweep's, or cannot be written.
     """
     for task in tasks:
-        bench.check(task.job, task.run.config, task.run.origins)
+        task.job.check(task.run.config, task.run.origins)
     options, points = _options(tasks), points_of(tasks)
     own = identity.identify(points, context.command)
     directory = Path(options.record).expanduser() if options.record else identity.directory(points, own.marks)
@@ -103,7 +102,7 @@ def _check(sweep: Sweep) -> None:
 def _options(tasks: Sequence[Task]) -> SweepOptions:
     """Those of the first task, which have to be the same at all. Raises UsageError."""
     jobs: list[SweepOptions] = [task.job for task in tasks]
-    for name in ("repeats", "record", "simulate"):
+    for name in ("repeats", "record", "simulate", "objective"):
         if len({getattr(job, name) for job in jobs}) > 1:
             raise UsageError(f"{name}: has to be the same at all points of a sweep")
     return jobs[0]

@@ -7,6 +7,7 @@ from typing import Optional
 
 from tgi_server.bench.options import BenchOptions
 from tgi_server.config.schema import option
+from tgi_server.sweep.objective import Objective
 
 
 @dataclass
@@ -25,6 +26,12 @@ class SweepOptions(BenchOptions):
         "Directory of a sweep's record, logs and report; the same command goes on where it was stopped. Unset: "
         "sweeps/NAME, where NAME is made of the model and a hash of points, traffic and machine, so that the same "
         "command finds it again.",
+    )
+    objective: Objective = option(
+        Objective.throughput,
+        "What makes a point the best one in the report, and what sweepers of Hydra's look for: throughput, the most "
+        "generated tokens a second; latency, the shortest whole answers of the slowest 5 in 100; goodput is for "
+        "job=tune, which has limits.",
     )
     simulate: bool = option(
         True,

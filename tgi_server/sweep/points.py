@@ -14,7 +14,7 @@ from tgi_server.config.describe import MASK, shown
 from tgi_server.jobs.base import Task
 from tgi_server.sweep.record import Described
 
-_OF_THE_SWEEP = ("job.output", "job.record", "job.repeats", "job.simulate", "job.clients")
+_OF_THE_SWEEP = ("job.output", "job.record", "job.repeats", "job.simulate", "job.objective", "job.clients")
 """Fields of the job that make no point another one; its clients are told by their number."""
 
 
