@@ -203,31 +203,26 @@ class Scheduler:
                 self._retire(sequence)
 
     def _progress(self, sequence: Sequence, outcome: Outcome, start: int, count: int) -> Progress:
-        tokens = outcome.tokens[start : start + count]
-        finish = None
+        tokens, finish = outcome.tokens[start : start + count], None
         if count:
             sequence.pending -= 1
         for used, token in enumerate(tokens, 1):
-            finish = self._finish_reason(sequence, token, sequence.id in outcome.complete)
+            finish = self._finish_reason(sequence, token, outcome)
             if finish is not None:
-                tokens = tokens[:used]
+                del tokens[used:]
                 break
-        return Progress(
-            sequence,
-            tokens,
-            outcome.logprobs[start : start + len(tokens)],
-            outcome.top_tokens.get(sequence.id, [])[: len(tokens)],
-            finish,
-            _failure(sequence.id, outcome),
-        )
+        logprobs = outcome.logprobs[start : start + len(tokens)]
+        tops = outcome.top_tokens.get(sequence.id, [])[: len(tokens)] if outcome.top_tokens else []
+        failure = _failure(sequence.id, outcome) if outcome.failed or outcome.unguided else None
+        return Progress(sequence, tokens, logprobs, tops, finish, failure)
 
-    def _finish_reason(self, sequence: Sequence, token: int, complete: bool) -> FinishReason | None:
+    def _finish_reason(self, sequence: Sequence, token: int, outcome: Outcome) -> FinishReason | None:
         sequence.committed += 1
         if token in self._eos and not sequence.request.stopping.ignore_eos:
             return FinishReason.EOS_TOKEN
         if sequence.committed < sequence.max_new_tokens:
             return None
-        return FinishReason.EOS_TOKEN if complete else FinishReason.LENGTH
+        return FinishReason.EOS_TOKEN if sequence.id in outcome.complete else FinishReason.LENGTH
 
     def _end(self, sequence: Sequence, now: float) -> None:
         sequence.ended = now

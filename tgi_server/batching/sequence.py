@@ -13,6 +13,7 @@ from tgi_server.types import BLOCK_SIZE, FinishReason, GenerationRequest, NewSeq
 class Sequence:
     """A request from its arrival to its last token. Times are seconds on the caller's clock.
 
+    Of its request `input_length` are the prompt tokens, `max_new_tokens` the most that may be generated.
     `prompt_left` counts the prompt tokens that no step is planned for, `pending` the planned steps of which a new token
     is yet to come, `committed` the tokens whose value is known. A step brings one token at least: how many more than
     that is known when they are committed.
@@ -33,27 +34,20 @@ class Sequence:
     prefix: list[bytes] = field(default_factory=list)
     kept: int = 0
     cached: int = 0
+    input_length: int = field(init=False)
+    max_new_tokens: int = field(init=False)
     prompt_left: int = field(init=False)
     pending: int = 0
     committed: int = 0
 
     def __post_init__(self) -> None:
-        self.prompt_left = self.input_length
-
-    @property
-    def input_length(self) -> int:
-        """Prompt tokens."""
-        return len(self.request.prompt_ids)
+        self.input_length = self.prompt_left = len(self.request.prompt_ids)
+        self.max_new_tokens = self.request.stopping.max_new_tokens
 
     @property
     def sharable(self) -> Items[bytes]:
         """Names of the blocks that it may find: its last token is always computed, for the logits."""
         return self.prefix[: (self.input_length - 1) // BLOCK_SIZE]
-
-    @property
-    def max_new_tokens(self) -> int:
-        """Most tokens that may be generated."""
-        return self.request.stopping.max_new_tokens
 
     @property
     def fully_planned(self) -> bool:

@@ -62,6 +62,8 @@ class StopMatcher:
     def _search(self, text: str) -> tuple[int, int] | None:
         if self._beginnings.isdisjoint(text) and not any(pattern.matched for pattern in self._patterns):
             self._position += len(text)
+            if text and self._only_first:  # it would have begun here
+                self._mark = None
             return None
         for character in text:
             self._position += 1

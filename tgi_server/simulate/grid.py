@@ -17,6 +17,8 @@ _MOST_ROWS = 512
 """Sequences beyond which steps are not measured: longer ones go on as those before."""
 _FINE = 256
 """Prompt tokens up to which many sizes are measured; beyond, steps take so long that few are."""
+_CHUNK = 128
+"""Tokens of a chunk where prompts are not chunked."""
 _PARTS = 4
 """Prompts among which the tokens of a step are divided, beside one prompt that has them all."""
 
@@ -78,9 +80,8 @@ def most_rows(options: BatchingOptions, info: ShardInfo) -> int:
 
 def most_prompt_tokens(options: BatchingOptions, info: ShardInfo) -> int:
     """Prompt tokens that a step may compute."""
-    if options.prefill_chunk_tokens is not None:
-        return options.prefill_chunk_tokens
-    return min(options.max_batch_prefill_tokens, info.efficient_tokens + options.max_input_length, _cache(info))
+    whole = max(options.max_batch_prefill_tokens, options.prefill_chunk_tokens or 0)
+    return min(whole, info.efficient_tokens + options.max_input_length, _cache(info))
 
 
 def contexts(options: BatchingOptions, info: ShardInfo) -> list[int]:
@@ -124,14 +125,12 @@ def _decoding(options: BatchingOptions, info: ShardInfo) -> Iterator[Scene]:
 
 
 def _mixed(options: BatchingOptions, info: ShardInfo) -> Iterator[Scene]:
-    """A chunk beside those who decode, which only chunked prompts come to."""
-    chunk, lengths = options.prefill_chunk_tokens, contexts(options, info)
-    if chunk is None:
-        return
+    """A chunk beside those who decode: measured always, as what is found holds for chunks of any size, and none."""
+    chunk, lengths = options.prefill_chunk_tokens or _CHUNK, contexts(options, info)
     chunk = min(chunk, _longest_prompt(options))
     behind = _blocks(min(_longest_prompt(options) - chunk, _LONG // 2)) if skips(info) else 0
     most = most_rows(options, info)
-    for rows in sorted({min(count, most) for count in (1, 4, 8, 16, 32)}):
+    for rows in sorted({min(count, most) for count in (1, 4, 16)}):
         for tokens in sorted({BLOCK_SIZE, chunk // 2, chunk}):
             yield Scene((Piece(tokens),), rows, lengths[0] + 1)
         yield Scene((Piece(chunk, behind),), rows, lengths[len(lengths) // 2] + 1)

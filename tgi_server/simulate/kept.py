@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from tgi_server.cache.kinds import without_effect
 from tgi_server.config import options
 from tgi_server.config.describe import shown
 from tgi_server.config.schema import ServerConfig, TelemetryOptions
@@ -47,20 +48,30 @@ class Learned:
             raise ConfigError(f"costs={path}: cannot be written ({error.strerror})") from None
 
     @classmethod
-    def read(cls, path: Path, config: ServerConfig) -> Learned:
-        """What `write` wrote. Raises ConfigError for another file, or what was learned with other options."""
+    def of(cls, path: Path) -> Learned:
+        """What `write` wrote. Raises ConfigError for another file."""
         try:
-            learned = msgspec.json.decode(path.read_bytes(), type=cls)
+            return msgspec.json.decode(path.read_bytes(), type=cls)
         except OSError as error:
             raise ConfigError(f"costs={path}: cannot be read ({error.strerror})") from None
         except msgspec.DecodeError as error:
             raise ConfigError(f"costs={path}: not a file of costs ({error})") from None
-        wanted = decisive(config)
-        if other := [name for name in {**wanted, **learned.options} if wanted.get(name) != learned.options.get(name)]:
-            name = other[0]
-            was = learned.options.get(name, "not there")
-            raise ConfigError(f"costs={path}: measured with {name}={was}, not {wanted.get(name, 'without it')}")
+
+    @classmethod
+    def read(cls, path: Path, config: ServerConfig) -> Learned:
+        """As `of`; raises ConfigError for what was learned with other options, too."""
+        learned = cls.of(path)
+        if (name := learned.misfit(config)) is not None:
+            was, wanted = learned.options.get(name, "not there"), decisive(config).get(name, "without it")
+            raise ConfigError(f"costs={path}: measured with {name}={was}, not {wanted}")
         return learned
+
+    def misfit(self, config: ServerConfig) -> str | None:
+        """An option that makes a difference to this model's shards and was another one; None where all fits."""
+        unread = without_effect(group.kind for group in self.findings.info.groups)
+        was, wanted = self.options, decisive(config)
+        different = (name for name in {**wanted, **was} if wanted.get(name) != was.get(name) and name not in unread)
+        return next(different, None)
 
 
 def decisive(config: ServerConfig) -> dict[str, str]:
@@ -74,7 +85,12 @@ def _matters(name: str) -> bool:
     return name not in _NO_MATTER and "shard" in options.concerns(name)
 
 
-def place(directory: Path, config: ServerConfig) -> Path:
-    """Where in a directory these options' file is, or would be."""
-    text = json.dumps(sorted(decisive(config).items()))
+def place(directory: Path, config: ServerConfig, exact: bool = False) -> Path:
+    """Where in a directory these options' file is, or would be.
+
+    Args:
+        exact: of these and no others; else options that make no difference to most models make none here.
+    """
+    unread = set[str]() if exact else without_effect(())
+    text = json.dumps(sorted(item for item in decisive(config).items() if item[0] not in unread))
     return directory / f"costs-{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"

@@ -62,7 +62,7 @@ class Predictor:
         self._stage = stage
         self._directory = directory
         self._seconds = seconds
-        self._known: dict[Path, Simulator] = {}
+        self._known: dict[tuple[tuple[str, str], ...], Simulator] = {}
 
     def learn(self, task: Task, report: Report) -> Simulator:
         """Measure what a task's steps cost, unless that is known for its options already.
@@ -73,14 +73,23 @@ class Predictor:
             ChildFailedError, StoppedError: see `Stage.beside`.
         """
         config = task.run.config
-        path = place(self._directory, config)
-        if path not in self._known:
-            if not path.exists():
+        key = _key(config)
+        if key not in self._known:
+            learned = self._kept(config)
+            if learned is None:
                 learned = measured(self._stage, task, self._seconds, report)
                 self._directory.mkdir(parents=True, exist_ok=True)
-                learned.write(path)
-            self._known[path] = Simulator(Learned.read(path, config))
-        return self._known[path]
+                general = place(self._directory, config)
+                learned.write(place(self._directory, config, exact=True) if general.exists() else general)
+            self._known[key] = Simulator(learned)
+        return self._known[key]
+
+    def _kept(self, config: ServerConfig) -> Learned | None:
+        """What was measured for these options, or for others that make no difference to the model."""
+        for path in (place(self._directory, config), place(self._directory, config, exact=True)):
+            if path.exists() and (learned := Learned.of(path)).misfit(config) is None:
+                return learned
+        return None
 
     def predict(self, task: Task, work: Workload, run: int = 0) -> Summary:
         """What measuring a task would say; `learn` has been called for it.
@@ -94,8 +103,12 @@ class Predictor:
         config = task.run.config
         check(config, work)
         (clients,) = work.clients
-        records = self._known[place(self._directory, config)].records(config, work, clients, run)
+        records = self._known[_key(config)].records(config, work, clients, run)
         return summarise(clients, records, work.duration)
+
+
+def _key(config: ServerConfig) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(decisive(config).items()))
 
 
 class Simulator:

@@ -91,7 +91,14 @@ def test_a_prediction(stage: FakeStage, tmp_path: Path) -> None:
 
 def test_what_steps_cost_is_measured_once_for_options_of_shards(stage: FakeStage, tmp_path: Path) -> None:
     first = Predictor(stage, tmp_path)  # type: ignore[arg-type]  # as above
-    for arguments in ([], ["max_waiting_tokens=3"], ["port=5000"], ["prefill_chunk_tokens=64"], []):
+    for arguments in (
+        [],
+        ["max_waiting_tokens=3"],
+        ["port=5000"],
+        ["prefill_chunk_tokens=64"],
+        ["max_concurrent_requests=9"],
+        [],
+    ):
         first.learn(task(*arguments), silent)
     assert len(stage.asked) == 2
     assert len(list(tmp_path.glob("costs-*.json"))) == 2
