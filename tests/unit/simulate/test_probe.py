@@ -92,8 +92,8 @@ def test_steps_stay_within_what_the_options_allow() -> None:
     options = BatchingOptions(max_concurrent_requests=100, max_batch_size=12, prefill_chunk_tokens=64)
     shapes = [scene.shape(0) for scene in grid.scenes(options, INFO)]
     assert max(shape.rows for shape in shapes) == 12
-    assert max(shape.prompt_tokens for shape in shapes) == 64
+    assert max(shape.prompt_tokens for shape in shapes if shape.rows) == 64
     assert any(shape.rows and shape.prompt_tokens for shape in shapes)
     pausing = [scene.shape(0) for scene in grid.scenes(replace(options, prefill_chunk_tokens=None), INFO)]
-    assert not any(shape.rows and shape.prompt_tokens for shape in pausing)
-    assert max(shape.prompt_tokens for shape in pausing) == 256 + 1024
+    assert any(shape.rows and shape.prompt_tokens for shape in pausing), "what is found holds for chunks, too"
+    assert {shape for shape in shapes if not shape.rows} == {shape for shape in pausing if not shape.rows}

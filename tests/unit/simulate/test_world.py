@@ -212,6 +212,6 @@ def test_most_steps_of_long_texts_are_taken_in_one_go(monkeypatch: pytest.Monkey
         return plan(self, now)
 
     monkeypatch.setattr(Scheduler, "plan", counting)
-    records = run(Load(4, requests=4), asked=requests(new=1000))
+    records = run(Load(4, requests=4, time_limit=1e6), asked=requests(new=1000))
     assert max(record.end for record in records) == pytest.approx(1000, abs=5)
     assert plans < 30
