@@ -46,13 +46,14 @@ class _Running:
 
     Attributes:
         held: what it occupies; closed to stop it.
-        made_of: what its shards were made of, and its router; None where there is none.
+        config: what its shards were started with.
+        router: what its router was made of; None where there is none.
     """
 
     server: Server
     held: ExitStack
     resolved: Resolved
-    made_of: Mapping[str, Any]
+    config: ServerConfig
     router: Mapping[str, Any] | None = None
 
 
@@ -153,11 +154,11 @@ class Stage:
         gpus = accelerators()
         check.options(run.config, run.origins, gpus)
         running = self._running
-        if running is not None and running.made_of != self._made_of(run.config, running.resolved, gpus):
+        if running is not None and self._same_shards(run.config, running):
+            logger.info("the shards stay")
+        elif running is not None:
             logger.info("the shards are made of something else: all is started anew")
             self._end()
-        elif running is not None:
-            logger.info("the shards stay")
         running = self._running = self._running or self._started(run, gpus, bar)
         wanted = _concerned(run.config, "launcher", "router")
         if running.router is not None and (not router or running.router != wanted):
@@ -168,16 +169,20 @@ class Stage:
             running.router = wanted
         return running.server
 
-    def _made_of(self, config: ServerConfig, resolved: Resolved, gpus: int) -> Mapping[str, Any]:
-        """What shards of this model are made of; the options that cannot matter to it left out.
+    def _same_shards(self, config: ServerConfig, running: _Running) -> bool:
+        """Whether shards of a configuration would be like those that run, by the options that matter to their model.
 
-        Raises ConfigError or ModelError where the model cannot be served so.
+        Raises ConfigError or ModelError where that cannot be served so.
         """
-        spec = self._look(config, resolved.num_shard, resolved.dtype)(
+        before, after = _concerned(running.config, "shard"), _concerned(config, "shard")
+        different = {name for name in {**before, **after} if before.get(name) != after.get(name)}
+        if not different <= without_effect(()):
+            return False
+        resolved = running.resolved
+        described = self._look(config, resolved.num_shard, resolved.dtype)(
             Path(resolved.model_dir), ask=None if resolved.description is None else lambda _: resolved.description
         )
-        unread = without_effect([group.kind for group in spec.groups])
-        return {name: value for name, value in _concerned(config, "shard").items() if name not in unread}
+        return different <= without_effect(group.kind for group in described.groups)
 
     def _look(self, config: ServerConfig, num_shard: int, dtype: DType) -> Callable[..., Description]:
         method: QuantizeMethod = load.instantiate(config.quantize)
@@ -200,7 +205,7 @@ class Stage:
             resolved = replace(prepare.resolved(model, num_shard, dtype, gpu=gpus > 0), description=description)
             server = held.enter_context(Server(self._programs, self._stop))
             server.start_shards(config, resolved, bar)
-            return _Running(server, held.pop_all(), resolved, self._made_of(config, resolved, gpus))
+            return _Running(server, held.pop_all(), resolved, config)
 
     def _listener(self, config: ServerConfig) -> Any:
         """A socket bound to the configured address, kept as long as that is the same."""
