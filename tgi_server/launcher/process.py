@@ -81,7 +81,7 @@ class Child:
         )
         assert self._process.stdin and self._process.stdout and self._process.stderr
         self.pipes = {
-            self._process.stdout: _Lines(take or self._relay),
+            self._process.stdout: _Lines(take or self._relay, None if take else _CHUNK),
             self._process.stderr: _Lines(self._remember),
         }
         with self._process.stdin as stdin, contextlib.suppress(BrokenPipeError):
@@ -91,6 +91,11 @@ class Child:
     def alive(self) -> bool:
         """Whether it runs."""
         return self._process.poll() is None
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether it has ended with exit status 0."""
+        return self._process.poll() == 0
 
     @property
     def error(self) -> str | None:
@@ -164,17 +169,18 @@ def _end_with(launcher: int) -> Callable[[], None] | None:
 
 
 class _Lines:
-    """Cuts a stream of bytes into lines."""
+    """Cuts a stream of bytes into lines; those of more than `longest` bytes, if that is given, into pieces."""
 
-    def __init__(self, take: Callable[[bytes], None]) -> None:
+    def __init__(self, take: Callable[[bytes], None], longest: int | None = _CHUNK) -> None:
         self._take = take
+        self._longest = longest
         self._rest = b""
 
     def feed(self, data: bytes) -> None:
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             self._take(line + b"\n")
-        if len(self._rest) > _CHUNK:
+        if self._longest is not None and len(self._rest) > self._longest:
             self.end()
 
     def end(self) -> None:

@@ -34,6 +34,8 @@ _POLL = 0.1
 """Seconds between two questions whether the server is ready."""
 _READY = 30.0
 """Seconds for one answer to that."""
+_MOMENT = 3.0
+"""Seconds that work has to end by itself after a signal."""
 
 logger = logging.getLogger(__name__)
 
@@ -46,14 +48,14 @@ class _Running:
 
     Attributes:
         held: what it occupies; closed to stop it.
-        config: what its shards were started with.
-        router: what its router was made of; None where there is none.
+        shards: the options that its shards were made of.
+        router: those of its router; None where there is none.
     """
 
     server: Server
     held: ExitStack
     resolved: Resolved
-    config: ServerConfig
+    shards: Mapping[str, Any]
     router: Mapping[str, Any] | None = None
 
 
@@ -104,8 +106,14 @@ class Stage:
             assert self._running is not None
             command = [sys.executable, "-m", module, *arguments]
             server.start_instead(command, run.config, self._running.resolved, lines.take)
-            server.watch(lambda: self._stop.requested or lines.result is not None)
-            server.stop_router()
+            try:
+                server.watch(lambda: self._stop.requested or lines.result is not None, may_end=True)
+            except ChildFailedError:
+                raise
+            except BaseException:  # of `report`
+                self._without_router()
+                raise
+            self._without_router()
             self._stop.check()
         assert lines.result is not None
         kind, content = lines.result
@@ -129,9 +137,12 @@ class Stage:
         thread = threading.Thread(target=guarded, name="work")
         thread.start()
         try:
-            server.watch(lambda: not thread.is_alive())
+            server.watch(lambda: not thread.is_alive() or self._stop.requested)
+            _join(server, thread)
         finally:
             gone.set()
+            if thread.is_alive():  # its connections would wait for ever at the socket that is kept
+                self._end()
             thread.join()
         self._stop.check()
         if problems:
@@ -153,36 +164,56 @@ class Stage:
     def _server(self, run: Composition, router: bool, bar: bool) -> Server:
         gpus = accelerators()
         check.options(run.config, run.origins, gpus)
-        running = self._running
-        if running is not None and self._same_shards(run.config, running):
-            logger.info("the shards stay")
-        elif running is not None:
-            logger.info("the shards are made of something else: all is started anew")
-            self._end()
-        running = self._running = self._running or self._started(run, gpus, bar)
         wanted = _concerned(run.config, "launcher", "router")
-        if running.router is not None and (not router or running.router != wanted):
-            running.server.stop_router()
-            running.router = None
+        self._keep(run.config, wanted if router else None)
+        running = self._running = self._running or self._started(run, gpus, bar)
         if router and running.router is None:
             running.server.start_router(run.config, running.resolved, self._listener(run.config))
             running.router = wanted
         return running.server
 
-    def _same_shards(self, config: ServerConfig, running: _Running) -> bool:
-        """Whether shards of a configuration would be like those that run, by the options that matter to their model.
+    def _keep(self, config: ServerConfig, router: Mapping[str, Any] | None) -> None:
+        """Stop what cannot stay for a configuration and the options of its router, None for none.
 
-        Raises ConfigError or ModelError where that cannot be served so.
+        Raises ConfigError or ModelError where the model that is served cannot be served so.
         """
-        before, after = _concerned(running.config, "shard"), _concerned(config, "shard")
-        different = {name for name in {**before, **after} if before.get(name) != after.get(name)}
-        if not different <= without_effect(()):
-            return False
-        resolved = running.resolved
-        described = self._look(config, resolved.num_shard, resolved.dtype)(
+        running = self._running
+        if running is None:
+            return
+        if ended := running.server.ended():
+            logger.warning("%s has ended meanwhile: all is started anew", ended)
+            self._end()
+        elif changed := self._decisive(config, running):
+            logger.info("all is started anew: shards are made of other %s", ", ".join(sorted(changed)))
+            self._end()
+        elif running.router is not None and running.router == router:
+            logger.info("shards and router stay")
+        elif self._without_router():
+            logger.info("the shards stay")
+
+    def _decisive(self, config: ServerConfig, running: _Running) -> set[str]:
+        """The options that differ from those of the running shards and matter to their model.
+
+        Raises ConfigError or ModelError where all the others do not go with it.
+        """
+        shards, resolved = _concerned(config, "shard"), running.resolved
+        changed = {name for name in shards | running.shards if shards.get(name) != running.shards.get(name)}
+        if not changed or not changed <= without_effect([]):
+            return changed
+        spec = self._look(config, resolved.num_shard, resolved.dtype)(
             Path(resolved.model_dir), ask=None if resolved.description is None else lambda _: resolved.description
         )
-        return different <= without_effect(group.kind for group in described.groups)
+        return changed - without_effect(group.kind for group in spec.groups)
+
+    def _without_router(self) -> bool:
+        """Have the router leave the shards; False when these have to be stopped, too."""
+        assert self._running is not None
+        self._running.router = None
+        if self._running.server.stop_router():
+            return True
+        logger.warning("the shards may not have worked on the same steps: all is started anew")
+        self._end()
+        return False
 
     def _look(self, config: ServerConfig, num_shard: int, dtype: DType) -> Callable[..., Description]:
         method: QuantizeMethod = load.instantiate(config.quantize)
@@ -205,7 +236,7 @@ class Stage:
             resolved = replace(prepare.resolved(model, num_shard, dtype, gpu=gpus > 0), description=description)
             server = held.enter_context(Server(self._programs, self._stop))
             server.start_shards(config, resolved, bar)
-            return _Running(server, held.pop_all(), resolved, config)
+            return _Running(server, held.pop_all(), resolved, _concerned(config, "shard"))
 
     def _listener(self, config: ServerConfig) -> Any:
         """A socket bound to the configured address, kept as long as that is the same."""
@@ -276,6 +307,12 @@ def _lines_to(path: Path | None) -> Iterator[None]:
         root.setLevel(level)
         with contextlib.suppress(OSError):  # a full disk is no reason to fail
             file.close()
+
+
+def _join(server: Server, thread: threading.Thread) -> None:
+    """Give work a moment that is told to stop. Raises ChildFailedError."""
+    deadline = time.monotonic() + _MOMENT
+    server.watch(lambda: not thread.is_alive() or time.monotonic() > deadline)
 
 
 def _await_ready(options: NetworkOptions, over: Callable[[], bool]) -> None:

@@ -143,21 +143,36 @@ class Server:
         text = load.dump(Launch(config, resolved))
         self._router = self._children.start("probe", command, text, {}, take=take)
 
-    def stop_router(self, grace: float = _GRACE) -> None:
-        """Have the router leave the shards, if there is one; a shard that dies meanwhile is a failure."""
+    def stop_router(self, grace: float = _GRACE) -> bool:
+        """Have the router leave the shards, if there is one; a shard that dies meanwhile is a failure.
+
+        Returns:
+            Whether another one may come. Several shards wait for each other in every step, and a router that did not
+            leave in order may have told some of them less than others.
+        """
         router, self._router = self._router, None
         if router is None:
-            return
+            return True
         self._children.stop([router], grace, self._hurried)
         self._children.drop(router)
         logger.info("the %s %s", router.name, router.ending())
         if failed := self._children.ended():
             raise self._failure(failed[0])
+        return router.succeeded or len(self._shards) == 1
 
-    def watch(self, over: Callable[[], bool]) -> None:
-        """Pass on what the children write until `over`. Raises ChildFailedError when one of them has ended."""
+    def ended(self) -> str | None:
+        """The name of a process that has ended though nobody asked it to."""
+        ended = self._children.ended()
+        return ended[0].name if ended else None
+
+    def watch(self, over: Callable[[], bool], may_end: bool = False) -> None:
+        """Pass on what the children write until `over`. Raises ChildFailedError when one of them has ended.
+
+        Args:
+            may_end: whether what is in the router's place may have ended by then.
+        """
         while not over():
-            self._step()
+            self._step(over if may_end else lambda: False)
 
     def drain(self, config: ServerConfig) -> None:
         """Let the router finish its requests, and end."""
@@ -201,14 +216,14 @@ class Server:
         if any(child.progress is not None for child in shards):
             progress.report(_LOADING, 1.0)
 
-    def _step(self) -> None:
-        """Pass on what the children write; raises ChildFailedError when one of them has ended."""
+    def _step(self, done: Callable[[], bool] = lambda: False) -> None:
+        """Pass on what the children write; raises ChildFailedError when one has ended, the router before it is `done`."""
         self._children.poll()
-        ended = self._children.ended()
-        for child in ended:
+        for child in self._children.ended():
             self._children.hear_out(child, 0.5)
-        if ended:
-            raise self._failure(self._children.ended()[0])
+        for child in self._children.ended():
+            if child is not self._router or not done():
+                raise self._failure(child)
 
     def _failure(self, child: Child) -> ChildFailedError:
         logger.error("%s %s; its last words:\n%s", child.name, child.ending(), child.last_words or "(none)")
