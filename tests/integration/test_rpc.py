@@ -17,14 +17,17 @@ import pytest
 from tgi_server.errors import GenerationError, UnhealthyError
 from tgi_server.rpc.client import GrpcShards
 from tgi_server.rpc.fake import FAKE_INFO, FakeModel
+from tgi_server.rpc.server import HANDOVER
 from tgi_server.types import NewSequence, Plan, SamplingParams
 
 SHARD = """
 import sys, time
 from dataclasses import replace
 from tgi_server.rpc.fake import FAKE_INFO, FakeModel
+from tgi_server.rpc import server
 from tgi_server.rpc.server import serve
 path, rank, delay, fail_at = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
+server.HANDOVER = float(sys.argv[5])
 assert "torch" not in sys.modules
 group = FAKE_INFO.groups[0]
 def reset():
@@ -47,9 +50,9 @@ class Processes:
         self.prefix = str(directory / "shard")
         self.all: list[subprocess.Popen[str]] = []
 
-    def start(self, world: int, delay: float = 0.0, fail_at: int = -1) -> None:
+    def start(self, world: int, delay: float = 0.0, fail_at: int = -1, handover: float = HANDOVER) -> None:
         for rank in range(world):
-            arguments = [f"{self.prefix}-{rank}", str(rank), str(delay), str(fail_at)]
+            arguments = [f"{self.prefix}-{rank}", str(rank), str(delay), str(fail_at), str(handover)]
             process = subprocess.Popen([sys.executable, "-c", SHARD, *arguments], stderr=subprocess.PIPE, text=True)
             self.all.append(process)
         deadline = time.monotonic() + 20
@@ -204,6 +207,30 @@ async def test_what_a_router_did_not_wait_for_does_not_reach_the_next(processes:
         await shards.send(prefill(0, 0, [9, 9, 9]))
         outcome = await shards.receive()
     assert outcome.tokens == [FakeModel().step(prefill(0, 0, [9, 9, 9])).tokens[0]]
+
+
+async def test_the_last_steps_of_a_router_are_waited_for_however_long_they_take(processes: Processes) -> None:
+    processes.start(1, delay=0.5, handover=0.7)
+    async with connected(processes) as shards:
+        for plan in (prefill(0, 0, [1, 2]), Plan(1, [0], [1]), Plan(2, [0], [1]), Plan(3, [0], [1])):
+            await shards.send(plan)
+        await shards.receive()  # the others are there by then, and take longer than a handover
+    async with connected(processes) as shards:
+        await shards.send(prefill(0, 0, [9]))
+        assert (await shards.receive()).tokens == FakeModel().step(prefill(0, 0, [9])).tokens
+
+
+async def test_a_router_that_gives_up_waiting_is_in_nobodys_way(processes: Processes) -> None:
+    processes.start(1)
+    async with connected(processes), connected(processes):
+        await asyncio.sleep(0.3)  # the second one waits for the first one to leave
+    async with connected(processes) as shards:
+        await shards.send(prefill(0, 0, [9]))
+        assert (await shards.receive()).tokens == FakeModel().step(prefill(0, 0, [9])).tokens
+    (process,) = processes.all
+    process.send_signal(signal.SIGTERM)
+    _, stderr = await asyncio.to_thread(process.communicate, timeout=10)
+    assert (process.returncode, stderr) == (0, ""), "stopped while no router is there"
 
 
 async def test_a_stale_socket_is_replaced_and_a_missing_one_waited_for(processes: Processes) -> None:

@@ -95,10 +95,13 @@ class Engine:
         else:
             log.info("prefix caching: off, %s", unshared)
 
-    async def stop(self) -> None:
+    async def stop(self) -> bool:
         """End all generations that are left (they raise GenerationError) and close the shards' connections.
 
         Plans in flight are waited for: all ranks are to have worked on the same ones before another router comes.
+
+        Returns:
+            Whether they have.
         """
         self._end_all("the server stopped")
         if self._tasks and self._cycle.in_flight and not self.failed.is_set():
@@ -106,10 +109,12 @@ class Engine:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LAST_STEPS):
                     await self._idle.wait()
+        settled = not self._tasks or not self._cycle.in_flight
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._shards.close()
+        return settled
 
     def permit(self) -> AbstractContextManager[None]:
         """One of the `max_concurrent_requests` places, to be held from validation to the end of the answer.

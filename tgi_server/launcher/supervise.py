@@ -217,7 +217,7 @@ class Server:
             progress.report(_LOADING, 1.0)
 
     def _step(self, done: Callable[[], bool] = lambda: False) -> None:
-        """Pass on what the children write; raises ChildFailedError when one has ended, the router before it is `done`."""
+        """Pass on what the children write; raises ChildFailedError for one that has ended, but a router when `done`."""
         self._children.poll()
         for child in self._children.ended():
             self._children.hear_out(child, 0.5)

@@ -110,7 +110,7 @@ async def serve(
     if not (engine.failed.is_set() or serving.done()):
         await drain(server, engine, options.shutdown_timeout)
     failed = engine.failed.is_set()
-    await engine.stop()
+    settled = await engine.stop()
     server.should_exit = True
     try:
         await serving
@@ -118,7 +118,9 @@ async def serve(
         raise ConfigError(f"cannot listen on {host} port {port}: {error.strerror or error}") from None
     if failed:
         logger.error("Stopped because the shards are lost")
-    return 1 if failed else 0
+    elif not settled:
+        logger.warning("Stopped while the shards still worked")
+    return 0 if settled and not failed else 1
 
 
 async def drain(server: Server, engine: Engine, grace: float) -> None:

@@ -32,7 +32,9 @@ LONGEST_SOCKET_PATH = 107
 """Bytes; what the kernel takes."""
 
 HANDOVER = 2.0
-"""Seconds that a router may wait for the one before it to be gone."""
+"""Seconds that a router may wait for the one before it to be gone; its last steps are waited for in any case."""
+_LOOK = 0.1
+"""Seconds between two looks at whether it is."""
 
 Step = Callable[[Plan], Outcome]
 
@@ -49,6 +51,12 @@ class _Router:
 
     def __init__(self) -> None:
         self.outcomes: SimpleQueue[Outcome | _Stop] = SimpleQueue()
+        self.gone = threading.Event()
+
+    def leave(self) -> None:
+        """Its stream is over: nobody reads its outcomes any more."""
+        self.gone.set()
+        self.outcomes.put(STOP)
 
 
 class _Shard:
@@ -107,13 +115,22 @@ class _Shard:
         self.plans.put(STOP)
 
     def _steps(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-        if not self._taken.acquire(timeout=HANDOVER):
+        if not self._take(context):
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, "this shard serves another router")
         router = self.router = _Router()
-        context.add_callback(lambda: router.outcomes.put(STOP))
+        if not context.add_callback(router.leave):
+            router.leave()  # it did not wait
         threading.Thread(target=self._read, args=(router, requests), name="plans", daemon=True).start()
         while not isinstance(outcome := router.outcomes.get(), _Stop):
             yield OUTCOME.encode(outcome)
+
+    def _take(self, context: grpc.ServicerContext) -> bool:
+        """Wait until the router before has left and its plans are worked on; False while it stays."""
+        deadline = time.monotonic() + HANDOVER
+        while not self._taken.acquire(timeout=_LOOK):
+            if not context.is_active() or (time.monotonic() > deadline and not self.router.gone.is_set()):
+                return False
+        return True
 
     def _read(self, router: _Router, requests: Iterator[bytes]) -> None:
         try:

@@ -272,7 +272,7 @@ async def test_stopping_ends_what_is_left(tokenizer: Tokenizer) -> None:
     await rig.engine.start()
     task = asyncio.create_task(rig.events(rig.request(new=500)))
     await asyncio.sleep(0.03)
-    await rig.engine.stop()
+    assert await rig.engine.stop(), "all that was sent is worked on"
     with pytest.raises(GenerationError, match="stopped"):
         await task
 
@@ -286,13 +286,14 @@ async def test_stopping_at_once_leaves_nothing_behind(tokenizer: Tokenizer, recw
     assert not recwarn.list, "a coroutine was never awaited"
 
 
-async def test_shards_that_hang_are_unhealthy(tokenizer: Tokenizer) -> None:
+async def test_shards_that_hang_are_unhealthy(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tgi_server.engine.engine.LAST_STEPS", 0.05)
     shards = FakeShards(INFO, step_seconds=60)
     engine = Engine(shards, BatchingOptions(), tokenizer, Metrics(1024, 2048), health_timeout=0.05)
     await engine.start()
     for answer in await asyncio.gather(engine.health(), engine.health(), return_exceptions=True):
         assert isinstance(answer, UnhealthyError) and "no step was done" in str(answer)
-    await engine.stop()
+    assert not await engine.stop(), "a plan is still in flight"
 
 
 async def test_batch_metrics(start: Start) -> None:

@@ -1,10 +1,11 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tgi_server.errors import ConfigError
 from tgi_server.rpc.fake import FAKE_INFO, FakeModel
-from tgi_server.rpc.server import serve
+from tgi_server.rpc.server import _Shard, serve
 
 
 @pytest.mark.parametrize(
@@ -17,3 +18,15 @@ from tgi_server.rpc.server import serve
 def test_a_path_that_cannot_be_a_socket_is_named(tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         serve(str(tmp_path / name), FAKE_INFO, FakeModel().step, lambda: None, 0)
+
+
+def test_the_answers_to_a_router_that_has_left_before_it_was_let_in_end_at_once() -> None:
+    class Gone:
+        def is_active(self) -> bool:
+            return True
+
+        def add_callback(self, callback: Any) -> bool:
+            return False  # it would never be called
+
+    shard, context = _Shard(FAKE_INFO, 0), Gone()
+    assert list(shard._steps(iter(()), context)) == []  # type: ignore[arg-type]  # all of a context that is used
