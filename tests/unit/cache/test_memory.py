@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from tests.models import write_llama
-from tgi_server.cache.kinds import CacheGroup, CacheKind
+from tgi_server.cache.kinds import CacheGroup, CacheKind, without_effect
 from tgi_server.cache.memory import (
     CachePlan,
     GroupSize,
@@ -135,3 +136,15 @@ def test_free_memory_is_plausible() -> None:
 ])  # fmt: skip
 def test_a_part_of_a_gpu(free: int, taken: int, fraction: float, room: int) -> None:
     assert within_fraction(free, 100, taken, fraction) == room
+
+
+@pytest.mark.parametrize("kind", CacheKind)
+def test_options_without_effect_change_no_cache(kind: CacheKind) -> None:
+    """All others do, of these; a sweep over the former keeps the shards."""
+    group = GroupSize(CacheGroup(kind, 100 if kind is CacheKind.WINDOW else None), 5, 1000)
+    changes: dict[str, Any] = {"max_input_length": 500, "prefill_chunk_tokens": 16, "prefix_caching": True}
+    usual = blocks(BatchingOptions(), 10**9, FULL, group)
+    unread = {
+        name for name, value in changes.items() if blocks(BatchingOptions(**{name: value}), 10**9, FULL, group) == usual
+    }
+    assert unread == without_effect([CacheKind.FULL, kind])

@@ -411,6 +411,24 @@ def test_a_failed_step_blames_its_sequences_and_the_next_one_goes_on() -> None:
     assert server.stepper.step(Plan(3, [], [], finished=[1])).ids == []
 
 
+def test_who_comes_after_a_reset_finds_nothing_of_others(
+    texts: list[tuple[list[int], list[float]]], tokenizer_json: Path
+) -> None:
+    """Sequences of the same ids, of which one was guided, scored and not done."""
+    server = Server(FULL_GROUPS, Oracle([text for text, _ in texts]), 4, Guides(tokenizer_json, SIZE, [EOS_ID]))
+    guide = Guide(grammar=LLMatcher.grammar_from_regex("a+"), close=(), max_tokens=9)
+    left = SamplingParams(guide=guide, prompt_logprobs=True)
+    ids = request(40, 9).prompt_ids
+    news = [NewSequence(id, ids, [[id * 4, id * 4 + 1, id * 4 + 2, id * 4 + 3]], left, 49) for id in range(2)]
+    server.stepper.step(Plan(0, [0, 1], [20, 40], news))
+    server.stepper.reset()
+    scored = replace(REQUESTS[0], sampling=replace(REQUESTS[0].sampling, prompt_logprobs=True))
+    answers = server.serve([scored, *REQUESTS[1:]])
+    assert [text for text, _ in answers] == [text for text, _ in texts]
+    (logprobs,) = [outcome.prompt_logprobs[0] for outcome in server.outcomes if 0 in outcome.prompt_logprobs]
+    assert len(logprobs) == len(scored.prompt_ids) - 1
+
+
 def test_prompt_scores_beside_guesses(texts: list[tuple[list[int], list[float]]]) -> None:
     scored = replace(REQUESTS[1], sampling=replace(REQUESTS[1].sampling, prompt_logprobs=True, prompt_top_tokens=2))
     server = Server(FULL_GROUPS, Oracle([text for text, _ in texts]), 4, prefill_chunk_tokens=16)
