@@ -1,136 +1,87 @@
-"""What stays from one configuration to the next: the demo model on two shards, and real routers at them."""
+"""Routers that come and go at the shards of the demo model, which loads once."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+import logging
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 import pytest
 
-from tests.integration.server import free_port
+from tests.integration.server import Server, free_port
 from tgi_server.config import cli, load
-from tgi_server.config.arguments import Arguments, Composition
-from tgi_server.errors import ConfigError, TgiError
 from tgi_server.launcher import prepare
 from tgi_server.launcher.stage import Stage
-from tgi_server.launcher.supervise import ChildFailedError, Programs, StopSignals
+from tgi_server.launcher.supervise import Programs, StopSignals
+
+PROMPTS = ["The capital of France is", "Once upon a time " * 10]
 
 
-class Theatre:
-    """A stage, and what is asked on it."""
+class Play:
+    """A stage, and texts of its servers."""
 
     def __init__(self, stage: Stage, directory: Path) -> None:
-        self.stage = stage
-        self.port = free_port()
-        self.directory = directory
-        self._master = free_port()
-
-    def run(self, *argv: str) -> Composition:
-        common = [
-            "model=smollm2", "num_shard=2", f"port={self.port}", "hostname=127.0.0.1", "max_concurrent_requests=4",
-            f"shard_uds_path={self.directory}/uds", f"master_port={self._master}",
+        self.stage, self.log, self.port = stage, directory / "log", free_port()
+        self.words = [
+            "model=smollm2", "hostname=127.0.0.1", f"port={self.port}", f"shard_uds_path={directory}/shard",
+            f"master_port={free_port()}", "max_concurrent_requests=8",
         ]  # fmt: skip
-        return load.composition(cli.parse([*common, *argv], {}))
 
-    def text(self, *argv: str) -> str:
-        """What the server of a configuration makes of a prompt."""
-        return self.stage.beside(self.run(*argv), self.ask, self.directory / "log")
+    def beside(self, *words: str, work: Callable[[], Any]) -> Any:
+        return self.stage.beside(load.composition(cli.parse([*self.words, *words], {})), work, self.log)
 
-    def ask(self) -> str:
-        body = {"inputs": "The capital of France is", "parameters": {"max_new_tokens": 8}}
-        answer = httpx.post(f"http://127.0.0.1:{self.port}/generate", json=body, timeout=60)
-        if answer.status_code != 200:
-            raise OSError(f"status {answer.status_code}")
-        return str(answer.json()["generated_text"])
+    def texts(self) -> list[Any]:
+        return [self.post("/generate", prompt, 12).json()["generated_text"] for prompt in PROMPTS]
 
-    def processes(self, word: str) -> set[int]:
-        """Ids of the children whose command has a word."""
-        children = psutil.Process().children()
-        return {child.pid for child in children if any(word in part for part in child.cmdline())}
+    def post(self, path: str, prompt: str, new: int) -> httpx.Response:
+        body = {"inputs": prompt, "parameters": {"max_new_tokens": new}}
+        answer = httpx.post(f"http://127.0.0.1:{self.port}{path}", json=body, timeout=120)
+        return answer.raise_for_status()
 
-
-@pytest.fixture(scope="module")
-def theatre(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Theatre]:
-    directory = tmp_path_factory.mktemp("t")
-    with Stage(Arguments(), Programs(), prepare.fetched, StopSignals()) as stage:
-        yield Theatre(stage, directory)
-    assert not psutil.Process().children()
-    assert not list(directory.glob("uds*"))
+    def leave_behind(self) -> list[Any]:
+        """Go away in the middle of a long text."""
+        found = self.texts()
+        body = {"inputs": PROMPTS[0], "parameters": {"max_new_tokens": 500}}
+        with httpx.stream("POST", f"http://127.0.0.1:{self.port}/generate_stream", json=body, timeout=120) as answer:
+            next(answer.iter_lines())
+        return found
 
 
-def test_options_of_the_router_bring_another_router_to_the_same_shards(theatre: Theatre) -> None:
-    first = theatre.text()
-    shards, routers = theatre.processes("shard.main"), theatre.processes("router.main")
-    assert (len(shards), len(routers)) == (2, 1)
-    assert theatre.text("job=bench", "clients=3") == first  # what concerns the job changes nothing
-    assert theatre.processes("router.main") == routers
-    for argv in (["max_waiting_tokens=3", "max_batch_prefill_tokens=2048"], ["prefill_chunk_tokens=16"], []):
-        assert theatre.text(*argv) == first
-        assert theatre.processes("shard.main") == shards
-        assert not theatre.processes("router.main") & routers
-        routers = theatre.processes("router.main")
-    log = (theatre.directory / "log").read_text()
-    assert log.count("all shards are ready") == 1
-    assert log.count("the shards stay") == 4
+@pytest.fixture
+def play() -> Iterator[Play]:
+    root, level = logging.getLogger(), logging.getLogger("tgi_server").level
+    handlers, least = root.handlers[:], root.level
+    with tempfile.TemporaryDirectory(prefix="tgi") as name:
+        with Stage(cli.parse([], {}), Programs(), prepare.fetched, StopSignals()) as stage:
+            yield Play(stage, Path(name))
+        assert not list(Path(name).glob("shard*"))
+    root.handlers[:] = handlers
+    root.setLevel(least)
+    logging.getLogger("tgi_server").setLevel(level)
 
 
-def test_limits_are_those_of_the_configuration_at_hand(theatre: Theatre) -> None:
-    theatre.text()
-    with pytest.raises(OSError, match="422"):
-        theatre.text("max_input_length=3")
-    with pytest.raises(TgiError, match="max_total_tokens=90000"):
-        theatre.text("max_total_tokens=90000")
-    with pytest.raises(ConfigError, match="max_best_of"):
-        theatre.text("max_best_of=40")
+def shards() -> set[int]:
+    return {p.pid for p in psutil.Process().children() if "tgi_server.shard.main" in p.cmdline()}
 
 
-def test_work_that_fails_leaves_the_server_as_it_is(theatre: Theatre) -> None:
-    theatre.text()
-    before = theatre.processes("tgi_server")
-
-    def fail() -> str:
-        raise ZeroDivisionError("a mistake")
-
-    with pytest.raises(ZeroDivisionError):
-        theatre.stage.beside(theatre.run(), fail)
-    assert theatre.processes("tgi_server") == before
-
-
-def test_a_program_in_the_routers_place(theatre: Theatre) -> None:
-    first = theatre.text()
-    shards = theatre.processes("shard.main")
-    heard: list[str] = []
-    found = theatre.stage.ask_shards(
-        theatre.run(), "tgi_server.simulate.probe", "0.5", report=lambda stage, part: heard.append(stage)
-    )
-    assert json.loads(found)["info"]["dtype"] == "torch.float32" or "bfloat16" in found
-    assert heard
-    assert not theatre.processes("router.main")
-    assert theatre.text() == first
-    assert theatre.processes("shard.main") == shards
+def test_the_same_texts_as_of_a_server_of_its_own(play: Play, server: Server) -> None:
+    fresh = [server.generate(prompt, max_new_tokens=12)["generated_text"] for prompt in PROMPTS]
+    before = shards()
+    seen = []
+    for words in (["max_waiting_tokens=5"], ["max_waiting_tokens=7", "max_batch_prefill_tokens=2048"]):
+        assert play.beside(*words, work=play.texts) == fresh
+        seen.append(shards() - before)
+    assert seen[0] == seen[1] and len(seen[0]) == 1
+    assert play.log.read_text().count("all shards are ready after") == 1
 
 
-def test_a_shard_that_dies_is_told_and_all_is_started_anew(theatre: Theatre) -> None:
-    first = theatre.text()
-    shards = theatre.processes("shard.main")
-
-    def kill() -> str:
-        psutil.Process(max(shards)).kill()
-        return theatre.ask()
-
-    with pytest.raises(ChildFailedError, match="shard") as caught:
-        theatre.stage.beside(theatre.run(), kill, theatre.directory / "log")
-    assert any("INFO shard" in line for line in caught.value.last_words)
-    assert not theatre.processes("tgi_server")
-    assert theatre.text() == first
-    assert not theatre.processes("shard.main") & shards
-
-
-def test_what_concerns_shards_starts_others(theatre: Theatre) -> None:
-    theatre.text()
-    shards = theatre.processes("shard.main")
-    theatre.text("max_total_tokens=1500")
-    assert not theatre.processes("shard.main") & shards
+def test_two_shards_are_handed_over(play: Play) -> None:
+    before = shards()
+    first = play.beside("num_shard=2", "dtype=float32", work=play.leave_behind)
+    pids = shards() - before
+    assert play.beside("num_shard=2", "dtype=float32", "max_waiting_tokens=7", work=play.texts) == first
+    assert shards() - before == pids and len(pids) == 2
