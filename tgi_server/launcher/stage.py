@@ -197,7 +197,7 @@ class Stage:
         Raises ConfigError or ModelError where all the others do not go with it.
         """
         shards, resolved = _concerned(config, "shard"), running.resolved
-        changed = {name for name in shards | running.shards if shards.get(name) != running.shards.get(name)}
+        changed = {name for name in {**shards, **running.shards} if shards.get(name) != running.shards.get(name)}
         if not changed or not changed <= without_effect([]):
             return changed
         spec = self._look(config, resolved.num_shard, resolved.dtype)(

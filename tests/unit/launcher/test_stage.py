@@ -65,10 +65,9 @@ server.serve_forever()
 class Play:
     """A stage, and what is asked of it."""
 
-    def __init__(self, directory: Path, stage: Stage, stop: StopSignals, port: int) -> None:
-        self.directory, self.stage, self.stop, self.port = directory, stage, stop, port
+    def __init__(self, directory: Path, stage: Stage, stop: StopSignals, port: int, fetched: list[str]) -> None:
+        self.directory, self.stage, self.stop, self.port, self.fetched = directory, stage, stop, port, fetched
         self.log = directory / "log"
-        self.fetched: list[str] = []
 
     def run(self, *words: str) -> Composition:
         uds, address = f"shard_uds_path={self.directory}/uds", ["hostname=127.0.0.1", f"port={self.port}"]
@@ -100,14 +99,15 @@ def play() -> Iterator[Play]:
         (directory / "router.py").write_text(ROUTER)
         programs = Programs(*([sys.executable, f"{name}/{program}.py"] for program in ("shard", "router")))
 
+        fetched: list[str] = []
+
         def fetch(options: Any, *_: Any) -> Model:
-            play.fetched.append(options.model_id)
+            fetched.append(options.model_id)
             return Model(directory / options.model_id)
 
         stop = StopSignals()
         with Stage(cli.parse([], {}), programs, fetch, stop) as stage:
-            play = Play(directory, stage, stop, free_port())
-            yield play
+            yield Play(directory, stage, stop, free_port(), fetched)
         assert not list(directory.glob("uds*"))
         assert not psutil.Process().children()
     root.handlers[:] = handlers

@@ -29,4 +29,4 @@ def test_the_answers_to_a_router_that_has_left_before_it_was_let_in_end_at_once(
             return False  # it would never be called
 
     shard, context = _Shard(FAKE_INFO, 0), Gone()
-    assert list(shard._steps(iter(()), context)) == []  # type: ignore[arg-type]  # all of a context that is used
+    assert list(shard._steps(iter(()), context)) == []
