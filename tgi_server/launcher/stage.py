@@ -77,6 +77,7 @@ class Stage:
         self._running: _Running | None = None
         self._ports = ExitStack()
         self._port: tuple[str, int] | None = None
+        self._log: Path | None = None
 
     def __enter__(self) -> Stage:
         return self
@@ -84,7 +85,9 @@ class Stage:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end()
+        there = self._log is not None and self._log.is_file()
+        with _lines_to(self._log if there else None):  # where what runs has told all before
+            self._end()
 
     def serve(self, run: Composition) -> None:
         """See `tgi_server.jobs.base.Stage`."""
@@ -152,6 +155,7 @@ class Stage:
     @contextmanager
     def _kept(self, run: Composition, log: Path | None, router: bool = True) -> Iterator[Server]:
         """The server of a configuration, which stays for the next one unless something happens to it."""
+        self._log = log
         with _lines_to(log):
             log_setup.setup(run.config, "launcher")
             self._introduce(run)
