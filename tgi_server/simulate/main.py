@@ -50,12 +50,13 @@ def check(options: SimulateOptions, config: ServerConfig) -> None:
 
 @dataclass(frozen=True)
 class _Simulated:
-    """One task done: its runs, one a number of clients, and how long that took."""
+    """One task done: its runs, one a number of clients, and the seconds that these took, and their prompts."""
 
     task: Task
     work: Workload
     runs: Sequence[Run]
     took: float
+    prompts: float
 
     @property
     def summaries(self) -> list[Summary]:
@@ -103,12 +104,13 @@ def _progress(bar: bool) -> Iterator[Callable[[str, float], None]]:
 
 def _simulated(task: Task, simulator: Simulator) -> _Simulated:
     work = Workload.of(task.job)
-    began = time.perf_counter()
+    began, before = time.perf_counter(), simulator.prompt_seconds
     runs = [
         Run(clients, simulator.records(task.run.config, work, clients, number))
         for number, clients in enumerate(work.clients)
     ]
-    return _Simulated(task, work, runs, time.perf_counter() - began)
+    prompts = simulator.prompt_seconds - before
+    return _Simulated(task, work, runs, time.perf_counter() - began - prompts, prompts)
 
 
 def _tell(done: Sequence[_Simulated]) -> None:
@@ -125,7 +127,9 @@ def _tell(done: Sequence[_Simulated]) -> None:
         if summary.first_error:
             print(f"{summary.clients} clients: {summary.failed} failed; the first: {summary.first_error}")
     seconds, took = sum(each.seconds for each in done), sum(each.took for each in done)
-    print(f"simulated {seconds:.0f} s in {took:.2f} s, {seconds / took:.0f} times faster than the clock")
+    prompts = sum(each.prompts for each in done)
+    print(f"simulated {seconds:.0f} s in {took:.2f} s, {seconds / took:.0f} times faster than the clock", end="; ")
+    print(f"to make and tokenise the prompts took {prompts:.2f} s")
 
 
 def _write(done: _Simulated) -> None:

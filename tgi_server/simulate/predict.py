@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -118,6 +119,11 @@ class Simulator:
         self._learned = learned
         self._prompts = Prompts(learned.findings)
 
+    @property
+    def prompt_seconds(self) -> float:
+        """Seconds that it took so far to make prompts up and to tokenise them."""
+        return self._prompts.seconds
+
     def records(self, config: ServerConfig, work: Workload, clients: int, run: int) -> list[Record]:
         """What happens to each request; see `bench.load.measure` for the arguments."""
         known = self._learned
@@ -149,9 +155,14 @@ def measured(stage: Stage, task: Task, seconds: float, report: Report) -> Learne
 
 
 class Prompts:
-    """What is sent, and its token ids; made once for all simulations in which the same is sent."""
+    """What is sent, and its token ids; made once for all simulations in which the same is sent.
+
+    Attributes:
+        seconds: that it took so far to make prompts up and to tokenise them.
+    """
 
     def __init__(self, findings: Findings) -> None:
+        self.seconds = 0.0
         self._path = Path(findings.model_dir) / "tokenizer.json"
         self._tokenizer: Tokenizer | None = None
         self._ids: dict[str, list[int]] = {}
@@ -168,12 +179,14 @@ class Prompts:
 
     def ids(self, request: Request) -> list[int]:
         """Those of its prompt. Raises ModelError where the model's tokenizer is gone."""
-        if (known := self._ids.get(request.text)) is not None:
-            return known
-        tokenizer = self._tokenizer = self._tokenizer or tokenizer_file.read(self._path)
-        (encoding,) = tokenizer.encode_batch_fast([request.text])
-        self._ids[request.text] = encoding.ids
-        return self._ids[request.text]
+        began = time.perf_counter()
+        known = self._ids.get(request.text)
+        if known is None:
+            tokenizer = self._tokenizer = self._tokenizer or tokenizer_file.read(self._path)
+            (encoding,) = tokenizer.encode_batch_fast([request.text])
+            known = self._ids[request.text] = encoding.ids
+        self.seconds += time.perf_counter() - began
+        return known
 
 
 class Sent:
