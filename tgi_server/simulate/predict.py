@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
