@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.client
-import json
 import logging
 import sys
 import threading
@@ -22,7 +19,8 @@ from tgi_server.config import describe, load, options
 from tgi_server.config.arguments import Arguments, Composition
 from tgi_server.config.schema import DType, NetworkOptions, Resolved, ServerConfig
 from tgi_server.errors import ModelError
-from tgi_server.launcher import check, hardware, job, prepare, report, sockets
+from tgi_server.launcher import check, hardware, prepare, report, sockets
+from tgi_server.launcher.heard import Answer, await_ready, lines_to
 from tgi_server.launcher.prepare import Fetch, accelerators
 from tgi_server.launcher.supervise import ChildFailedError, Programs, Server, StoppedError, StopSignals
 from tgi_server.models.check import described
@@ -30,10 +28,6 @@ from tgi_server.models.description import Description
 from tgi_server.quantize.base import QuantizeMethod
 from tgi_server.telemetry import logging as log_setup
 
-_POLL = 0.1
-"""Seconds between two questions whether the server is ready."""
-_READY = 30.0
-"""Seconds for one answer to that."""
 _MOMENT = 3.0
 """Seconds that work has to end by itself after a signal."""
 
@@ -86,7 +80,7 @@ class Stage:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         there = self._log is not None and self._log.is_file()
-        with _lines_to(self._log if there else None):  # where what runs has told all before
+        with lines_to(self._log if there else None):  # where what runs has told all before
             self._end()
 
     def serve(self, run: Composition) -> None:
@@ -104,7 +98,7 @@ class Stage:
 
     def ask_shards(self, run: Composition, module: str, *arguments: str, report: Callable[[str, float], None]) -> str:
         """See `tgi_server.jobs.base.Stage`."""
-        lines = _Answer(report)
+        lines = Answer(report)
         with self._kept(run, None, router=False) as server:
             assert self._running is not None
             command = [sys.executable, "-m", module, *arguments]
@@ -132,7 +126,7 @@ class Stage:
 
         def guarded() -> None:
             try:
-                _await_ready(options, lambda: gone.is_set() or self._stop.requested)
+                await_ready(options, lambda: gone.is_set() or self._stop.requested)
                 results.append(work())
             except BaseException as error:  # raised again in the other thread
                 problems.append(error)
@@ -156,7 +150,7 @@ class Stage:
     def _kept(self, run: Composition, log: Path | None, router: bool = True) -> Iterator[Server]:
         """The server of a configuration, which stays for the next one unless something happens to it."""
         self._log = log
-        with _lines_to(log):
+        with lines_to(log):
             log_setup.setup(run.config, "launcher")
             self._introduce(run)
             try:
@@ -273,65 +267,13 @@ class Stage:
         logger.info("options that differ from their defaults: %s", ", ".join(changed) or "none")
 
 
-class _Answer:
-    """The lines that a program of `job.perform` writes; its last one is the result."""
-
-    def __init__(self, report: Callable[[str, float], None]) -> None:
-        self.result: tuple[str, str] | None = None
-        self._report = report
-
-    def take(self, line: bytes) -> None:
-        kind, *content = json.loads(line)
-        if kind == job.PROGRESS:
-            self._report(*content)
-        else:
-            self.result = kind, content[0]
-
-
 def _concerned(config: ServerConfig, *kinds: str) -> dict[str, Any]:
     """The values of the options that concern one of these."""
     values = options.values(config, whole=True)
     return {name: value for name, value in values.items() if not set(kinds).isdisjoint(options.concerns(name))}
 
 
-@contextmanager
-def _lines_to(path: Path | None) -> Iterator[None]:
-    """Have the launcher's lines, and those it passes on, appended to a file; to where they go if it is None."""
-    if path is None:
-        yield
-        return
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    file = path.open("a", encoding="utf-8", errors="backslashreplace")
-    try:
-        with contextlib.redirect_stdout(file):
-            yield
-    finally:
-        root.handlers[:] = handlers
-        root.setLevel(level)
-        with contextlib.suppress(OSError):  # a full disk is no reason to fail
-            file.close()
-
-
 def _join(server: Server, thread: threading.Thread) -> None:
     """Give work a moment that is told to stop. Raises ChildFailedError."""
     deadline = time.monotonic() + _MOMENT
     server.watch(lambda: not thread.is_alive() or time.monotonic() > deadline)
-
-
-def _await_ready(options: NetworkOptions, over: Callable[[], bool]) -> None:
-    """Wait until the configured server answers. Raises StoppedError when it is `over` before."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(options.hostname, options.hostname)
-    while True:
-        if over():
-            raise StoppedError
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            if _answers(host, options.port):
-                return
-        time.sleep(_POLL)
-
-
-def _answers(host: str, port: int) -> bool:
-    with contextlib.closing(http.client.HTTPConnection(host, port, timeout=_READY)) as connection:
-        connection.request("GET", "/health")
-        return connection.getresponse().status == 200
