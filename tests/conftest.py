@@ -16,3 +16,6 @@ if not any(Path(driver).exists() for driver in DRIVERS):
     with suppress(ImportError):
         import triton.language  # noqa: F401
     del os.environ["TRITON_INTERPRET"]
+
+# Tests start processes from one that may have talked gRPC: its handlers of forks end a child before its program starts.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
