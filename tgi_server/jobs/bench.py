@@ -51,6 +51,7 @@ class Bench(SweepOptions):
 
         first: SweepOptions = tasks[0].job
         if len(tasks) == 1 and first.repeats == 1 and first.record is None:
+            first.refuse_of_sweeps()
             main.run(tasks[0], context)
         else:
             simulated = first.simulate and first.target is None

@@ -7,6 +7,7 @@ from typing import Optional
 
 from tgi_server.bench.options import BenchOptions
 from tgi_server.config.schema import option
+from tgi_server.errors import UsageError
 from tgi_server.sweep.objective import Objective
 
 
@@ -38,3 +39,11 @@ class SweepOptions(BenchOptions):
         "Tell for each point of a sweep what the simulator expects, and how far that is from what was measured; takes "
         "about a minute for each set of shards. Servers that run already (target) cannot be simulated.",
     )
+
+    def refuse_of_sweeps(self) -> None:
+        """Raise UsageError for what has no effect on a single measurement."""
+        for name in ("objective", "simulate"):
+            value = getattr(self, name)
+            if value != type(self).__dataclass_fields__[name].default:
+                shown = value.name if isinstance(value, Objective) else str(value).lower()
+                raise UsageError(f"{name}={shown}: is for sweeps; give --multirun, repeats or record")

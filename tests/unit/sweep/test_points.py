@@ -8,6 +8,8 @@ import pytest
 
 from tests.unit.sweep.stages import tasks
 from tgi_server.errors import UsageError
+from tgi_server.sweep.objective import Objective
+from tgi_server.sweep.options import SweepOptions
 from tgi_server.sweep.order import order, same_shards
 from tgi_server.sweep.points import points_of
 
@@ -71,3 +73,13 @@ def test_the_order_goes_to_and_fro_and_keeps_shards_together() -> None:
     assert [turn.repeat for turn in turns] == [1] * 8 + [2] * 8 + [3] * 8
     starts = [1 for one, other in pairwise(turns) if not same_shards(one.point, other.point)]
     assert len(starts) == 3
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    (SweepOptions(objective=Objective.latency), "objective=latency: is for sweeps"),
+    (SweepOptions(simulate=False), "simulate=false: is for sweeps"),
+])  # fmt: skip
+def test_what_a_single_measurement_has_no_use_for(options: SweepOptions, words: str) -> None:
+    SweepOptions(repeats=2).refuse_of_sweeps()
+    with pytest.raises(UsageError, match=words):
+        options.refuse_of_sweeps()
