@@ -14,7 +14,7 @@ from tgi_server.simulate.options import SimulateOptions
 
 @dataclass
 class Simulate(SimulateOptions):
-    """What a simulated load asks of the configured server.
+    """What a simulated load asks of the server.
 
     See `tgi_server.jobs.base.Job`.
     """
