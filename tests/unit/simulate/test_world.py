@@ -94,7 +94,7 @@ def test_who_comes_in_the_middle_of_a_step_waits_for_the_plans_in_flight() -> No
 @pytest.mark.parametrize("busy", [0.5, 0.8])
 def test_waiting_times_of_an_open_loop(busy: float) -> None:
     """Requests of one step each, one at a time, are a queue with constant service: M/D/1."""
-    load = Load(1000, closed=False, requests=20000, time_limit=1e9)
+    load = Load(1000, closed=False, requests=6000, time_limit=1e9)
     asked = due(requests(10, 1), poisson(busy, 5))
     records = run(load, asked=asked, max_batch_size=1, max_concurrent_requests=100000, prefill_chunk_tokens=16)
     waits = sum(record.end - record.start - 1 for record in records) / len(records)
