@@ -208,7 +208,7 @@ model = FakeModel(info)
 def step(plan):
     time.sleep(0.01)
     return model.step(plan)
-serve(sys.argv[1] + "-0", info, step, 0)
+serve(sys.argv[1] + "-0", info, step, lambda: None, 0)
 """
 
 
@@ -223,6 +223,7 @@ def model_dir(tmp_path: Path) -> Path:
 def shard(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen([sys.executable, "-c", SHARD, str(tmp_path / "shard")])
     while not (tmp_path / "shard-0").exists():
+        assert process.poll() is None
         time.sleep(0.02)
     yield process
     process.kill()

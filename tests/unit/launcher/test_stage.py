@@ -96,6 +96,7 @@ class Play:
 def play() -> Iterator[Play]:
     root, levels = logging.getLogger(), logging.getLogger("tgi_server").level
     handlers, level = root.handlers[:], root.level
+    before = psutil.Process().children()  # servers of other tests
     with tempfile.TemporaryDirectory() as name:  # pytest's own path may be too long for a socket
         directory = Path(name)
         (directory / "shard.py").write_text(SHARD)
@@ -112,7 +113,7 @@ def play() -> Iterator[Play]:
         with Stage(cli.parse([], {}), programs, fetch, stop) as stage:
             yield Play(directory, stage, stop, free_port(), fetched)
         assert not list(directory.glob("uds*"))
-        assert not psutil.Process().children()
+        assert psutil.Process().children() == before
     root.handlers[:] = handlers
     root.setLevel(level)
     logging.getLogger("tgi_server").setLevel(levels)
