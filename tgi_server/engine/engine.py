@@ -24,8 +24,8 @@ from tgi_server.rpc.client import Shards
 from tgi_server.telemetry.metrics import Metrics
 from tgi_server.types import GenerationRequest, Outcome, SamplingParams, ShardInfo, StoppingParams
 
-LAST_STEPS = 10.0
-"""Seconds that the steps in flight have when the engine stops."""
+LAST_STEPS = 8.0
+"""Seconds that the steps in flight have when the engine stops; less than the launcher waits for the router."""
 
 log = logging.getLogger(__name__)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import threading
@@ -18,7 +19,7 @@ from tgi_server.cache.kinds import without_effect
 from tgi_server.config import describe, load, options
 from tgi_server.config.arguments import Arguments, Composition
 from tgi_server.config.schema import DType, NetworkOptions, Resolved, ServerConfig
-from tgi_server.errors import ModelError
+from tgi_server.errors import ModelError, TgiError
 from tgi_server.launcher import check, hardware, prepare, report, sockets
 from tgi_server.launcher.heard import Answer, await_ready, lines_to
 from tgi_server.launcher.prepare import Fetch, accelerators
@@ -72,6 +73,7 @@ class Stage:
         self._ports = ExitStack()
         self._port: tuple[str, int] | None = None
         self._log: Path | None = None
+        self._out = sys.stdout
 
     def __enter__(self) -> Stage:
         return self
@@ -80,7 +82,8 @@ class Stage:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         there = self._log is not None and self._log.is_file()
-        with lines_to(self._log if there else None):  # where what runs has told all before
+        # where what runs has told all before
+        with contextlib.redirect_stdout(self._out), lines_to(self._log if there else None):
             self._end()
 
     def serve(self, run: Composition) -> None:
@@ -110,6 +113,8 @@ class Stage:
             except BaseException:  # of `report`
                 self._without_router()
                 raise
+            if lines.result is not None:
+                server.let_end()
             self._without_router()
             self._stop.check()
         assert lines.result is not None
@@ -140,7 +145,10 @@ class Stage:
             gone.set()
             if thread.is_alive():  # its connections would wait for ever at the socket that is kept
                 self._end()
-            thread.join()
+            with self._stop.pretended():
+                thread.join()
+        if problems and isinstance(problems[0], TgiError):  # it may know more of a stop than that it was one
+            raise problems[0]
         self._stop.check()
         if problems:
             raise problems[0]
@@ -149,7 +157,7 @@ class Stage:
     @contextmanager
     def _kept(self, run: Composition, log: Path | None, router: bool = True) -> Iterator[Server]:
         """The server of a configuration, which stays for the next one unless something happens to it."""
-        self._log = log
+        self._log, self._out = log, sys.stdout
         with lines_to(log):
             log_setup.setup(run.config, "launcher")
             self._introduce(run)

@@ -7,7 +7,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -59,6 +60,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self._count = 0
+        self._pretended = False
 
     def install(self) -> None:
         """Take the signals over; SIGHUP stays ignored where it is (nohup)."""
@@ -76,12 +78,21 @@ class StopSignals:
     @property
     def requested(self) -> bool:
         """Whether the server is to stop."""
-        return self._count > 0
+        return self._count > 0 or self._pretended
 
     @property
     def hurried(self) -> bool:
         """Whether it is to stop at once."""
         return self._count > 1
+
+    @contextmanager
+    def pretended(self) -> Iterator[None]:
+        """Look as after a first signal: for work that only ends when it is told to stop, and whose server is gone."""
+        self._pretended = True
+        try:
+            yield
+        finally:
+            self._pretended = False
 
     def check(self) -> None:
         """Raise StoppedError when the server is to stop."""
@@ -159,6 +170,12 @@ class Server:
         if failed := self._children.ended():
             raise self._failure(failed[0])
         return router.succeeded or len(self._shards) == 1
+
+    def let_end(self) -> None:
+        """Give what is in the router's place, and has nothing left to do, time to end by itself."""
+        deadline = time.monotonic() + _GRACE
+        while self._router and self._router.alive and time.monotonic() < deadline and not self._hurried():
+            self._children.poll()
 
     def ended(self) -> str | None:
         """The name of a process that has ended though nobody asked it to."""
