@@ -36,13 +36,13 @@ class Limits:
     whole_p95: float | None = None
 
     def kept(self, summary: Summary) -> bool:
-        """Whether a measurement keeps all of them and nothing failed."""
+        """Whether a measurement keeps all of them and nothing failed. NaN, as of gaps where there are none, is kept."""
         pairs = (
             (self.ttft_p95, summary.first_token.p95),
             (self.itl_p95, summary.between_tokens.p95),
             (self.whole_p95, summary.whole.p95),
         )
-        return not summary.failed and all(limit is None or value <= limit for limit, value in pairs)
+        return not summary.failed and not any(limit is not None and value > limit for limit, value in pairs)
 
 
 def score(objective: Objective, summary: Summary) -> float:

@@ -57,7 +57,7 @@ def _bracket(
             broken = load
         if (kept is not None and broken is not None) or enough():
             break
-        if load in bounds:
+        if load == (bounds[1] if broken is None else bounds[0]):  # there is nothing further that way
             break
         load = rounded(min(max(load * step if broken is None else load / step, bounds[0]), bounds[1]))
         step = min(_LONGEST_STEP, step**2)

@@ -17,7 +17,7 @@ from tgi_server.bench.workload import Workload, numbers
 from tgi_server.config.schema import ServerConfig
 from tgi_server.errors import UsageError
 from tgi_server.jobs.base import Context, Stop, Task
-from tgi_server.simulate.predict import Predictor
+from tgi_server.simulate.predict import Predictor, until
 from tgi_server.sweep.driver import logging_to
 from tgi_server.sweep.journal import Journal
 from tgi_server.sweep.objective import Limits, Objective
@@ -76,7 +76,9 @@ def run(tasks: Sequence[Task], context: Context) -> None:
         logger.info("the record is in %s", place)
         with Journal(place, own) as journal:
             bar = not config.json_output
-            simulated = Simulated(options, partial(_learned, Predictor(context.stage, place), place / "costs.log", bar))
+            look = until(context.stop)
+            learn = partial(_learned, Predictor(context.stage, place, look=look), place / "costs.log", bar)
+            simulated = Simulated(options, learn, look)
             attempt = Bench(context, limits(options), place / "points", bar)
             book = _book(options, attempt, journal, simulated)
             outcome = _searched(field, aim(options, config), book, simulated, context.stop)

@@ -51,7 +51,7 @@ class Bench:
                     point.task.run, lambda: asyncio.run(self._measured(point, work, run, guard)), log
                 )
             trial = replace(trial, summary=summary, stopped=stopped)
-        except TgiError as error:
+        except (TgiError, OSError) as error:
             if self.context.stop.requested:
                 raise
             trial = replace(trial, error=str(error), last_words=tuple(getattr(error, "last_words", ())))

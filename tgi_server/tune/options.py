@@ -17,7 +17,7 @@ class TuneOptions(BenchOptions):
     objective: Objective = option(
         Objective.throughput,
         "What to look for: throughput, the most generated tokens a second; latency, the shortest whole answers of the "
-        "slowest 5 in 100; goodput, the most requests a second of which 95 in 100 keep every limit (slo.*).",
+        "slowest 5 in 100; goodput, the most requests a second of which 95 in 100 keep each limit (slo.*).",
     )
     slo_ttft_p95_ms: Optional[float] = option(
         None,

@@ -32,6 +32,7 @@ class Arm:
         scores: by repeat; None where no load counted.
         dropped: why it is not measured any more.
         why: what its last probe that did not count died of.
+        failed: whether it was dropped because it failed or kept the limits at no load: it cannot be the best then.
     """
 
     candidate: Candidate
@@ -39,6 +40,7 @@ class Arm:
     scores: dict[int, float | None] = field(default_factory=dict)
     dropped: str | None = None
     why: str | None = None
+    failed: bool = False
 
     @property
     def known(self) -> list[float]:
@@ -56,7 +58,8 @@ class Gain:
     """How much better one is than another, as a part: 0.2 is 20 % more, or 20 % shorter answers.
 
     Attributes:
-        margin: half of the interval in which it lies with 95 % confidence; None of one repeat.
+        margin: from it to the lower end of the interval in which it lies with 95 % confidence, were there no choice
+            among several; None of one repeat.
     """
 
     mean: float
@@ -112,11 +115,11 @@ def gain(objective: Objective, arm: Arm, base: Arm, resolution: float = 0.0) -> 
     if objective is Objective.latency:  # scores are times below 0
         logs = [-value for value in logs]
     count, mean = len(logs), statistics.fmean(logs)
-    spread = max(statistics.stdev(logs) if count > 1 else 0.0, resolution / math.sqrt(6))  # of two uniform errors
-    margin = _STUDENT[min(count, len(_STUDENT)) - 1] * spread / math.sqrt(count)
+    spread = statistics.stdev(logs) if count > 1 else 0.0
+    margin = max(_STUDENT[min(count, len(_STUDENT)) - 1] * spread / math.sqrt(count), resolution)
     sign = -1 if objective is Objective.latency else 1
     part = sign * math.expm1(sign * mean)
-    return Gain(part, None if count == 1 else margin * (1 + sign * part))
+    return Gain(part, None if count == 1 else part - sign * math.expm1(sign * (mean - margin)))
 
 
 def race(
@@ -142,7 +145,7 @@ def race(
     arms = [base, *rivals(base)]
     complete = run.first_round(arms)
     complete = run.later_rounds(arms) and complete
-    best = max(arms[1:], key=lambda arm: arm.typical, default=None)
+    best = max((arm for arm in arms[1:] if not arm.failed), key=lambda arm: arm.typical, default=None)
     if best is None or not best.known:
         return Outcome(arms, None, None, complete)
     return Outcome(arms, best, run.gain(best), complete)
@@ -215,12 +218,12 @@ class _Race:
         except FailedError as error:
             if arm is self._base:
                 raise
-            arm.dropped = f"failed: {error}"
+            arm.dropped, arm.failed = f"failed: {error}", True
             self._tell(f"{arm.candidate.name}: failed: {error}")
             return
         arm.scores[repeat] = found.value
         arm.start, arm.why = found.load or arm.start, found.why
         if found.value is None and arm is not self._base:
-            arm.dropped = found.why or "no load counted"
+            arm.dropped, arm.failed = found.why or "no load counted", True
         result = "no score" if found.value is None else f"{abs(found.value):.4g}"
         self._tell(f"round {repeat}, {arm.candidate.name}: {result}" + (f" ({found.why})" if found.why else ""))

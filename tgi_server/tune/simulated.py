@@ -9,6 +9,8 @@ from typing import Any, Protocol
 from tgi_server.bench.completion import Record
 from tgi_server.bench.summary import Summary, summarise
 from tgi_server.bench.workload import Workload
+from tgi_server.cache.kinds import without_effect
+from tgi_server.config.options import concerns
 from tgi_server.config.schema import BatchingOptions, ServerConfig
 from tgi_server.errors import TgiError
 from tgi_server.jobs.base import Task
@@ -38,10 +40,12 @@ class Simulated:
     Attributes:
         options: of the search.
         learn: finds out what steps of a task cost; raises TgiError where that cannot be known.
+        look: raises what is to end the search.
     """
 
     options: TuneOptions
     learn: Callable[[Task], Simulator]
+    look: Callable[[], None] = lambda: None
     _known: dict[tuple[str, ...], Simulator | TgiError] = field(default_factory=dict)
 
     def __call__(self, candidate: Candidate, load: Load, repeat: int, beat: float | None = None) -> Probe:
@@ -52,6 +56,7 @@ class Simulated:
             simulator = self._simulator(candidate.task)
             records = simulator.records(candidate.task.run.config, asked, load.clients, run_number(load, repeat))
         except TgiError as error:
+            self.look()
             return Probe(None, error=str(error))
         summary = summarise(load.clients, records, asked.duration)
         return Probe(summary, verdict(records, limits(self.options), not load.closed))
@@ -75,6 +80,8 @@ class Simulated:
 
 
 def _plain(config: ServerConfig) -> ServerConfig:
-    """The configuration with the defaults of all batching options."""
-    defaults: dict[str, Any] = {each.name: getattr(ServerConfig, each.name) for each in fields(BatchingOptions)}
+    """The configuration with the defaults of the batching options that decide nothing about most models' caches."""
+    names = [each.name for each in fields(BatchingOptions)]
+    free = [name for name in names if "shard" not in concerns(name) or name in without_effect(())]
+    defaults: dict[str, Any] = {name: getattr(ServerConfig, name) for name in free}
     return replace(config, **defaults)

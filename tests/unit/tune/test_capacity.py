@@ -36,6 +36,11 @@ def test_what_takes_too_long_is_not_looked_at() -> None:
     assert greatest(keeps, 0.1, bounds=(1.0, 64.0)) is None and probes[3:] == [1.0]
 
 
+def test_a_start_at_a_bound_goes_on_the_other_way() -> None:
+    assert 47.5 <= (greatest(lambda rate: rate <= 50, 1.0, bounds=(1.0, 1000.0)) or 0) <= 50
+    assert 47.5 <= (greatest(lambda rate: rate <= 50, 1000.0, bounds=(1.0, 1000.0)) or 0) <= 50
+
+
 def test_noise_of_5_percent_leaves_it_close() -> None:
     errors = []
     for seed in range(50):

@@ -134,7 +134,28 @@ def test_shorter_answers_are_a_gain() -> None:
     shorter.scores, base.scores = {1: -1.6, 2: -1.5, 3: None, 4: -1.6}, {1: -2.0, 2: -2.0, 3: -2.0}
     found = gain(Objective.latency, shorter, base)
     assert found is not None and found.mean == pytest.approx(0.225, abs=0.01)
-    assert found.margin == pytest.approx(0.32, abs=0.02) and not found.sure  # of two repeats
+    assert found.margin == pytest.approx(0.39, abs=0.02) and not found.sure  # of two repeats
+
+
+def test_repeats_do_not_make_a_rough_search_finer() -> None:
+    """The same steps of a bisection miss by as much each time."""
+    rival, base = Arm(candidate(a=1)), Arm(DEFAULTS)
+    rival.scores, base.scores = dict.fromkeys(range(1, 7), 1.049), dict.fromkeys(range(1, 7), 1.0)
+    rough, fine = (gain(Objective.goodput, rival, base, resolution) for resolution in (0.05, 0.01))
+    assert rough is not None and fine is not None
+    assert not rough.sure and fine.sure
+
+
+def test_who_fails_late_does_not_win() -> None:
+    def evaluate(candidate: Candidate, load: Load, repeat: int, beat: float | None = None) -> Probe:
+        if not candidate.settings:
+            return Probe(summary(tokens=100.0))
+        return Probe(None, error="out of memory") if repeat == 3 else Probe(summary(tokens=200.0))
+
+    racers = [Arm(DEFAULTS), Arm(candidate(cache=1))]
+    outcome = raced(racers, Scorer(Objective.throughput, [Load(4)], 128), evaluate)
+    assert racers[1].known and racers[1].dropped == "failed: out of memory"
+    assert outcome.winner is not racers[1]
 
 
 def test_one_repeat_has_no_interval() -> None:

@@ -54,7 +54,7 @@ class World:
     def bench(self, context: Context, limits: Any, logs: Path, bar: bool) -> World:
         return self
 
-    def predictor(self, stage: Any, directory: Path) -> World:
+    def predictor(self, stage: Any, directory: Path, look: Any) -> World:
         return self
 
     def learn(self, task: Task, report: Any) -> World:
