@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from tgi_server.config.schema import ServerConfig
 from tgi_server.errors import UsageError
 from tgi_server.jobs.base import Context, Task
 from tgi_server.sweep.objective import Objective
 from tgi_server.sweep.options import SweepOptions
+
+if TYPE_CHECKING:
+    from tgi_server.sweep.predictions import Foresee
 
 
 @dataclass
@@ -47,13 +50,16 @@ class Bench(SweepOptions):
         from tgi_server.bench import main
         from tgi_server.report import page
         from tgi_server.sweep import main as sweep
-        from tgi_server.sweep.simulated import foresight
 
-        first: SweepOptions = tasks[0].job
+        first: Bench = tasks[0].job
         if len(tasks) == 1 and first.repeats == 1 and first.record is None:
             first.refuse_of_sweeps()
             main.run(tasks[0], context)
         else:
-            simulated = first.simulate and first.target is None
-            report = partial(page.write, objective=first.objective)
-            sweep.run(tasks, context, report, partial(foresight, context.stage) if simulated else None)
+            sweep.run(tasks, context, partial(page.write, objective=first.objective), first.foresee(context))
+
+    def foresee(self, context: Context) -> Foresee | None:
+        """How to know what to expect of the points of a sweep; None where nothing is expected."""
+        from tgi_server.sweep.simulated import foresight
+
+        return partial(foresight, context.stage, context.stop) if self.simulate and self.starts_server else None

@@ -85,12 +85,13 @@ def _simulator(task: Task, context: Context, directory: Path) -> Simulator:
     options: SimulateOptions = task.job
     config = task.run.config
     path = None if options.costs is None else Path(options.costs)
+    look = predict.until(context.stop)
     with _progress(bar=not config.json_output) as tell:
         if path is None:
-            return Predictor(context.stage, directory, options.cost_seconds).learn(task, tell)
+            return Predictor(context.stage, directory, options.cost_seconds, look).learn(task, tell)
         if not path.exists():
             predict.measured(context.stage, task, options.cost_seconds, tell).write(path)
-    return Simulator(Learned.read(path, config))
+    return Simulator(Learned.read(path, config), look)
 
 
 @contextlib.contextmanager

@@ -16,13 +16,14 @@ from tokenizers import Tokenizer
 from tgi_server import tokenizer_file
 from tgi_server.bench import main as bench
 from tgi_server.bench.completion import Record
+from tgi_server.bench.http import BenchError
 from tgi_server.bench.load import measure, warm_up_requests
 from tgi_server.bench.options import BenchOptions
 from tgi_server.bench.summary import Summary, summarise
 from tgi_server.bench.workload import Request, Workload
 from tgi_server.config.schema import ServerConfig
 from tgi_server.errors import UsageError
-from tgi_server.jobs.base import Stage, Task
+from tgi_server.jobs.base import Stage, Stop, Task
 from tgi_server.simulate import learn
 from tgi_server.simulate.costs import Overheads, StepCosts
 from tgi_server.simulate.findings import Findings
@@ -50,6 +51,20 @@ def check(config: ServerConfig, work: Workload) -> None:
         raise UsageError("response_format: cannot be simulated, as texts may end before new_tokens")
 
 
+def until(stop: Stop) -> Callable[[], None]:
+    """What raises BenchError once a stop was asked for."""
+
+    def look() -> None:
+        if stop.requested:
+            raise BenchError("stopped before everything was simulated")
+
+    return look
+
+
+def _never() -> None:
+    """See `until`."""
+
+
 class Predictor:
     """Simulates the configured server under a load, once it is known what its steps cost.
 
@@ -57,12 +72,16 @@ class Predictor:
         stage: where servers run.
         directory: for the files of what was measured, which are used again.
         seconds: how long steps are measured.
+        look: called for each request of a simulation; may raise to end that.
     """
 
-    def __init__(self, stage: Stage, directory: Path, seconds: float = SECONDS) -> None:
+    def __init__(
+        self, stage: Stage, directory: Path, seconds: float = SECONDS, look: Callable[[], None] = _never
+    ) -> None:
         self._stage = stage
         self._directory = directory
         self._seconds = seconds
+        self._look = look
         self._known: dict[tuple[tuple[str, str], ...], Simulator] = {}
 
     def learn(self, task: Task, report: Report) -> Simulator:
@@ -82,7 +101,7 @@ class Predictor:
                 self._directory.mkdir(parents=True, exist_ok=True)
                 general = place(self._directory, config)
                 learned.write(place(self._directory, config, exact=True) if general.exists() else general)
-            self._known[key] = Simulator(learned)
+            self._known[key] = Simulator(learned, self._look)
         return self._known[key]
 
     def _kept(self, config: ServerConfig) -> Learned | None:
@@ -113,11 +132,15 @@ def _key(config: ServerConfig) -> tuple[tuple[str, str], ...]:
 
 
 class Simulator:
-    """Simulates loads on what was learned of one model on one machine."""
+    """Simulates loads on what was learned of one model on one machine.
 
-    def __init__(self, learned: Learned) -> None:
+    Args:
+        look: called for each request of a simulation; may raise to end that.
+    """
+
+    def __init__(self, learned: Learned, look: Callable[[], None] = _never) -> None:
         self._learned = learned
-        self._prompts = Prompts(learned.findings)
+        self._prompts = Prompts(learned.findings, look)
 
     @property
     def prompt_seconds(self) -> float:
@@ -157,12 +180,16 @@ def measured(stage: Stage, task: Task, seconds: float, report: Report) -> Learne
 class Prompts:
     """What is sent, and its token ids; made once for all simulations in which the same is sent.
 
+    Args:
+        look: called for each request; may raise to end the simulation.
+
     Attributes:
         seconds: that it took so far to make prompts up and to tokenise them.
     """
 
-    def __init__(self, findings: Findings) -> None:
+    def __init__(self, findings: Findings, look: Callable[[], None] = _never) -> None:
         self.seconds = 0.0
+        self._look = look
         self._path = Path(findings.model_dir) / "tokenizer.json"
         self._tokenizer: Tokenizer | None = None
         self._ids: dict[str, list[int]] = {}
@@ -179,6 +206,7 @@ class Prompts:
 
     def ids(self, request: Request) -> list[int]:
         """Those of its prompt. Raises ModelError where the model's tokenizer is gone."""
+        self._look()
         began = time.perf_counter()
         known = self._ids.get(request.text)
         if known is None:

@@ -7,22 +7,22 @@ from pathlib import Path
 
 from tgi_server.bench.summary import Summary
 from tgi_server.bench.workload import Workload
-from tgi_server.jobs.base import Stage, Task
+from tgi_server.jobs.base import Stage, Stop, Task
 from tgi_server.simulate import error, predict
 from tgi_server.simulate.predict import Predictor
 from tgi_server.sweep.predictions import Foresight
 
 
-def foresight(stage: Stage, directory: Path) -> Foresight:
+def foresight(stage: Stage, stop: Stop, directory: Path) -> Foresight:
     """What steps cost is measured on the stage, and kept in files of the directory."""
-    return Foresight(_Simulator(stage, directory), _doubt)
+    return Foresight(_Simulator(Predictor(stage, directory, look=predict.until(stop))), _doubt)
 
 
 class _Simulator:
     """See `predictions.Simulator`."""
 
-    def __init__(self, stage: Stage, directory: Path) -> None:
-        self._predictor = Predictor(stage, directory)
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
 
     def learn(self, task: Task, report: Callable[[str, float], None]) -> None:
         predict.check(task.run.config, Workload.of(task.job))  # before anything is measured

@@ -15,18 +15,20 @@ from tokenizers.pre_tokenizers import Whitespace
 
 from tests.unit.simulate.synthetic import INFO, SyntheticShards
 from tgi_server.bench import prompts
+from tgi_server.bench.http import BenchError
 from tgi_server.bench.options import BenchOptions
 from tgi_server.bench.workload import Workload
 from tgi_server.config import cli, load
 from tgi_server.errors import ConfigError, UsageError
 from tgi_server.jobs.base import Context, Task
 from tgi_server.jobs.simulate import Simulate
+from tgi_server.launcher.supervise import StopSignals
 from tgi_server.simulate import main
 from tgi_server.simulate.costs import Shape
 from tgi_server.simulate.findings import Findings
 from tgi_server.simulate.kept import Learned, place
 from tgi_server.simulate.learn import Observed
-from tgi_server.simulate.predict import Predictor
+from tgi_server.simulate.predict import Predictor, until
 from tgi_server.simulate.probe import Prober
 
 STEP = 0.02
@@ -87,6 +89,16 @@ def test_a_prediction(stage: FakeStage, tmp_path: Path) -> None:
     assert (summary.prompt_tokens, summary.new_tokens) == (30.0, 10.0)
     assert summary.between_tokens.p50 == pytest.approx(0.021, rel=0.05)
     assert summary == predictor.predict(task(), work(prompt_tokens="30")), "nothing is left to chance"
+
+
+def test_a_stop_ends_a_simulation(stage: FakeStage, tmp_path: Path) -> None:
+    stop = StopSignals()
+    predictor = Predictor(stage, tmp_path, look=until(stop))  # type: ignore[arg-type]  # as above
+    predictor.learn(task(), silent)
+    predictor.predict(task(), work())
+    stop.request()
+    with pytest.raises(BenchError, match="stopped before everything was simulated"):
+        predictor.predict(task(), work())
 
 
 def test_what_steps_cost_is_measured_once_for_options_of_shards(stage: FakeStage, tmp_path: Path) -> None:
