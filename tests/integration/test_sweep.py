@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from tests.integration.server import free_port
-from tgi_server.sweep.record import FILE, Sweep
+from tgi_server.sweep.record import FILE, Sweep, Trial
 
 
 @pytest.fixture
@@ -31,8 +31,17 @@ def measured(directory: Path) -> int:
     return path.read_bytes().count(b'{"kind":"trial"') if path.exists() else 0
 
 
+def done_well(directory: Path) -> list[Trial]:
+    return [trial for trial in Sweep.read(directory).trials if trial.summary is not None]
+
+
+def kill_shard(launcher: int) -> None:
+    (shard,) = [one for one in psutil.Process(launcher).children() if "tgi_server.shard.main" in one.cmdline()]
+    shard.kill()
+
+
 @pytest.mark.timeout(500)
-def test_stopped_and_gone_on_with(command: list[str], tmp_path: Path) -> None:
+def test_stopped_and_gone_on_with_though_a_shard_dies(command: list[str], tmp_path: Path) -> None:
     record = tmp_path / "record"
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 150
@@ -50,18 +59,30 @@ def test_stopped_and_gone_on_with(command: list[str], tmp_path: Path) -> None:
     assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
     assert not list(tmp_path.glob("shard*"))
 
-    after = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert after.returncode == 0, after.stderr
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 150
+        while measured(record) == done:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        kill_shard(process.pid)
+        out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    if measured(record) > len(done_well(record)):  # it died during a measurement
+        after = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert after.returncode == 0, after.stderr
+        out, err = after.stdout, after.stderr
     sweep = Sweep.read(record)
-    assert sorted(trial.point for trial in sweep.trials) == [1, 2, 3, 4]
-    for trial in sweep.trials:
+    good = done_well(record)
+    assert sorted(trial.point for trial in good) == [1, 2, 3, 4]
+    assert all("ended by signal 9" in (trial.error or "") for trial in sweep.trials if trial not in good)
+    for trial in good:
         assert trial.summary is not None
         assert (trial.summary.requests, trial.summary.failed, trial.summary.new_tokens) == (4, 0, 8)
-    assert [line.split()[:4] for line in after.stdout.splitlines()[1:5]] == [
+    assert [line.split()[:4] for line in out.splitlines()[1:5]] == [
         ["1", "5", "1", "1"], ["2", "5", "2", "1"], ["3", "20", "1", "1"], ["4", "20", "2", "1"],
     ]  # fmt: skip
-    assert "INFO launcher" not in after.stdout + after.stderr  # servers tell in the files of their points
+    assert "INFO launcher" not in out + err  # servers tell in the files of their points
     for number in (1, 2, 3, 4):
         assert "INFO router" in (record / "points" / f"0{number}.log").read_text()
     assert {"report.html", "report.md", "best.yaml"} <= {path.name for path in record.iterdir()}
-    assert f"written: {record}/best.yaml" in after.stdout
+    assert f"written: {record}/best.yaml" in out

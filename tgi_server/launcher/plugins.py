@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from tgi_server.bench.http import BenchError
@@ -19,8 +20,8 @@ from tgi_server.launcher import prepare
 from tgi_server.launcher.stage import Stage
 from tgi_server.launcher.supervise import Programs, StopSignals
 from tgi_server.report import page
-from tgi_server.sweep import table
 from tgi_server.sweep.chosen import Chosen
+from tgi_server.sweep.main import check, tell
 
 Make = Callable[[Arguments], Task]
 
@@ -43,8 +44,10 @@ def run(arguments: Arguments, context: Context, make: Make) -> None:
     base = make(replace(arguments, overrides=fixed, plugins=[], multirun=False))
     if not isinstance(base.job, Bench):
         raise UsageError(f"{arguments.plugins[0]}: Hydra's sweepers need a job that measures; use job=bench")
-    record = None if base.job.record is None else Path(base.job.record).expanduser()
-    with contextlib.redirect_stdout(sys.stderr), Chosen(base, [*arguments.plugins, *swept], context, record) as chosen:
+    job = base.job
+    record = None if job.record is None else Path(job.record).expanduser()
+    made = Chosen(base, [*arguments.plugins, *swept], context, record, job.foresee(context))
+    with contextlib.redirect_stdout(sys.stderr), made as chosen:
         _here = chosen
         try:
             load.sweep_by_hydra(arguments, chosen.directory, Loss(make, tuple(fixed)))
@@ -54,12 +57,10 @@ def run(arguments: Arguments, context: Context, make: Make) -> None:
             raise
         finally:
             _here = None
-        sweep, directory = chosen.sweep, chosen.directory
-    if not any(trial.summary for trial in sweep.trials):
-        return  # measured elsewhere, if at all
-    print(table.whole(sweep))
-    written = page.write(directory, sweep, base.job.objective)
-    print("".join(f"written: {path}\n" for path in written), end="", flush=True)
+    sweep = chosen.sweep  # empty where all was measured elsewhere
+    files = {} if job.output is None else {job.output: [point.number for point in sweep.points]}
+    tell(chosen.directory, sweep, files, partial(page.write, objective=job.objective))
+    check(sweep)
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,10 @@ class Loss:
 
 def _measured(chosen: Chosen, make: Make, arguments: Arguments, settings: Mapping[str, str]) -> float:
     try:
-        task = make(arguments)
+        return chosen.loss(make(arguments), settings)
     except UsageError as error:  # a combination that cannot be had is worse than any that can
         print(f"{', '.join(f'{name}={value}' for name, value in settings.items())}: {error}", file=sys.stderr)
         return float("inf")
-    return chosen.loss(task, settings)
 
 
 @contextmanager
@@ -94,7 +94,7 @@ def _elsewhere(arguments: Arguments, make: Make) -> Iterator[Chosen]:
     task = make(arguments)
     with Stage(arguments, Programs(), prepare.fetched, stop) as stage:
         context = Context(stage, stop, lambda task, _: task, describe.command(arguments.overrides))
-        with Chosen(task, arguments.overrides, context, None) as chosen:
+        with Chosen(task, arguments.overrides, context, None, None) as chosen:
             yield chosen
 
 

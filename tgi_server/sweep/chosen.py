@@ -16,6 +16,7 @@ from tgi_server.sweep.journal import Identity, Journal
 from tgi_server.sweep.objective import score
 from tgi_server.sweep.order import Turn
 from tgi_server.sweep.points import Point, points_of
+from tgi_server.sweep.predictions import Foresee
 from tgi_server.sweep.record import Sweep
 from tgi_server.sweep.screen import Lines
 
@@ -29,9 +30,12 @@ class Chosen:
         base: what all points have in common.
         choice: who chooses among what, as it was written.
         directory: of the record; a name made of all that when None.
+        foresee: how to know what to expect of the points; None: nothing is expected.
     """
 
-    def __init__(self, base: Task, choice: Sequence[str], context: Context, directory: Path | None) -> None:
+    def __init__(
+        self, base: Task, choice: Sequence[str], context: Context, directory: Path | None, foresee: Foresee | None
+    ) -> None:
         base.job.check(base.run.config, base.run.origins)
         (first, *more) = points_of([base])
         if more:
@@ -39,6 +43,7 @@ class Chosen:
         own = _identity(identity.identify([first], context.command), choice)
         self.directory = directory or identity.directory([first], own.marks)
         self._context = context
+        self._foresight = foresee and foresee(self.directory)
         self._journal = Journal(self.directory, own)
 
     def __enter__(self) -> Chosen:
@@ -60,12 +65,15 @@ class Chosen:
 
         Raises:
             StoppedSweepError, ConfigError: see `Driver.go`.
+            UsageError: an option cannot be read or has no effect.
         """
         task.job.check(task.run.config, task.run.origins)
         point = self._point(task, settings)
         turns = [Turn(point, repeat) for repeat in range(1, task.job.repeats + 1)]
         done = sum(trial.summary is not None for trial in self.sweep.trials)
-        Driver(self.directory, self._journal, turns, self._context, Lines(done, done + len(turns))).go()
+        Driver(
+            self.directory, self._journal, turns, self._context, Lines(done, done + len(turns)), self._foresight
+        ).go()
         good = self.sweep.good(point.number)
         return -mean(score(task.job.objective, each) for each in good) if good else math.inf
 

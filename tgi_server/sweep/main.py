@@ -17,7 +17,7 @@ from tgi_server.sweep.journal import Journal
 from tgi_server.sweep.options import SweepOptions
 from tgi_server.sweep.order import Turn, order
 from tgi_server.sweep.points import points_of
-from tgi_server.sweep.predictions import Foresight
+from tgi_server.sweep.predictions import Foresee
 from tgi_server.sweep.record import Sweep
 from tgi_server.telemetry import logging as log
 
@@ -25,10 +25,6 @@ Report = Callable[[Path, Sweep], Sequence[Path]]
 """Writes files about a sweep into its directory, and returns their paths."""
 
 logger = logging.getLogger(__name__)
-
-
-Foresee = Callable[[Path], Foresight]
-"""Makes a simulator that keeps its files in a sweep's directory."""
 
 
 def run(tasks: Sequence[Task], context: Context, report: Report, foresee: Foresee | None = None) -> None:
@@ -58,10 +54,10 @@ def run(tasks: Sequence[Task], context: Context, report: Report, foresee: Forese
             else:
                 reason = None
             sweep = journal.sweep
-    _tell(directory, sweep, tasks, report)
+    tell(directory, sweep, output.asked(tasks), report)
     if reason is not None:
         raise reason
-    _check(sweep)
+    check(sweep)
 
 
 def _go(directory: Path, journal: Journal, turns: Sequence[Turn], context: Context, foresee: Foresee | None) -> None:
@@ -79,13 +75,13 @@ def _screen(sweep: Sweep, total: int, bar: bool) -> screen.Screen:
     return screen.Lines(done, total)
 
 
-def _tell(directory: Path, sweep: Sweep, tasks: Sequence[Task], report: Report) -> None:
-    """Print what was measured and write the files, where anything was."""
+def tell(directory: Path, sweep: Sweep, files: output.Files, report: Report) -> None:
+    """Print what was measured and write the report and these files, where anything was."""
     if not any(trial.summary for trial in sweep.trials):
         return
     try:
         print(table.whole(sweep), flush=True)
-        written = [*output.write(tasks, sweep), *report(directory, sweep)]
+        written = [*output.write(files, sweep), *report(directory, sweep)]
         print("".join(f"written: {path}\n" for path in written), end="", flush=True)
     except BrokenPipeError:
         raise
@@ -93,7 +89,8 @@ def _tell(directory: Path, sweep: Sweep, tasks: Sequence[Task], report: Report) 
         print(f"Warning: the report could not be written ({error})", file=sys.stderr)
 
 
-def _check(sweep: Sweep) -> None:
+def check(sweep: Sweep) -> None:
+    """Raise BenchError where points failed, and all of them."""
     failed = [trial for point in sweep.points if (trial := sweep.failed(point.number))]
     if failed and len(failed) == len(sweep.points):
         raise BenchError(f"no point could be measured; the first: {failed[0].error}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,21 @@ from tgi_server.jobs.base import Task
 from tgi_server.sweep.points import points_of
 from tgi_server.sweep.record import Sweep
 
+Files = Mapping[str, Sequence[int]]
+"""The points by number that a path is to hold."""
 
-def write(tasks: Sequence[Task], sweep: Sweep) -> list[Path]:
-    """One file for each different `output` of the tasks, with the points of those; returns their paths.
 
-    Raises ConfigError.
-    """
+def asked(tasks: Sequence[Task]) -> Files:
+    """One file for each different `output` of the tasks, with the points of those."""
     files: dict[str, list[int]] = {}
     for point in points_of(tasks):
         if point.task.job.output is not None:
             files.setdefault(point.task.job.output, []).append(point.number)
+    return files
+
+
+def write(files: Files, sweep: Sweep) -> list[Path]:
+    """Write them and return their paths. Raises ConfigError."""
     for path, numbers in files.items():
         found = {"facts": sweep.facts, "points": list(_points(sweep, numbers))}
         try:

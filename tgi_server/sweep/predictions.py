@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from tgi_server.bench.summary import Percentiles, Summary
@@ -41,6 +42,10 @@ class Foresight:
 
     simulator: Simulator
     doubt: Callable[[Sequence[Summary], Sequence[Summary]], str | None]
+
+
+Foresee = Callable[[Path], Foresight]
+"""Makes a simulator that keeps its files in a sweep's directory."""
 
 
 class Predictions:
