@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Any
@@ -79,7 +79,10 @@ def text(long: bool) -> str:
 def groups() -> Iterator[tuple[str, list[Entry]]]:
     """The title of each group of options, and its options; then those of the parts that have fields."""
     for group in options.groups():
-        yield _title(group), [_entry(field.name, getattr(ServerConfig(), field.name)) for field in fields(group)]
+        yield (
+            _title(group),
+            [_entry(field.name, getattr(ServerConfig(), field.name), field.metadata) for field in fields(group)],
+        )
     for name in parts.TYPED:
         users: dict[str, list[str]] = {}
         for choice, path in parts.choices(name).items():
@@ -90,7 +93,7 @@ def groups() -> Iterator[tuple[str, list[Entry]]]:
             also = f", and what {name}={users[base][0]} has{_but(base, path)}" if base else ""
             if own:
                 title = f"{_title(parts.target(path))} ({name}={', '.join(choices)}{also})"
-                yield title, [_entry(f"{name}.{field}", known.default) for field, known in own.items()]
+                yield title, [_entry(f"{name}.{field}", known.default, known.metadata) for field, known in own.items()]
 
 
 def _inherited(path: str, others: Sequence[str]) -> tuple[str | None, Collection[str]]:
@@ -121,8 +124,9 @@ def choices() -> Iterator[tuple[str, list[str], str, str]]:
         yield group, names, part["help"] if part else "", _variable(group) if part else ""
 
 
-def _entry(name: str, default: Any) -> Entry:
-    hint, metadata = options.hint(name), options.metadata(name)
+def _entry(name: str, default: Any, metadata: Mapping[str, Any]) -> Entry:
+    """Fields of several parts may share a name, and yet each has a help text of its own: so that is given."""
+    hint = options.hint(name)
     return Entry(
         flag=_flag(name, hint),
         help=metadata["help"],

@@ -162,6 +162,6 @@ def _telemetry(config: ServerConfig) -> Iterator[Problem]:
         yield "otlp_endpoint", reason
     if config.record_traffic is not None:
         try:
-            traffic.continued(Path(config.record_traffic))
+            traffic.continued(Path(config.record_traffic).expanduser())
         except UsageError as error:
             yield "record_traffic", str(error)

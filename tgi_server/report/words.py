@@ -43,7 +43,7 @@ def settings(found: Findings, row: Row) -> str:
 def simulator(found: Findings) -> Iterator[str]:
     """How far the simulator is to be believed."""
     if found.sweep.doubt:
-        yield f"The simulator does not know: {found.sweep.doubt}"
+        yield found.sweep.doubt[:1].upper() + found.sweep.doubt[1:] + "."
     for metric in PREDICTED:
         errors = [abs(found.error(row, metric)) for row in found.predicted]
         known = [error for error in errors if math.isfinite(error)]

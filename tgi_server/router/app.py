@@ -73,7 +73,7 @@ def create_app(
     pool = ThreadPoolExecutor(config.validation_workers, thread_name_prefix="validation")
     grammar_pool = ThreadPoolExecutor(2, thread_name_prefix="grammars")
     tracer = tracing.tracer(config.otlp_endpoint, config.otlp_service_name)
-    recorder = None if config.record_traffic is None else Recorder(Path(config.record_traffic))
+    recorder = None if config.record_traffic is None else Recorder(Path(config.record_traffic).expanduser())
     limits = Limits.of(config, config, engine.info)
     calls = Calls(engine, tokenizer, limits, pool, grammar_pool, metrics, tracer, recorder)
     compute_type = config.compute_type or resolved.compute_type
