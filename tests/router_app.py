@@ -88,6 +88,7 @@ async def started(
     resolved: Resolved | None = None,
     unguided: str | None = None,
     tokenizer: Tokenizer | None = None,
+    draft_width: int = 0,
     **options: Any,
 ) -> AsyncIterator[Router]:
     """A router on fake shards; `options` are options of the server."""
@@ -99,6 +100,7 @@ async def started(
         eos_token_ids=[EOS_ID],
         groups=[GroupInfo(CacheKind.FULL, None, num_blocks)],
         unguided=unguided,
+        draft_width=draft_width,
     )
     shards = FakeShards(info, step_seconds, choose)
     metrics = Metrics(config.max_input_length, config.max_total_tokens)

@@ -31,6 +31,11 @@ class BlockPool:
         """Number of blocks that somebody owns."""
         return self.total - self.free
 
+    @property
+    def kept(self) -> int:
+        """Number of blocks that nobody owns and that are kept for what is in them."""
+        return len(self._idle)
+
     def allocate(self, count: int) -> list[int]:
         """Hand out `count` blocks of unknown contents. Raises ValueError when fewer are free."""
         if count > self.free:

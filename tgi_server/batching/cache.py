@@ -91,6 +91,11 @@ class Cache:
         return [blocks.pool.free for blocks in self._groups]
 
     @property
+    def pools(self) -> dict[str, BlockPool]:
+        """The blocks of each group by what it keeps: `full`, `window-512`, `state`, `encoder`. Do not change them."""
+        return {_name(blocks.group): blocks.pool for blocks in self._groups}
+
+    @property
     def used_tokens(self) -> int:
         """Positions of the blocks that somebody holds, in the group that `ShardInfo.cache_tokens` is about."""
         return self._told.pool.used * BLOCK_SIZE
@@ -188,3 +193,7 @@ class Cache:
             found = self._shared.find(keys[len(own) :])
             self._shared.share(found)
             own += found
+
+
+def _name(group: CacheGroup) -> str:
+    return group.kind.value if group.window is None else f"{group.kind.value}-{group.window}"

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence as Items
 
+from tgi_server.batching.blocks import BlockPool
 from tgi_server.batching.cache import Cache
 from tgi_server.batching.policy import Cause, ChunkedPolicy, PausingPolicy, Policy
 from tgi_server.batching.prefix import block_keys
@@ -71,6 +72,11 @@ class Scheduler:
     def reserved_tokens(self) -> int:
         """Cache positions that running sequences own."""
         return self._cache.used_tokens
+
+    @property
+    def pools(self) -> dict[str, BlockPool]:
+        """The cache blocks of each group of layers, to look at; see `Cache.pools`."""
+        return self._cache.pools
 
     def add(self, sequence: Sequence) -> None:
         """Queue `sequence`. Raises ValidationError for one that no step and no cache could ever hold."""

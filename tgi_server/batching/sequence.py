@@ -13,6 +13,8 @@ from tgi_server.types import BLOCK_SIZE, FinishReason, GenerationRequest, NewSeq
 class Sequence:
     """A request from its arrival to its last token. Times are seconds on the caller's clock.
 
+    It was `received` by the server before it `arrived` here; None if nobody asked for it. Its newest tokens came at
+    `last_token`; the scheduler knows of neither.
     Of its request `input_length` are the prompt tokens, `max_new_tokens` the most that may be generated.
     `prompt_left` counts the prompt tokens that no step is planned for, `pending` the planned steps of which a new token
     is yet to come, `committed` the tokens whose value is known. A step brings one token at least: how many more than
@@ -28,6 +30,8 @@ class Sequence:
     arrived: float = 0.0
     started: float | None = None
     ended: float | None = None
+    received: float | None = None
+    last_token: float | None = None
     needed: list[int] = field(default_factory=list)
     blocks: list[list[int]] = field(default_factory=list)
     own: list[list[int]] = field(default_factory=list)

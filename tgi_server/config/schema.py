@@ -505,6 +505,8 @@ class Resolved(Options):
     """Name of the container image."""
     description: Optional[str] = None
     """What was found out of a model of no family (`models.fallback.spec`); None for others."""
+    load_seconds: Optional[float] = None
+    """From the start of the shards until all had loaded the model; None where nobody waited for that."""
 
 
 @dataclass

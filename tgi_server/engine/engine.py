@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from tgi_server.batching.sequence import Progress, Sequence
 from tgi_server.config.schema import BatchingOptions
 from tgi_server.engine.cycle import Cycle
+from tgi_server.engine.gauges import read_state
 from tgi_server.engine.generation import Bell, Generation
 from tgi_server.engine.observer import BatchObserver
 from tgi_server.engine.permits import Permits
@@ -85,6 +86,7 @@ class Engine:
         unshared = self._cycle.scheduler.unshared
         self._tell_sharing(unshared)
         self._observer = BatchObserver(self._metrics, unshared is None, self.info.draft_width)
+        read_state(self._metrics, self._permits, self._cycle.scheduler)
         self._tasks = [asyncio.create_task(self._guard(loop)) for loop in (self._send_plans, self._take_outcomes)]
 
     def _tell_sharing(self, unshared: str | None) -> None:
@@ -127,11 +129,17 @@ class Engine:
         """Refuse new permits and report unhealthy; what has a permit goes on."""
         self._permits.draining = True
 
-    def generate(self, request: GenerationRequest, bell: Bell | None = None) -> Generation:
-        """A generation that starts when it is entered; those that are read together share a `bell`."""
+    def generate(
+        self, request: GenerationRequest, bell: Bell | None = None, received: float | None = None
+    ) -> Generation:
+        """A generation that starts when it is entered; those that are read together share a `bell`.
+
+        `received` is when the client's request was there, on the monotonic clock; None for none of a client's.
+        """
         context = request.prompt_ids if self.info.start_token_id is None else ()
         text = GenerationText(self._vocabulary, request, context)
-        return Generation(Sequence(next(self._ids), request), text, self._enter, self._leave, bell or Bell())
+        sequence = Sequence(next(self._ids), request, received=received)
+        return Generation(sequence, text, self._enter, self._leave, bell or Bell())
 
     async def health(self) -> None:
         """Raises UnhealthyError while draining, or when the shards do not answer.
@@ -168,14 +176,12 @@ class Engine:
             raise GenerationError(self._failure)
         self._cycle.add(generation.sequence, time.monotonic())
         self._generations[generation.sequence.id] = generation
-        self._observer.queue(self._cycle.scheduler)
         self._work.set()
 
     def _leave(self, generation: Generation) -> None:
         """Forget a generation; nothing is left to abort when it ended by itself."""
         if self._generations.pop(generation.sequence.id, None) is not None:
             self._cycle.abort(generation.sequence.id, time.monotonic())
-            self._observer.queue(self._cycle.scheduler)
             self._work.set()
 
     async def _guard(self, loop: Callable[[], Coroutine[None, None, None]]) -> None:
@@ -210,8 +216,10 @@ class Engine:
             self._observer.received(outcome, now)
             # The sender runs before the readers that `deliver` wakes, and after the stop sequences it finds.
             self._work.set()
-            self._deliver(outcome, self._cycle.commit(outcome, now), now)
-            self._observer.queue(self._cycle.scheduler)
+            progresses = self._cycle.commit(outcome, now)
+            committed = time.monotonic()
+            self._deliver(outcome, progresses, now)
+            self._observer.delivered(progresses, committed - now, time.monotonic() - committed)
             if self._idle is not None and not self._cycle.in_flight:
                 self._idle.set()
 

@@ -1,18 +1,34 @@
-"""The batch and queue metrics, updated from what the scheduler did."""
+"""The metrics of steps, recorded as they are planned and come back."""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tgi_server.batching.scheduler import Scheduler
+from tgi_server.batching.sequence import Progress
 from tgi_server.telemetry.metrics import Metrics
 from tgi_server.types import Outcome, Plan
 
 
+class _Method:
+    """The series of steps of one kind."""
+
+    def __init__(self, metrics: Metrics, name: str) -> None:
+        self.sent = metrics.counted("tgi_batch_inference_count", method=name)
+        self.succeeded = metrics.counted("tgi_batch_inference_success", method=name)
+        self.failed = metrics.counted("tgi_batch_inference_failure", method=name)
+        self.inference = metrics.histogram("tgi_batch_inference_duration", method=name)
+        self.forward = metrics.histogram("tgi_batch_forward_duration", method=name)
+        self.wait = metrics.histogram("tgi_batch_wait_duration", method=name)
+        self.filter = metrics.histogram("tgi_batch_filter_duration", method=name)
+        self.decode = metrics.histogram("tgi_batch_decode_duration", method=name)
+
+
 @dataclass(frozen=True, slots=True)
 class _Sent:
-    method: str
+    method: _Method
     at: float
     follows: bool
     """There was work to plan all the time since the step before."""
@@ -30,29 +46,27 @@ class BatchObserver:
         self._metrics = metrics
         self._prefix_caching = prefix_caching
         self._most_guessed = most_guessed
-        metrics.bound("tgi_request_skipped_tokens", range(most_guessed + 1))
+        metrics.guesses(most_guessed)
+        self._prefill, self._decode = (_Method(metrics, name) for name in ("prefill", "decode"))
+        self._sizes = metrics.histogram("tgi_batch_next_size")
+        self._first = metrics.histogram("tgi_request_first_token_duration")
+        self._gaps = metrics.histogram("tgi_request_inter_token_duration")
         self._in_flight: deque[_Sent] = deque()
+        self._last = self._decode  # the method of the step that came back last
         self._last_outcome = 0.0
         self._working = False
 
-    def queue(self, scheduler: Scheduler) -> None:
-        """The number of waiting, running or ended sequences changed."""
-        self._metrics.gauge("tgi_queue_size", scheduler.waiting)
-        self._metrics.gauge("tgi_batch_current_size", scheduler.running)
-        self._metrics.gauge("tgi_batch_current_max_tokens", scheduler.reserved_tokens)
-
     def planned(self, scheduler: Scheduler, plan: Plan, now: float) -> None:
         """A plan is about to be sent."""
-        method = "prefill" if scheduler.prefilled else "decode"
+        method = self._prefill if scheduler.prefilled else self._decode
         self._in_flight.append(_Sent(method, now, self._working))
         self._working = True
-        self._metrics.counter("tgi_batch_inference_count", method=method)
+        method.sent.add()
         if plan.new:
-            self._metrics.observe("tgi_batch_next_size", len(plan.new))
+            self._sizes.observe(len(plan.new))
             self._looked_up(plan)
         if scheduler.joined:
             self._metrics.counter("tgi_batch_concat", reason=scheduler.joined)
-        self.queue(scheduler)
 
     def _looked_up(self, plan: Plan) -> None:
         queries = [new for new in plan.new if self._prefix_caching and not new.sampling.prompt_logprobs]
@@ -67,17 +81,32 @@ class BatchObserver:
     def received(self, outcome: Outcome, now: float) -> None:
         """The outcome of the oldest plan in flight arrived; its time runs from when the shards were free for it."""
         sent = self._in_flight.popleft()
-        self._metrics.observe(
-            "tgi_batch_inference_duration", now - max(sent.at, self._last_outcome), method=sent.method
-        )
-        self._metrics.observe("tgi_batch_forward_duration", outcome.forward_ns / 1e9, method=sent.method)
+        method = self._last = sent.method
+        method.inference.observe(now - max(sent.at, self._last_outcome))
+        method.forward.observe(outcome.forward_ns / 1e9)
         if sent.follows:
-            self._metrics.observe("tgi_batch_wait_duration", outcome.wait_ns / 1e9, method=sent.method)
-        result = "failure" if outcome.failed else "success"
-        self._metrics.counter(f"tgi_batch_inference_{result}", method=sent.method)
+            method.wait.observe(outcome.wait_ns / 1e9)
+        (method.failed if outcome.failed else method.succeeded).add()
         self._last_outcome = now
         if self._most_guessed:
             self._guesses(outcome)
+
+    def delivered(self, progresses: Iterable[Progress], taken_in: float, passed_on: float) -> None:
+        """What the outcome received last brought its sequences, and the seconds that went on it in the router."""
+        self._last.filter.observe(taken_in)
+        self._last.decode.observe(passed_on)
+        now, gaps = self._last_outcome, dict[float, int]()  # most sequences have got their last tokens together
+        for progress in progresses:
+            if count := len(progress.tokens):
+                sequence = progress.sequence
+                before, sequence.last_token = sequence.last_token, now
+                if before is not None:
+                    gap = (now - before) / count
+                    gaps[gap] = gaps.get(gap, 0) + count
+                elif sequence.received is not None:
+                    self._first.observe(now - sequence.received)
+        for gap, count in gaps.items():
+            self._gaps.observe(gap, count)
 
     def _guesses(self, outcome: Outcome) -> None:
         """How many tokens came beyond the certain one, and which guesses were made and right, by their position."""
@@ -92,4 +121,4 @@ class BatchObserver:
     def broke(self) -> None:
         """The shards are gone, and with them the steps in flight."""
         while self._in_flight:
-            self._metrics.counter("tgi_batch_inference_failure", method=self._in_flight.popleft().method)
+            self._in_flight.popleft().method.failed.add()

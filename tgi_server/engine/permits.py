@@ -13,11 +13,18 @@ class Permits:
 
     Attributes:
         draining: set it, and no further request gets in.
+        limit: how many there are.
     """
 
     def __init__(self, limit: int) -> None:
         self.draining = False
+        self.limit = limit
         self._free = limit
+
+    @property
+    def held(self) -> int:
+        """How many are taken."""
+        return self.limit - self._free
 
     @contextmanager
     def permit(self) -> Iterator[None]:

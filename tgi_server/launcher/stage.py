@@ -241,7 +241,9 @@ class Stage:
             model, description = prepare.prepare(config, dtype, self._fetch, look, self._stop, bar)
             resolved = replace(prepare.resolved(model, num_shard, dtype, gpu=gpus > 0), description=description)
             server = held.enter_context(Server(self._programs, self._stop))
+            began = time.monotonic()
             server.start_shards(config, resolved, bar)
+            resolved = replace(resolved, load_seconds=round(time.monotonic() - began, 3))
             return _Running(server, held.pop_all(), resolved, _concerned(config, "shard"))
 
     def _listener(self, config: ServerConfig) -> Any:

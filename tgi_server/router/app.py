@@ -35,6 +35,7 @@ from tgi_server.router.openai.rendering import Served
 from tgi_server.router.openai.responses.routes import ResponsesRoutes
 from tgi_server.router.openai.routes import OpenAIRoutes
 from tgi_server.router.ops.routes import OpsRoutes
+from tgi_server.router.ops.told import Responses, tell_server
 from tgi_server.router.pages.documentation import DocsRoutes
 from tgi_server.router.pages.ui import PageRoutes
 from tgi_server.telemetry import tracing
@@ -80,6 +81,8 @@ def create_app(
     native = NativeRoutes(calls, compute_type, resolved.pipeline_tag)
     openai = OpenAIRoutes(calls, template, Served.of(config.model_id, resolved.docker_label), compute_type)
     app.before_request(Keys(keys, OPEN_TO_ALL).check)
+    app.after_request(Responses(metrics).count)
+    tell_server(metrics, config, resolved, engine.info)
     if keys:
         logger.info("Requests need an API key, of which there are %d", len(keys))
     app.register_blueprint(native.blueprint())

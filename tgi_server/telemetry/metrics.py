@@ -1,50 +1,88 @@
-"""Counters, gauges and histograms, written in the Prometheus text format.
+"""Counters, gauges and histograms of the table in `names`, written in the Prometheus text format.
 
-Own code because the names of this server have no `_total` suffix, which the usual client library would add. Not
-thread-safe: everything is recorded on one event loop. A series appears only after its first update.
+Own code, because the usual client library writes counters under other names: in this format it puts `_total` behind the
+name of each, also behind one that a collector of ours makes, so that the series of `tgi_request_count` would come
+without a type. Nothing here is thread-safe: everything is recorded and written on one event loop.
+
+A counter or histogram appears with its first update. Gauges that something else knows are asked for when they are
+written (`Metrics.read`). What is not in the table cannot be recorded: a series is checked when it is made, once.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
+
+from tgi_server.telemetry.names import FAMILIES, Bounds, Family
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 Labels = tuple[tuple[str, str], ...]
 
-_DURATION_BUCKETS = [0.0001 * 1.5**k for k in range(1, 36)]
-_BATCH_SIZE_BUCKETS = [float(size) for size in range(1, 1025)]
+_SECONDS = [0.0001 * 1.5**k for k in range(1, 36)]
+_BATCH_SIZES = [float(size) for size in range(1, 1025)]
 
 
-class _Histogram:
-    """Observations counted by the first bucket bound that is not below them."""
+class Counter:
+    """A number that grows."""
 
-    __slots__ = ("bounds", "counts", "total")
+    __slots__ = ("shown", "value")
 
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
+    def __init__(self) -> None:
+        self.value = 0.0
+        self.shown = False
 
-    def observe(self, value: float) -> None:
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
+    def add(self, amount: float = 1) -> None:
+        """Count so many more; 0 lets the series appear."""
+        self.value += amount
+        self.shown = True
 
-    def lines(self, name: str, labels: Labels) -> list[str]:
-        bounds = [*(_number(bound) for bound in self.bounds), "+Inf"]
-        cumulative = list(accumulate(self.counts))
-        buckets = [
-            f"{name}_bucket{_braces((*labels, ('le', bound)))} {count}"
-            for bound, count in zip(bounds, cumulative, strict=True)
-        ]
-        suffix = _braces(labels)
-        return [*buckets, f"{name}_sum{suffix} {_number(self.total)}", f"{name}_count{suffix} {cumulative[-1]}"]
+
+class Histogram:
+    """Observations counted by the first bucket bound that is not below them.
+
+    Args:
+        bounds: of the buckets, rising.
+        name, labels: what its lines begin with.
+    """
+
+    __slots__ = ("_bounds", "_counts", "_heads", "_labels", "_name", "_total")
+
+    def __init__(self, bounds: Sequence[float], name: str, labels: Labels) -> None:
+        self._name, self._labels = name, labels
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._total = 0.0
+        self._heads: list[str] = []  # of the lines, made when they are needed first
+
+    def observe(self, value: float, count: int = 1) -> None:
+        """Add `count` observations of the same value."""
+        self._counts[bisect_left(self._bounds, value)] += count
+        self._total += value * count
+
+    def lines(self) -> list[str]:
+        """Buckets, sum and count; none before the first observation."""
+        cumulative = list(accumulate(self._counts))
+        if not cumulative[-1]:
+            return []
+        if not self._heads:
+            self._heads = list(self._made_heads())
+        values = [*map(str, cumulative), _number(self._total), str(cumulative[-1])]
+        return [head + value for head, value in zip(self._heads, values, strict=True)]
+
+    def _made_heads(self) -> Iterable[str]:
+        for bound in (*map(_number, self._bounds), "+Inf"):
+            yield f"{self._name}_bucket{_braces((*self._labels, ('le', bound)))} "
+        for suffix in ("sum", "count"):
+            yield f"{self._name}_{suffix}{_braces(self._labels)} "
 
 
 class Metrics:
     """All metrics of one process. Recording is a dictionary access; text is made only by `render`.
+
+    Who records often keeps the series (`counted`, `histogram`). All methods raise KeyError for a name that is not
+    declared as of this kind, ValueError for labels that are not, when the series is used first.
 
     Args:
         max_input_length: upper bound of the buckets of prompt lengths, in tokens.
@@ -52,52 +90,84 @@ class Metrics:
     """
 
     def __init__(self, max_input_length: int, max_total_tokens: int) -> None:
-        self._counters: dict[str, dict[Labels, float]] = {}
-        self._gauges: dict[str, dict[Labels, float]] = {}
-        self._histograms: dict[str, dict[Labels, _Histogram]] = {}
-        totals = _linear(max_total_tokens)
-        self._buckets: dict[str, Sequence[float]] = {
-            "tgi_request_input_length": _linear(max_input_length),
-            "tgi_request_generated_tokens": totals,
-            "tgi_request_max_new_tokens": totals,
-            "tgi_batch_next_size": _BATCH_SIZE_BUCKETS,
+        self._counters: dict[str, dict[Labels, Counter]] = {name: {} for name in _of("counter")}
+        self._gauges: dict[str, dict[Labels, float]] = {name: {} for name in _of("gauge")}
+        self._histograms: dict[str, dict[Labels, Histogram]] = {name: {} for name in _of("histogram")}
+        self._read: dict[str, dict[Labels, Callable[[], float]]] = {}
+        self._bounds: dict[Bounds | None, Sequence[float]] = {
+            "seconds": _SECONDS,
+            "input": _linear(max_input_length),
+            "total": _linear(max_total_tokens),
+            "batch": _BATCH_SIZES,
+            "guesses": range(1),
         }
 
-    def bound(self, name: str, bounds: Sequence[float]) -> None:
-        """Let a histogram that has no observation yet have these buckets."""
-        self._buckets[name] = bounds
+    def guesses(self, most: int) -> None:
+        """How many tokens may be guessed of a text in a step, known before the first of them is told."""
+        self._bounds["guesses"] = range(most + 1)
 
     def counter(self, name: str, amount: float = 1, /, **labels: str) -> None:
         """Add to a counter."""
-        series = self._counters.setdefault(name, {})
-        key = tuple(labels.items())
-        series[key] = series.get(key, 0) + amount
+        self.counted(name, **labels).add(amount)
 
     def gauge(self, name: str, value: float, /, **labels: str) -> None:
         """Set a gauge."""
-        self._gauges.setdefault(name, {})[tuple(labels.items())] = value
+        series, key = self._gauges[name], tuple(labels.items())
+        if key not in series:
+            FAMILIES[name].check(labels)
+        series[key] = value
 
     def observe(self, name: str, value: float, /, **labels: str) -> None:
-        """Add an observation to a histogram; the name decides the buckets, durations are in seconds."""
-        series = self._histograms.setdefault(name, {})
-        key = tuple(labels.items())
-        histogram = series.get(key)
-        if histogram is None:
-            histogram = series[key] = _Histogram(self._buckets.get(name, _DURATION_BUCKETS))
-        histogram.observe(value)
+        """Add an observation to a histogram; durations are in seconds."""
+        self.histogram(name, **labels).observe(value)
+
+    def counted(self, name: str, /, **labels: str) -> Counter:
+        """A counter."""
+        series, key = self._counters[name], tuple(labels.items())
+        if (found := series.get(key)) is None:
+            FAMILIES[name].check(labels)
+            found = series[key] = Counter()
+        return found
+
+    def histogram(self, name: str, /, **labels: str) -> Histogram:
+        """A histogram."""
+        series, key = self._histograms[name], tuple(labels.items())
+        if (found := series.get(key)) is None:
+            family = FAMILIES[name]
+            family.check(labels)
+            found = series[key] = Histogram(self._bounds[family.bounds], name, key)
+        return found
+
+    def read(self, name: str, value: Callable[[], float], /, **labels: str) -> None:
+        """Ask `value` for a gauge, or for a counter that something else counts, whenever metrics are written."""
+        if name not in self._gauges and name not in self._counters:
+            raise KeyError(name)
+        FAMILIES[name].check(labels)
+        self._read.setdefault(name, {})[tuple(labels.items())] = value
 
     def render(self) -> str:
-        """The Prometheus text of everything recorded so far."""
-        lines: list[str] = []
-        for kind, families in (("counter", self._counters), ("gauge", self._gauges)):
-            for name, series in families.items():
-                lines.append(f"# TYPE {name} {kind}")
-                lines += [f"{name}{_braces(labels)} {_number(value)}" for labels, value in series.items()]
-        for name, histograms in self._histograms.items():
-            lines.append(f"# TYPE {name} histogram")
-            for labels, histogram in histograms.items():
-                lines += histogram.lines(name, labels)
-        return "".join(f"{line}\n" for line in lines)
+        """The Prometheus text of everything that has a value."""
+        text: list[str] = []
+        for family in FAMILIES.values():
+            if lines := self._lines(family):
+                text += [f"# HELP {family.name} {family.help}", f"# TYPE {family.name} {family.kind}", *lines]
+        return "".join(f"{line}\n" for line in text)
+
+    def _lines(self, family: Family) -> list[str]:
+        name = family.name
+        if family.kind == "histogram":
+            return [line for histogram in self._histograms[name].values() for line in histogram.lines()]
+        if family.kind == "counter":
+            counters = self._counters[name].items()
+            values: dict[Labels, float] = {labels: counter.value for labels, counter in counters if counter.shown}
+        else:
+            values = dict(self._gauges[name])
+        values |= {labels: value() for labels, value in self._read.get(name, {}).items()}
+        return [f"{name}{_braces(labels)} {_number(value)}" for labels, value in values.items()]
+
+
+def _of(kind: str) -> list[str]:
+    return [family.name for family in FAMILIES.values() if family.kind == kind]
 
 
 def _linear(upper: int, count: int = 100) -> list[float]:

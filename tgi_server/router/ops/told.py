@@ -1,0 +1,40 @@
+"""What metrics tell of the server as a whole: what runs, and how HTTP answers."""
+
+from __future__ import annotations
+
+from quart import Response, request
+
+from tgi_server import __version__
+from tgi_server.config.schema import Resolved, ServerConfig
+from tgi_server.telemetry.metrics import Metrics
+from tgi_server.telemetry.process import read_process
+from tgi_server.types import ShardInfo
+
+OTHER = "other"
+"""Stands for all paths that are no route of the server."""
+
+
+def tell_server(metrics: Metrics, config: ServerConfig, resolved: Resolved, shard: ShardInfo) -> None:
+    """Which program and model this is, how long the start took, and what the process uses."""
+    metrics.gauge(
+        "tgi_info", 1,
+        version=__version__, model=config.model_id, model_sha=resolved.model_sha or "", dtype=shard.dtype,
+        device=shard.device_type, shards=str(resolved.num_shard),
+    )  # fmt: skip
+    if resolved.load_seconds is not None:
+        metrics.gauge("tgi_model_load_seconds", resolved.load_seconds)
+    read_process(metrics)
+
+
+class Responses:
+    """Counts answers as they are begun. Their label is the route's pattern, never what a client wrote."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    async def count(self, response: Response) -> Response:
+        """For `Quart.after_request`."""
+        rule = request.url_rule
+        route = OTHER if rule is None else rule.rule
+        self._metrics.counter("tgi_http_responses", route=route, status=str(response.status_code))
+        return response
