@@ -95,18 +95,28 @@ class BatchObserver:
         """What the outcome received last brought its sequences, and the seconds that went on it in the router."""
         self._last.filter.observe(taken_in)
         self._last.decode.observe(passed_on)
-        now, gaps = self._last_outcome, dict[float, int]()  # most sequences have got their last tokens together
+        self._gaps_until(self._last_outcome, progresses)
+
+    def _gaps_until(self, now: float, progresses: Iterable[Progress]) -> None:
+        """Most sequences got their last tokens together, at a time that is one object: they are counted at once."""
+        last, together = now, 0
         for progress in progresses:
-            if count := len(progress.tokens):
-                sequence = progress.sequence
-                before, sequence.last_token = sequence.last_token, now
-                if before is not None:
-                    gap = (now - before) / count
-                    gaps[gap] = gaps.get(gap, 0) + count
-                elif sequence.received is not None:
+            count, sequence = len(progress.tokens), progress.sequence
+            if not count:
+                continue
+            before = sequence.last_token
+            sequence.last_token = now
+            if before is last and count == 1:
+                together += 1
+            elif before is None:
+                if sequence.received is not None:
                     self._first.observe(now - sequence.received)
-        for gap, count in gaps.items():
-            self._gaps.observe(gap, count)
+            elif count == 1:
+                self._gaps.observe(now - last, together)
+                last, together = before, 1
+            else:
+                self._gaps.observe((now - before) / count, count)
+        self._gaps.observe(now - last, together)
 
     def _guesses(self, outcome: Outcome) -> None:
         """How many tokens came beyond the certain one, and which guesses were made and right, by their position."""

@@ -108,7 +108,8 @@ class Metrics:
 
     def counter(self, name: str, amount: float = 1, /, **labels: str) -> None:
         """Add to a counter."""
-        self.counted(name, **labels).add(amount)
+        found = self._counters[name].get(tuple(labels.items()))
+        (found or self.counted(name, **labels)).add(amount)
 
     def gauge(self, name: str, value: float, /, **labels: str) -> None:
         """Set a gauge."""
@@ -119,7 +120,8 @@ class Metrics:
 
     def observe(self, name: str, value: float, /, **labels: str) -> None:
         """Add an observation to a histogram; durations are in seconds."""
-        self.histogram(name, **labels).observe(value)
+        found = self._histograms[name].get(tuple(labels.items()))
+        (found or self.histogram(name, **labels)).observe(value)
 
     def counted(self, name: str, /, **labels: str) -> Counter:
         """A counter."""
