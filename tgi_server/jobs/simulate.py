@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 from tgi_server.config.schema import ServerConfig
@@ -24,7 +23,7 @@ class Simulate(SimulateOptions):
     @property
     def starts_server(self) -> bool:
         """Whether it has to be measured what steps cost."""
-        return self.costs is None or not Path(self.costs).exists()
+        return not self.known
 
     def check(self, config: ServerConfig, origins: Mapping[str, str]) -> None:
         """Raise UsageError for what cannot be simulated, or an option that cannot be read or has no effect."""
@@ -38,7 +37,7 @@ class Simulate(SimulateOptions):
 
         Raises:
             UsageError: see `check`.
-            ConfigError, ModelError: costs that cannot be read, or were measured elsewhere.
+            ConfigError, ModelError: costs that cannot be read, or of another model or other options.
         """
         from tgi_server.simulate import main
 

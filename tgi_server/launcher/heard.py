@@ -15,6 +15,8 @@ from tgi_server.config.schema import NetworkOptions
 from tgi_server.launcher import job
 from tgi_server.launcher.supervise import StoppedError
 
+logger = logging.getLogger(__name__)
+
 _POLL = 0.1
 """Seconds between two questions whether the server is ready."""
 _READY = 30.0
@@ -34,7 +36,11 @@ class Answer:
 
     def take(self, line: bytes) -> None:
         """The next line."""
-        kind, *content = json.loads(line)
+        try:
+            kind, *content = json.loads(line)
+        except ValueError:  # of a library that writes where it should not
+            logger.warning("%s", line.decode(errors="replace").rstrip())
+            return
         if kind == job.PROGRESS:
             self._report(*content)
         else:

@@ -41,10 +41,10 @@ def check(options: SimulateOptions, config: ServerConfig) -> None:
         )
     predict.check(config, Workload.of(options))
     api_keys.read(config)
-    if options.costs is None or not Path(options.costs).exists():
+    if not options.known:
         bench.own_address(config)
-    for name in ("output", "costs"):
-        if (path := getattr(options, name)) is not None:
+    for name, path in (("output", options.output), ("costs", options.costs_path)):
+        if path is not None:
             report.check_output(name, Path(path))
 
 
@@ -84,7 +84,7 @@ def _simulator(task: Task, context: Context, directory: Path) -> Simulator:
     """One that knows what the task's steps cost, which is measured where it is not known."""
     options: SimulateOptions = task.job
     config = task.run.config
-    path = None if options.costs is None else Path(options.costs)
+    path = options.costs_path
     look = predict.until(context.stop)
     with _progress(bar=not config.json_output) as tell:
         if path is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Optional
 
 from tgi_server.bench.options import BenchOptions
@@ -19,5 +20,17 @@ class SimulateOptions(BenchOptions):
         "written; where it is, nothing is started. Unset: measured, and not kept.",
     )
     cost_seconds: float = option(
-        45.0, "Seconds in which it is measured what steps cost, on a server that is started for it.", minimum=1
+        45.0,
+        "Seconds of measuring what steps cost, on a server started for it; not used where costs has it.",
+        minimum=1,
     )
+
+    @property
+    def costs_path(self) -> Path | None:
+        """Where `costs` points to."""
+        return None if self.costs is None else Path(self.costs).expanduser()
+
+    @property
+    def known(self) -> bool:
+        """Whether nothing has to be measured."""
+        return self.costs_path is not None and self.costs_path.exists()
