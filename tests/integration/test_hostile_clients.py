@@ -219,12 +219,16 @@ async def test_metrics_are_strict_prometheus_text() -> None:
         text = (await client.get("/metrics")).text
     kinds: dict[str, str] = {}
     buckets: dict[str, list[float]] = defaultdict(list)
-    seen = set()
+    seen, helped = set(), ""
     for line in text.splitlines():
         if line.startswith("#"):
-            _, word, family, kind = line.split(" ")
-            assert word == "TYPE" and family not in kinds and kind in ("counter", "gauge", "histogram")
-            kinds[family] = kind
+            _, word, family, rest = line.split(" ", 3)
+            assert family not in kinds
+            if word == "HELP":
+                helped = family
+                continue
+            assert (word, family) == ("TYPE", helped) and rest in ("counter", "gauge", "histogram")
+            kinds[family] = rest
             continue
         match = SERIES.fullmatch(line)
         assert match, line

@@ -8,7 +8,7 @@ import time
 
 import httpx
 
-from tests.integration.server import Server
+from tests.integration.server import Server, series
 
 
 async def post(client: httpx.AsyncClient, prompt: str, tokens: int) -> tuple[float, httpx.Response]:
@@ -56,6 +56,10 @@ async def test_the_third_request_beside_two_is_refused() -> None:
             assert '"error_type":"overloaded"' in stream.text.replace(" ", "")
             assert [(await task)[1].status_code for task in running] == [200, 200]
             assert (await post(client, "Now me", 1))[1].status_code == 200
+            told = series((await client.get("/metrics")).text)
+            assert 0.1 < told["tgi_model_load_seconds"] < 90
+            assert told["tgi_request_open_limit"] == 2 and told['tgi_cache_blocks{group="full"}'] > 0
+            assert told['tgi_http_responses{route="/generate",status="429"}'] == 1
 
 
 def test_chat_knows_the_capital_of_france(server: Server) -> None:

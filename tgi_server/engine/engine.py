@@ -130,7 +130,7 @@ class Engine:
         self._permits.draining = True
 
     def generate(
-        self, request: GenerationRequest, bell: Bell | None = None, received: float | None = None
+        self, request: GenerationRequest, bell: Bell | None = None, *, received: float | None = None
     ) -> Generation:
         """A generation that starts when it is entered; those that are read together share a `bell`.
 

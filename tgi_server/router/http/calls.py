@@ -226,7 +226,7 @@ class Calls:
                     held.enter_context(self.engine.permit())
                 prepared, bell = await self._validated(prepare, parameters), Bell()
                 running = [
-                    await held.enter_async_context(self.engine.generate(each, bell, arrived))
+                    await held.enter_async_context(self.engine.generate(each, bell, received=arrived))
                     for each in prepared.requests
                 ]
                 call = Call(prepared, running, bell, arrived, time.monotonic(), book)
