@@ -119,7 +119,7 @@ def look(directory: Path, port: int, more: Callable[[], None]) -> None:
 async def test_a_real_prometheus_answers_every_query(tmp_path: Path) -> None:
     options: dict[str, Any] = {
         "draft_width": 3, "max_waiting_tokens": 4, "max_concurrent_requests": 64,
-        "resolved": Resolved(load_seconds=1.5),
+        "resolved": Resolved(load_seconds=1.5, shard_pids=[os.getpid()]),
     }  # fmt: skip
     async with listening(step_seconds=0.001, **options) as (router, port):
         await every_outcome(router)  # the series are there when Prometheus looks first

@@ -7,6 +7,7 @@ import re
 import time
 
 import httpx
+import pytest
 
 from tests.integration.server import Server, series
 
@@ -58,6 +59,8 @@ async def test_the_third_request_beside_two_is_refused() -> None:
             assert (await post(client, "Now me", 1))[1].status_code == 200
             told = series((await client.get("/metrics")).text)
             assert 0.1 < told["tgi_model_load_seconds"] < 90
+            (shard,) = server.named("tgi_server.shard.main")
+            assert told['tgi_shard_resident_memory_bytes{rank="0"}'] == pytest.approx(shard.memory_info().rss, rel=0.2)
             assert told["tgi_request_open_limit"] == 2 and told['tgi_cache_blocks{group="full"}'] > 0
             assert told['tgi_http_responses{route="/generate",status="429"}'] == 1
 

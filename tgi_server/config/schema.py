@@ -493,6 +493,8 @@ class Resolved(Options):
     dtype: DType = DType.float32
     listen_fd: int = -1
     """Bound, not yet listening socket that the router inherits; -1 in shards."""
+    shard_pids: list[int] = field(default_factory=list)
+    """Processes of the shards, for the router."""
     compute_type: str = "1-cpu"
     """The number of shards and what they run on, for clients."""
     model_sha: Optional[str] = None

@@ -88,6 +88,11 @@ class Child:
             stdin.write(text.encode())  # fits into the pipe: this never waits for the child
 
     @property
+    def pid(self) -> int:
+        """Its number."""
+        return self._process.pid
+
+    @property
     def alive(self) -> bool:
         """Whether it runs."""
         return self._process.poll() is None

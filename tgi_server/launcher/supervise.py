@@ -140,11 +140,12 @@ class Server:
         """Start one at the running shards, which have none.
 
         Args:
-            resolved: what the launcher found out; its `listen_fd` is set here.
+            resolved: what the launcher found out; its `listen_fd` and `shard_pids` are set here.
             listener: bound to the server's address.
         """
         number = listener.fileno()
-        text = load.dump(Launch(config, replace(resolved, listen_fd=number)))
+        pids = [shard.pid for shard in self._shards]
+        text = load.dump(Launch(config, replace(resolved, listen_fd=number, shard_pids=pids)))
         self._router = self._children.start("router", self._programs.router, text, {}, [number])
 
     def start_instead(

@@ -93,7 +93,7 @@ class Metrics:
         self._counters: dict[str, dict[Labels, Counter]] = {name: {} for name in _of("counter")}
         self._gauges: dict[str, dict[Labels, float]] = {name: {} for name in _of("gauge")}
         self._histograms: dict[str, dict[Labels, Histogram]] = {name: {} for name in _of("histogram")}
-        self._read: dict[str, dict[Labels, Callable[[], float]]] = {}
+        self._read: dict[str, dict[Labels, Callable[[], float | None]]] = {}
         self._bounds: dict[Bounds | None, Sequence[float]] = {
             "seconds": _SECONDS,
             "input": _linear(max_input_length),
@@ -140,8 +140,11 @@ class Metrics:
             found = series[key] = Histogram(self._bounds[family.bounds], name, key)
         return found
 
-    def read(self, name: str, value: Callable[[], float], /, **labels: str) -> None:
-        """Ask `value` for a gauge, or for a counter that something else counts, whenever metrics are written."""
+    def read(self, name: str, value: Callable[[], float | None], /, **labels: str) -> None:
+        """Ask `value` for a gauge, or for a counter that something else counts, whenever metrics are written.
+
+        What is None then is left out.
+        """
         if name not in self._gauges and name not in self._counters:
             raise KeyError(name)
         FAMILIES[name].check(labels)
@@ -164,7 +167,8 @@ class Metrics:
             values: dict[Labels, float] = {labels: counter.value for labels, counter in counters if counter.shown}
         else:
             values = dict(self._gauges[name])
-        values |= {labels: value() for labels, value in self._read.get(name, {}).items()}
+        asked = ((labels, value()) for labels, value in self._read.get(name, {}).items())
+        values |= {labels: value for labels, value in asked if value is not None}
         return [f"{name}{_braces(labels)} {_number(value)}" for labels, value in values.items()]
 
 

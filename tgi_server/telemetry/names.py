@@ -142,6 +142,8 @@ _TABLE = (
         version=_ANY, model=_ANY, model_sha=_ANY, dtype=_ANY, device=_ANY, shards=_NUMBER,
     ),
     _gauge("tgi_model_load_seconds", "Seconds from the start of the shards until all had loaded the model."),
+    _gauge("tgi_shard_resident_memory_bytes", "Memory of a shard's process that is in use, but a GPU's.", rank=_NUMBER),
+    _counter("tgi_shard_cpu_seconds", "Seconds of processor time that a shard has used.", rank=_NUMBER),
     _counter("process_cpu_seconds_total", "Seconds of processor time that the router has used."),
     _gauge("process_resident_memory_bytes", "Memory of the router that is in use."),
     _gauge("process_virtual_memory_bytes", "Address space of the router."),

@@ -1,5 +1,7 @@
 import os
 import resource
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -7,7 +9,7 @@ import pytest
 
 from tests.integration.server import series
 from tgi_server.telemetry.metrics import Metrics
-from tgi_server.telemetry.process import read_process
+from tgi_server.telemetry.process import read_process, read_shards
 
 
 def lines(metrics: Metrics) -> list[str]:
@@ -104,3 +106,20 @@ def test_the_process_tells_of_itself() -> None:
     assert 1 << 20 < told["process_resident_memory_bytes"] <= 1.01 * peak < told["process_virtual_memory_bytes"] * 1.01
     assert 0 < told["process_cpu_seconds_total"] <= time.process_time()
     assert time.time() - 86400 < told["process_start_time_seconds"] < time.time()
+
+
+def test_shards_are_told_of_while_they_live() -> None:
+    metrics = Metrics(1000, 2000)
+    child = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        read_shards(metrics, [os.getpid(), child.pid])
+        told = series(metrics.render())
+        own = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        assert 0 < told['tgi_shard_resident_memory_bytes{rank="1"}'] < told['tgi_shard_resident_memory_bytes{rank="0"}']
+        assert told['tgi_shard_resident_memory_bytes{rank="0"}'] <= 1.01 * own
+        while series(metrics.render())['tgi_shard_cpu_seconds{rank="1"}'] < 0.1:
+            time.sleep(0.01)
+    finally:
+        child.kill()
+        child.wait()
+    assert [name for name in series(metrics.render()) if 'rank="1"' in name] == []

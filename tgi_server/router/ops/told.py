@@ -7,7 +7,7 @@ from quart import Response, request
 from tgi_server import __version__
 from tgi_server.config.schema import Resolved, ServerConfig
 from tgi_server.telemetry.metrics import Metrics
-from tgi_server.telemetry.process import read_process
+from tgi_server.telemetry.process import read_process, read_shards
 from tgi_server.types import ShardInfo
 
 OTHER = "other"
@@ -15,7 +15,7 @@ OTHER = "other"
 
 
 def tell_server(metrics: Metrics, config: ServerConfig, resolved: Resolved, shard: ShardInfo) -> None:
-    """Which program and model this is, how long the start took, and what the process uses."""
+    """Which program and model this is, how long the start took, and what the processes use."""
     metrics.gauge(
         "tgi_info", 1,
         version=__version__, model=config.model_id, model_sha=resolved.model_sha or "", dtype=shard.dtype,
@@ -24,6 +24,7 @@ def tell_server(metrics: Metrics, config: ServerConfig, resolved: Resolved, shar
     if resolved.load_seconds is not None:
         metrics.gauge("tgi_model_load_seconds", resolved.load_seconds)
     read_process(metrics)
+    read_shards(metrics, resolved.shard_pids)
 
 
 class Responses:
