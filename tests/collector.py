@@ -32,10 +32,20 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
         return f"http://127.0.0.1:{self.port}"
 
     @property
-    def spans(self) -> dict[str, Span]:
-        """By their names, in the order of their ends."""
+    def every(self) -> list[Span]:
+        """All spans, in the order of their ends."""
         scopes = [scope for request in self.requests for one in request.resource_spans for scope in one.scope_spans]
-        return {span.name: span for scope in scopes for span in scope.spans}
+        return [span for scope in scopes for span in scope.spans]
+
+    @property
+    def spans(self) -> dict[str, Span]:
+        """Those of requests by their names, in the order of their ends."""
+        return {span.name: span for span in self.every if span.kind == Span.SPAN_KIND_SERVER}
+
+    def below(self, parent: Span) -> list[Span]:
+        """The parts of a span, in the order of their beginnings."""
+        parts = [span for span in self.every if span.parent_span_id == parent.span_id]
+        return sorted(parts, key=lambda span: span.start_time_unix_nano)
 
 
 @contextmanager

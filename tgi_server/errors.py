@@ -16,16 +16,24 @@ class TgiError(Exception):
         error_type: the `error_type` field of the JSON body.
         label: value of the `err` label of `tgi_request_failure`.
         prefix: words put before the message in the JSON body.
+
+    Attributes:
+        logged: what logs say instead of a message that may quote what a client wrote; None where it does not.
     """
 
     status = 500
     error_type = "internal"
     label = "generation"
     prefix = ""
+    logged: str | None = None
 
     def public_message(self) -> str:
         """The text a client sees."""
         return f"{self.prefix}{self}"
+
+    def log_message(self) -> str:
+        """The text that logs and traces have: without what a client wrote."""
+        return f"{self.prefix}{self if self.logged is None else self.logged}"
 
 
 class ConfigError(TgiError):
@@ -59,6 +67,7 @@ class ValidationError(TgiError):
     Attributes:
         param: the field at fault, where there is one.
         code: what clients know the mistake by, where there is an established word for it.
+        logged: see `TgiError`.
     """
 
     status = 422
@@ -66,10 +75,13 @@ class ValidationError(TgiError):
     label = "validation"
     prefix = "Input validation error: "
 
-    def __init__(self, message: str, param: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self, message: str, param: str | None = None, code: str | None = None, logged: str | None = None
+    ) -> None:
         super().__init__(message)
         self.param = param
         self.code = code
+        self.logged = logged
 
 
 class TemplateError(TgiError):
@@ -79,6 +91,7 @@ class TemplateError(TgiError):
     error_type = "template_error"
     label = "template"
     prefix = "Template error: "
+    logged = "the chat template refused the conversation"
 
 
 class OverloadedError(TgiError):

@@ -248,7 +248,9 @@ def _failure(id: int, outcome: Outcome) -> TgiError | None:
     """What stopped a sequence: a shard that failed, or its own grammar."""
     if id in outcome.failed:
         return GenerationError(outcome.failed[id])
-    return ValidationError(outcome.unguided[id]) if id in outcome.unguided else None
+    if id in outcome.unguided:
+        return ValidationError(outcome.unguided[id], logged="the grammar of a text turned out to be too much")
+    return None
 
 
 def _unshared(options: BatchingOptions, info: ShardInfo) -> str | None:

@@ -19,6 +19,7 @@ from tgi_server.engine.gauges import read_state
 from tgi_server.engine.generation import Bell, Generation
 from tgi_server.engine.observer import BatchObserver
 from tgi_server.engine.permits import Permits
+from tgi_server.engine.steps import Steps
 from tgi_server.engine.text import GenerationText, Vocabulary
 from tgi_server.errors import GenerationError, TgiError, UnhealthyError
 from tgi_server.rpc.client import Shards
@@ -60,6 +61,7 @@ class Engine:
         self._permits = Permits(options.max_concurrent_requests)
         self._ids = itertools.count()
         self._generations: dict[int, Generation] = {}
+        self._followed: dict[int, Steps] = {}
         self._work = asyncio.Event()
         self._failure: str | None = None
         self._proven = False  # the last step that came back with a token or a failure had no failure
@@ -130,16 +132,23 @@ class Engine:
         self._permits.draining = True
 
     def generate(
-        self, request: GenerationRequest, bell: Bell | None = None, *, received: float | None = None
+        self,
+        request: GenerationRequest,
+        bell: Bell | None = None,
+        *,
+        received: float | None = None,
+        steps: Steps | None = None,
     ) -> Generation:
         """A generation that starts when it is entered; those that are read together share a `bell`.
 
-        `received` is when the client's request was there, on the monotonic clock; None for none of a client's.
+        Args:
+            received: when the client's request was there, on the monotonic clock; None for none of a client's.
+            steps: is told of each step that the generation has a part in.
         """
         context = request.prompt_ids if self.info.start_token_id is None else ()
         text = GenerationText(self._vocabulary, request, context)
         sequence = Sequence(next(self._ids), request, received=received)
-        return Generation(sequence, text, self._enter, self._leave, bell or Bell())
+        return Generation(sequence, text, self._enter, self._leave, bell or Bell(), steps)
 
     async def health(self) -> None:
         """Raises UnhealthyError while draining, or when the shards do not answer.
@@ -176,10 +185,13 @@ class Engine:
             raise GenerationError(self._failure)
         self._cycle.add(generation.sequence, time.monotonic())
         self._generations[generation.sequence.id] = generation
+        if generation.steps is not None:
+            self._followed[generation.sequence.id] = generation.steps
         self._work.set()
 
     def _leave(self, generation: Generation) -> None:
         """Forget a generation; nothing is left to abort when it ended by itself."""
+        self._followed.pop(generation.sequence.id, None)
         if self._generations.pop(generation.sequence.id, None) is not None:
             self._cycle.abort(generation.sequence.id, time.monotonic())
             self._work.set()
@@ -214,6 +226,8 @@ class Engine:
             if outcome.failed or any(outcome.counts):  # nothing is proven by the step of one that had failed before
                 self._proven = not outcome.failed
             self._observer.received(outcome, now)
+            if self._followed:
+                self._follow(outcome, now)
             # The sender runs before the readers that `deliver` wakes, and after the stop sequences it finds.
             self._work.set()
             progresses = self._cycle.commit(outcome, now)
@@ -222,6 +236,11 @@ class Engine:
             self._observer.delivered(progresses, committed - now, time.monotonic() - committed)
             if self._idle is not None and not self._cycle.in_flight:
                 self._idle.set()
+
+    def _follow(self, outcome: Outcome, now: float) -> None:
+        for id, tokens in zip(outcome.ids, outcome.counts, strict=True):
+            if (steps := self._followed.get(id)) is not None and id in self._generations:
+                steps.took(outcome, tokens, now)
 
     def _deliver(self, outcome: Outcome, progresses: list[Progress], now: float) -> None:
         for id, logprobs in outcome.prompt_logprobs.items():

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 
 from tgi_server.batching.sequence import Progress, Sequence
+from tgi_server.engine.steps import Steps
 from tgi_server.engine.text import GenerationText
 from tgi_server.errors import TgiError
 from tgi_server.types import TokenEvent, TopTokens
@@ -44,6 +45,7 @@ class Generation:
     Attributes:
         prompt: the prompt's tokens with their log-probabilities and alternatives, where the request asked for them;
             filled before the first event.
+        steps: what its steps took, where somebody asked for that.
     """
 
     def __init__(
@@ -53,8 +55,10 @@ class Generation:
         enter: Callable[[Generation], None],
         leave: Callable[[Generation], None],
         bell: Bell,
+        steps: Steps | None = None,
     ) -> None:
         self.prompt: list[TokenEvent] = []
+        self.steps = steps
         self.sequence = sequence
         self._text = text
         self._enter, self._leave = enter, leave
@@ -76,6 +80,11 @@ class Generation:
             return 0.0
         ended = self.sequence.ended
         return (time.monotonic() if ended is None else ended) - self.sequence.started
+
+    @property
+    def failure(self) -> str | None:
+        """Why it failed, in words for logs and traces; None if it did not."""
+        return None if self._failure is None else self._failure.log_message()
 
     @property
     def cached_tokens(self) -> int:

@@ -27,6 +27,7 @@ from tgi_server.router.http.keys import Keys
 from tgi_server.router.http.limits import Limits
 from tgi_server.router.http.recording import Recorder
 from tgi_server.router.http.stream import Asgi, Closing
+from tgi_server.router.http.told import Told
 from tgi_server.router.http.tunnel import LocalPaths
 from tgi_server.router.native.routes import NativeRoutes
 from tgi_server.router.openai.answers import ErrorKind
@@ -76,10 +77,11 @@ def create_app(
     tracer = tracing.tracer(config.otlp_endpoint, config.otlp_service_name)
     recorder = None if config.record_traffic is None else Recorder(Path(config.record_traffic).expanduser())
     limits = Limits.of(config, config, engine.info)
-    calls = Calls(engine, tokenizer, limits, pool, grammar_pool, metrics, tracer, recorder)
+    calls = Calls(engine, tokenizer, limits, pool, grammar_pool, metrics, tracer, recorder, config.model_id)
     compute_type = config.compute_type or resolved.compute_type
     native = NativeRoutes(calls, compute_type, resolved.pipeline_tag)
     openai = OpenAIRoutes(calls, template, Served.of(config.model_id, resolved.docker_label), compute_type)
+    Told(OPEN_TO_ALL).install(app)
     app.before_request(Keys(keys, OPEN_TO_ALL).check)
     app.after_request(Responses(metrics).count)
     tell_server(metrics, config, resolved, engine.info)

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from tgi_server.errors import TgiError
+from tgi_server.router.anthropic.errors import error_status
 from tgi_server.router.http.wire import Body, UInt32
 
 
@@ -97,8 +99,11 @@ class OutputConfig(Struct, frozen=True):
 class ConversationBody(Body, frozen=True, kw_only=True, omit_defaults=True):
     """Body of `/v1/messages/count_tokens`, and what `/v1/messages` shares with it."""
 
-    TEXTS = frozenset({"messages", "system", "tools", "tool_choice", "output_config", "output_format", "mcp_servers"})
+    TEXTS = frozenset({
+        "messages", "system", "tools", "tool_choice", "output_config", "output_format", "mcp_servers", "stop_sequences",
+    })  # fmt: skip
     GUIDES = ("tools", "output_config", "output_format")
+    OPERATION = "chat"
 
     model: str | None = None
     """Any name. The answer is that of the one model that is served."""
@@ -138,3 +143,7 @@ class MessagesBody(ConversationBody, frozen=True, kw_only=True, omit_defaults=Tr
     given."""
     top_k: UInt32 | None = None
     """Choose among so many of the likeliest tokens; 0 stands for all of them, as if it were not given."""
+
+    def status_of(self, error: TgiError) -> int:
+        """See `Body`."""
+        return error_status(error)

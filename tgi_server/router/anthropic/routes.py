@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import Mapping
 from functools import partial
 
-from quart import Blueprint, Response, g
+from quart import Blueprint, Response
 
 from tgi_server.errors import TgiError
 from tgi_server.router.anthropic import rules
@@ -19,6 +18,7 @@ from tgi_server.router.chat.template import ChatTemplate
 from tgi_server.router.http.answering import respond
 from tgi_server.router.http.body import answer, read
 from tgi_server.router.http.calls import Calls
+from tgi_server.router.http.identity import request_id
 
 PATH = "/v1/messages"
 REQUEST_ID = "request-id"
@@ -52,7 +52,7 @@ class AnthropicRoutes:
         """The assistant's answer to a conversation."""
         body = await read(MessagesBody)
         prepare = partial(rules.message, body, self._template)
-        opening = self._calls.begin(prepare, body, lambda: 1, self._calls.span())
+        opening = self._calls.begin(prepare, body, lambda: 1, self._calls.origin(bool(body.stream)))
         making = MessageAnswer(body, self._model, request_id())
         return await respond(opening, making, bool(body.stream), self._compute_type)
 
@@ -62,13 +62,6 @@ class AnthropicRoutes:
         loop = asyncio.get_running_loop()
         count = partial(rules.length, body, self._template, self._calls.tokenizer)
         return answer(TokenCount(await loop.run_in_executor(self._calls.pool, count)))
-
-
-def request_id() -> str:
-    """The id of the current request."""
-    if "request_id" not in g:
-        g.request_id = f"req_{uuid.uuid4().hex}"
-    return str(g.request_id)
 
 
 async def error_response(error: TgiError) -> Response:

@@ -114,7 +114,7 @@ def _tool(index: int, definition: ToolDefinition) -> Tool:
     if definition.type not in (None, "custom"):
         kind = definition.type[:MOST_SAID]
         message = f"`{param}` is of the type `{kind}`, a tool of Anthropic's own: only a client's tools are supported"
-        raise ValidationError(message, param)
+        raise ValidationError(message, param, logged=f"`{param}` is of a type that is not supported")
     require(definition.input_schema is not None, f"`{param}` needs an `input_schema`", param)
     function = {
         "name": definition.name,

@@ -58,4 +58,4 @@ def unreadable(kind: str, param: str) -> ValidationError:
     """What to raise about a part of this type."""
     what = _UNREADABLE.get(kind, "such parts")
     message = f"`{param}` is of the type `{kind[:MOST_SAID]}`: {what} are not supported, the model reads text only"
-    return ValidationError(message, param)
+    return ValidationError(message, param, logged=f"`{param}`: {what} are not supported")

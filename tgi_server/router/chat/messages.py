@@ -102,7 +102,8 @@ def tool_of(function: dict[str, Any], param: str) -> Tool:
     try:
         return msgspec.convert({"function": function}, Tool)
     except msgspec.ValidationError as error:
-        raise ValidationError(f"`{param}`: {str(error).partition(' - at ')[0]}", param) from None
+        message = f"`{param}`: {str(error).partition(' - at ')[0]}"
+        raise ValidationError(message, param, logged=f"`{param}`: not as expected") from None
 
 
 class FunctionName(Struct, frozen=True):

@@ -52,12 +52,14 @@ def _chosen(known: dict[str, Tool], choice: ToolChoice) -> Usable:
 def _function(tool: NamedTool) -> str:
     """The name of a function that is to be used."""
     kind = tool.type[:40]
-    require(kind == "function", f"`{PARAM}` of the type `{kind}` is not supported: tools are functions", PARAM)
+    fault = f"`{PARAM}` of the type `{kind}` is not supported: tools are functions"
+    require(kind == "function", fault, PARAM, f"the type of `{PARAM}` is not supported")
     if tool.called is None:
         raise ValidationError(f"`{PARAM}` needs the name of a function", PARAM)
     return tool.called
 
 
 def _named(known: dict[str, Tool], name: str) -> Tool:
-    require(name in known, f"`{PARAM}` names {name[:64]!r}, which is no function of `tools`", PARAM)
+    fault = f"`{PARAM}` names {name[:64]!r}, which is no function of `tools`"
+    require(name in known, fault, PARAM, f"`{PARAM}` is no function of `tools`")
     return known[name]

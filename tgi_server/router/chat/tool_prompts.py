@@ -42,7 +42,9 @@ def _call(call: ToolCall, index: int) -> dict[str, Any]:
             arguments = ""
     if not isinstance(arguments, dict):
         param = f"messages[{index}].tool_calls"
-        raise ValidationError(f"the arguments of `{call.function.name}` are not a JSON object", param)
+        message, logged = f"the arguments of `{call.function.name}`", "the arguments of a call"
+        fault = "are not a JSON object"
+        raise ValidationError(f"{message} {fault}", param, logged=f"{logged} {fault}")
     return {"id": call.id, "type": "function", "function": {"name": call.function.name, "arguments": arguments}}
 
 

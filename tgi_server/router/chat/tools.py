@@ -106,7 +106,8 @@ def grammar(
         functions = _followed(functions)
         schema = None if schema is None else grammars.strictly(schema, "response_format")
         if reason := answer.failure(functions, schema):
-            raise ValidationError(f"`tools` cannot be followed together: {reason}", "tools")
+            fault = "`tools` cannot be followed together"
+            raise ValidationError(f"{fault}: {reason}", "tools", logged=fault)
     return LLMatcher.grammar_from_lark(answer.rules(functions, schema, special))
 
 
@@ -193,7 +194,7 @@ def _followed(functions: Sequence[_Signature]) -> list[_Signature]:
         if reason is not None and function.options is COMPACT:
             found = obstacles(function.schema, patience, formats=True)[1] or [LeftOut((), reason)]
             message = f"the arguments of `{function.name}` cannot be followed strictly: {grammars.told(found)}"
-            raise ValidationError(message, "tools")
+            raise ValidationError(message, "tools", logged="the arguments of a function cannot be followed strictly")
         if reason is not None:
             schema, left_out = followable(function.schema, patience)
             logger.debug("left out of the arguments of `%s`: %s", function.name, grammars.told(left_out))

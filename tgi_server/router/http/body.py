@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from quart import Response, request
+from quart import Response, g, request
 
 from tgi_server.router.http.wire import BodyError, BodyType, check_type, dumps, parse
 
@@ -16,11 +16,20 @@ async def read(body_type: type[BodyType]) -> BodyType:
     Raises:
         BodyError: it cannot be read as a `body_type`.
     """
+    try:
+        return await _read(body_type)
+    except BodyError as error:
+        g.reason = error.log_message()
+        raise
+
+
+async def _read(body_type: type[BodyType]) -> BodyType:
     content_type = request.headers.get("content-type", "")
     check_type(content_type)  # it needs no body, and one that is too long is another error
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.strip().lower() not in ("", "identity"):
-        raise BodyError(f"Content-Encoding {encoding} is not supported: send the body as it is", 415)
+        message = f"Content-Encoding {encoding} is not supported: send the body as it is"
+        raise BodyError(message, 415, logged="another Content-Encoding than identity")
     data = await request.get_data(cache=False, as_text=False, parse_form_data=False)
     return parse(body_type, data, content_type)
 

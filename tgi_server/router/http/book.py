@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tgi_server.errors import GenerationError, IncompleteGenerationError, TgiError
+from tgi_server.errors import GenerationError, IncompleteGenerationError, OverloadedError, TgiError
+from tgi_server.router.http.trace import Trace
 from tgi_server.router.http.wire import Body, without_text
 from tgi_server.telemetry.logging import SPAN
 from tgi_server.telemetry.metrics import Metrics
-from tgi_server.telemetry.tracing import Span
 from tgi_server.types import Finish, GenerationRequest
+
+DROPPED_STATUS = 499
+"""What the log has for a client that went away, who got none; nginx's word for it."""
 
 logger = logging.getLogger(__name__)
 
@@ -30,11 +33,11 @@ class Times:
 class Book:
     """The record of one request with these `parameters`. Every request that has `arrived` has one of the three ends."""
 
-    def __init__(self, metrics: Metrics, parameters: Body, span: Span) -> None:
+    def __init__(self, metrics: Metrics, parameters: Body, trace: Trace) -> None:
         self._metrics = metrics
         self._parameters = parameters
-        self._span = span
-        self._attributes: dict[str, str | int | float] = {}
+        self._trace = trace
+        self._prompt_tokens: int | None = None
 
     def arrived(self) -> None:
         """It was read."""
@@ -45,7 +48,12 @@ class Book:
         self._metrics.observe("tgi_request_validation_duration", validation_time)
         self._metrics.observe("tgi_request_input_length", len(request.prompt_ids))
         self._metrics.observe("tgi_request_max_new_tokens", request.stopping.max_new_tokens)
-        self._attributes |= {"validation_time": validation_time, "prompt_tokens": len(request.prompt_ids)}
+        self._prompt_tokens = len(request.prompt_ids)
+        if self._trace.recording:
+            tokens = self._prompt_tokens
+            self._trace.fields |= {
+                "validation_time": validation_time, "prompt_tokens": tokens, "gen_ai.usage.input_tokens": tokens,
+            }  # fmt: skip
 
     def finished(self, times: Times, finish: Finish) -> None:
         """It got its last token."""
@@ -58,32 +66,40 @@ class Book:
         observe("tgi_request_generated_tokens", finish.generated_tokens)
         self._metrics.counter("tgi_request_success")
         seconds = asdict(times) | {"time_per_token": per_token}
+        tokens, reason = finish.generated_tokens, finish.reason.value
         told = {name: f"{value:.6f}s" for name, value in seconds.items()}
-        self._log(logging.INFO, "Success", **told, seed=finish.seed)
-        self._attributes |= seconds
-        self._attributes |= {"generated_tokens": finish.generated_tokens, "finish_reason": finish.reason.value}
-        if finish.seed is not None:
-            self._attributes["seed"] = str(finish.seed)  # may be more than the 63 bits of a span's number
-        self._end(None)
+        self._log(logging.INFO, "Success", 200, **told, seed=finish.seed, generated_tokens=tokens, finish_reason=reason)
+        if self._trace.recording:
+            self._trace.fields |= seconds | {"generated_tokens": tokens, "finish_reason": reason}
+            self._trace.fields["gen_ai.response.finish_reasons"] = [reason]
+            if finish.seed is not None:
+                self._trace.fields["seed"] = str(finish.seed)  # may be more than the 63 bits of a span's number
+        self._trace.end()
 
     def failed(self, error: TgiError) -> None:
         """It was refused, or a shard failed."""
         self._metrics.counter("tgi_request_failure", err=error.label)
         level = logging.ERROR if isinstance(error, (GenerationError, IncompleteGenerationError)) else logging.INFO
-        self._log(level, f"Failed: {error.public_message()}")
-        self._attributes["error.type"] = error.error_type
-        self._end(error.public_message())
+        reason = error.log_message()
+        self._log(level, f"Failed: {reason}", self._parameters.status_of(error), error_type=error.error_type)
+        self._trace.fields["error.type"] = error.error_type
+        self._trace.end(reason, admitted=not isinstance(error, OverloadedError))
 
     def dropped(self) -> None:
         """The client went away before the last token."""
         self._metrics.counter("tgi_request_failure", err="dropped")
-        self._log(logging.INFO, "Dropped: the client went away")
-        self._attributes["error.type"] = "dropped"
-        self._end("the client went away")
+        self._log(logging.INFO, "Dropped: the client went away", DROPPED_STATUS, error_type="dropped")
+        self._trace.fields["error.type"] = "dropped"
+        self._trace.end("the client went away")
 
-    def _log(self, level: int, message: str, **fields: Any) -> None:
-        logger.log(level, "%s", message, extra={SPAN: {**fields, "parameters": without_text(self._parameters)}})
-
-    def _end(self, error: str | None) -> None:
-        parameters = json.dumps(without_text(self._parameters))  # numbers of any size, unlike orjson
-        self._span.end({**self._attributes, "parameters": parameters}, error)
+    def _log(self, level: int, message: str, status: int, **fields: Any) -> None:
+        if not logger.isEnabledFor(level):
+            return
+        origin, trace = self._trace.origin, self._trace
+        if "total_time" not in fields:
+            fields["total_time"] = f"{time.monotonic() - trace.arrived:.6f}s"
+        span = {
+            **fields, "status": status, "prompt_tokens": self._prompt_tokens, "route": origin.route,
+            "request_id": origin.id, "parameters": without_text(self._parameters),
+        }  # fmt: skip
+        logger.log(level, "%s", message, extra={SPAN: span})

@@ -10,21 +10,23 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 
-from quart import request
+from quart import g, request
 from tokenizers import Tokenizer
 
 from tgi_server.engine.engine import Engine
 from tgi_server.engine.generation import Bell, Generation
 from tgi_server.errors import IncompleteGenerationError, TgiError
 from tgi_server.router.http.book import Book, Times
+from tgi_server.router.http.identity import request_id
 from tgi_server.router.http.limits import Limits, Prepared
 from tgi_server.router.http.recording import Recorder
+from tgi_server.router.http.trace import Origin, Trace
 from tgi_server.router.http.wire import Body
 from tgi_server.telemetry.metrics import Metrics
-from tgi_server.telemetry.tracing import CONTEXT, Span, Tracer, Untraced
+from tgi_server.telemetry.tracing import CONTEXT, Tracer
 from tgi_server.types import Finish, TokenEvent
 
-UNTRACED = Untraced()
+UNKNOWN = Origin()
 
 Prepare = Callable[[Limits, Tokenizer, int], Prepared]
 """Validation with tokenising; the integer is the seed for a client that gives none."""
@@ -168,6 +170,7 @@ class Calls:
         pool: the threads that tokenise and check.
         grammar_pool: those that do it where grammars are made as well, so that these keep nobody else waiting.
         tracer: where requests leave a trace.
+        model: the name of the model that is served, as traces call it.
         recorder: where they leave their lengths.
     """
 
@@ -181,6 +184,7 @@ class Calls:
         metrics: Metrics,
         tracer: Tracer,
         recorder: Recorder | None = None,
+        model: str = "",
     ) -> None:
         self.engine = engine
         self.tokenizer = tokenizer
@@ -190,11 +194,15 @@ class Calls:
         self._metrics = metrics
         self._tracer = tracer
         self._recorder = recorder
+        self._model = model
 
-    def span(self) -> Span:
-        """A span for the HTTP request that is handled now."""
+    def origin(self, streamed: bool) -> Origin:
+        """What is known of the HTTP request that is handled now, with a span for it. A book is kept about it."""
+        g.booked = True
         context = {name: request.headers[name] for name in CONTEXT if name in request.headers}
-        return self._tracer.begin(f"{request.method} {request.path}", context)
+        span = self._tracer.begin(f"{request.method} {request.path}", context)
+        route = request.path if request.url_rule is None else request.url_rule.rule
+        return Origin(span, request_id(), request.method, route, streamed)
 
     @asynccontextmanager
     async def begin(
@@ -202,7 +210,7 @@ class Calls:
         prepare: Prepare,
         parameters: Body,
         check: Callable[[], int],
-        span: Span = UNTRACED,
+        origin: Origin = UNKNOWN,
     ) -> AsyncIterator[Call]:
         """Take a permit for each text to generate, validate, and queue them; leaving ends them, wherever they are.
 
@@ -215,7 +223,8 @@ class Calls:
         """
         call: Call | None = None
         arrived = time.monotonic()
-        book = Book(self._metrics, parameters, span)
+        trace = Trace(origin, parameters, self._model, arrived)
+        book = Book(self._metrics, parameters, trace)
         book.arrived()
         if self._recorder is not None:
             self._recorder.arrived(arrived)
@@ -225,11 +234,13 @@ class Calls:
                 for _ in range(texts):
                     held.enter_context(self.engine.permit())
                 prepared, bell = await self._validated(prepare, parameters), Bell()
-                running = [
-                    await held.enter_async_context(self.engine.generate(each, bell, received=arrived))
+                generations = [
+                    self.engine.generate(each, bell, received=arrived, steps=trace.steps())
                     for each in prepared.requests
                 ]
+                running = [await held.enter_async_context(each) for each in generations]
                 call = Call(prepared, running, bell, arrived, time.monotonic(), book)
+                trace.queued, trace.candidates = call.queued, running
                 book.admitted(call.validation_time, prepared.requests[0])
                 yield call
             self._record(call)

@@ -89,7 +89,7 @@ def strictly(schema: dict[str, Any], param: str) -> dict[str, Any]:
         return schema
     left, found = obstacles(schema, Patience(), formats=False)
     if found:
-        raise ValidationError(f"`{param}` cannot be followed: {told(found)}", param)
+        raise _unfollowed(param, told(found))
     return left
 
 
@@ -105,5 +105,10 @@ def checked(grammar: str, param: str) -> str:
         ValidationError: it cannot, and why.
     """
     if reason := failure(grammar):
-        raise ValidationError(f"`{param}` cannot be followed: {reason}", param)
+        raise _unfollowed(param, reason)
     return grammar
+
+
+def _unfollowed(param: str, reason: str) -> ValidationError:
+    fault = f"`{param}` cannot be followed"
+    return ValidationError(f"{fault}: {reason}", param, logged=fault)

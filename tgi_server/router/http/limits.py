@@ -166,7 +166,7 @@ def encode(encode_batch: Callable[..., list[Encoding]], text: str, add_special_t
     try:
         return encode_batch([text], add_special_tokens=add_special_tokens)[0]
     except Exception as error:  # the binding raises bare Exception for every failure of the tokenizer
-        raise ValidationError(f"Tokenizer error {error}", "inputs") from None
+        raise ValidationError(f"Tokenizer error {error}", "inputs", logged="the tokenizer refused a text") from None
 
 
 def last(items: list[Item], count: int | None) -> list[Item]:

@@ -40,10 +40,10 @@ def check_penalty(name: str, value: float | None) -> None:
     require(value is None or -2.0 <= value <= 2.0, f"`{name}` must be >= -2.0 and <= 2.0", name)
 
 
-def require(holds: bool, message: str, param: str) -> None:
-    """Raise ValidationError with this message about the field `param` unless it `holds`."""
+def require(holds: bool, message: str, param: str, logged: str | None = None) -> None:
+    """Raise ValidationError with this message about the field `param` unless it `holds`; `logged` is the error's."""
     if not holds:
-        raise ValidationError(message, param)
+        raise ValidationError(message, param, logged=logged)
 
 
 @contextmanager
@@ -60,4 +60,4 @@ def renamed(names: Mapping[str, str]) -> Iterator[None]:
         for shared, own in names.items():
             message = re.sub(rf"`{shared}\b[^`]*`", f"`{own}`", message)
         head = re.split(r"\W", error.param or "", maxsplit=1)[0]
-        raise ValidationError(message, names.get(head, error.param), error.code) from None
+        raise ValidationError(message, names.get(head, error.param), error.code, error.logged) from None

@@ -156,7 +156,8 @@ def schema_text(schema: Schema, param: str, options: Mapping[str, Any]) -> str:
         return _text(schema, options)
     except (_UnwritableError, RecursionError) as error:
         reason = str(error) if isinstance(error, _UnwritableError) else "nested too deeply"
-        raise ValidationError(f"the schema in `{param}` cannot be followed: {reason}", param) from None
+        fault = f"the schema in `{param}` cannot be followed"
+        raise ValidationError(f"{fault}: {reason}", param, logged=fault) from None
 
 
 class _UnwritableError(ValueError):

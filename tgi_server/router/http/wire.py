@@ -23,7 +23,11 @@ Int32 = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 UInt64 = Annotated[int, Meta(ge=0)]
 """Never negative; the upper bound is checked by `fits_64_bits`, as it is beyond what `Meta` can say."""
 MAX_UINT64 = 2**64 - 1
+_LONGEST_NAME = 128
+"""Characters of a name that logs have."""
 _SINGLE = struct.Struct("f")
+_TELLS_NOTHING = ("Expected `", "Object missing required field")
+"""How messages of the decoder begin that do not quote what a client wrote."""
 
 
 class Body(Struct, frozen=True):
@@ -32,10 +36,16 @@ class Body(Struct, frozen=True):
     Attributes:
         TEXTS: the fields that hold what a client wrote, or may be of any shape.
         GUIDES: the fields that may need a grammar made, which can take a while.
+        OPERATION: what it asks for, as OpenTelemetry's GenAI conventions call it.
     """
 
     TEXTS: ClassVar[frozenset[str]] = frozenset()
     GUIDES: ClassVar[tuple[str, ...]] = ()
+    OPERATION: ClassVar[str] = "text_completion"
+
+    def status_of(self, error: TgiError) -> int:
+        """The HTTP status by which its API tells of an error, as long as no answer has begun."""
+        return error.status
 
     @property
     def guided(self) -> bool:
@@ -52,10 +62,11 @@ class BodyError(TgiError):
     error_type = "validation"
     label = "validation"
 
-    def __init__(self, message: str, status: int, param: str | None = None) -> None:
+    def __init__(self, message: str, status: int, param: str | None = None, logged: str | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.param = param
+        self.logged = logged
 
 
 def fits_64_bits(**values: int | None) -> None:
@@ -80,7 +91,9 @@ def parse(body_type: type[BodyType], data: bytes, content_type: str) -> BodyType
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `$.")
         param = path.rstrip("`") or None
-        raise BodyError(f"{param}: {message}" if param else message, 422, param) from None
+        told = message if message.startswith(_TELLS_NOTHING) else "not as expected"
+        place = f"{param}: " if param else ""
+        raise BodyError(f"{place}{message}", 422, param, f"{place}{told}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BodyError(f"Failed to parse the request body as JSON: {error}", 400) from None
     return body
@@ -104,7 +117,12 @@ def without_text(asked: Body) -> dict[str, Any]:
     The fields of free shape go with them: one may be nested so deep that it can be read but not be written.
     """
     fields: dict[str, Any] = msgspec.to_builtins(structs.replace(asked, **_blanks(type(asked))))
-    return {name: value for name, value in fields.items() if name not in asked.TEXTS}
+    return {name: _short(value) for name, value in fields.items() if name not in asked.TEXTS}
+
+
+def _short(value: Any) -> Any:
+    """Names are told, as far as they are short ones."""
+    return f"{value[:_LONGEST_NAME]}…" if isinstance(value, str) and len(value) > _LONGEST_NAME else value
 
 
 @cache

@@ -86,7 +86,7 @@ class NativeRoutes:
         """The answer and its headers; `full_text` is the default of `return_full_text`."""
         parameters = rules.parameters_of(body)
         check = partial(rules.check_endpoint, parameters, False, self._calls.limits.max_best_of)
-        opening = self._calls.begin(partial(rules.prepare, body), parameters, check, self._calls.span())
+        opening = self._calls.begin(partial(rules.prepare, body), parameters, check, self._calls.origin(streamed=False))
         async with opening as call:
             generated = rendering.whole(await call.best(), parameters, _before(body, parameters, full_text))
             return generated, headers.headers(call, self._compute_type)
@@ -95,7 +95,7 @@ class NativeRoutes:
         """Errors are events too, also those of validation: the status is always 200."""
         parameters = rules.parameters_of(body)
         check = partial(rules.check_endpoint, parameters, True, self._calls.limits.max_best_of)
-        opening = self._calls.begin(partial(rules.prepare, body), parameters, check, self._calls.span())
+        opening = self._calls.begin(partial(rules.prepare, body), parameters, check, self._calls.origin(streamed=True))
         events = rendering.StreamAnswer(parameters, _before(body, parameters, full_text))
         chunks = token_chunks(opening, events.events)
         told = headers.stream_headers(self._compute_type, len(body.inputs))

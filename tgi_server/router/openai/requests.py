@@ -6,9 +6,11 @@ from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta, Struct
 
+from tgi_server.errors import TgiError
 from tgi_server.router.chat.messages import Message, Tool, ToolChoice
 from tgi_server.router.http.formats import Format
 from tgi_server.router.http.wire import Body, Int32, UInt32, fits_64_bits
+from tgi_server.router.openai.errors import error_status
 from tgi_server.router.openai.unserved import EVERYWHERE, IN_CHATS, IN_COMPLETIONS
 
 
@@ -24,7 +26,7 @@ class StreamOptions(Struct, frozen=True, omit_defaults=True):
 class OpenAIBody(Body, frozen=True, kw_only=True, omit_defaults=True):
     """What the chat and the completion request share. The last fields are read to be refused."""
 
-    TEXTS = frozenset({"response_format", "logit_bias"}) | EVERYWHERE.keys()
+    TEXTS = frozenset({"response_format", "logit_bias", "stop"}) | EVERYWHERE.keys()
     GUIDES: ClassVar[tuple[str, ...]] = ("response_format",)
 
     model: str | None = None
@@ -108,12 +110,17 @@ class OpenAIBody(Body, frozen=True, kw_only=True, omit_defaults=True):
     def __post_init__(self) -> None:
         fits_64_bits(seed=self.seed)
 
+    def status_of(self, error: TgiError) -> int:
+        """See `Body`."""
+        return error_status(error)
+
 
 class ChatBody(OpenAIBody, frozen=True, kw_only=True, omit_defaults=True):
     """Body of `/v1/chat/completions`."""
 
     TEXTS = OpenAIBody.TEXTS | {"messages", "tools", "tool_choice", "chat_template_kwargs"} | IN_CHATS.keys()
     GUIDES = ("response_format", "tools")
+    OPERATION = "chat"
 
     messages: Annotated[list[Message], Meta(min_length=1)]
     """The conversation so far. What roles there are is up to the model's chat template."""

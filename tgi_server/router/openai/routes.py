@@ -74,7 +74,7 @@ class OpenAIRoutes:
 
     async def _answer(self, body: OpenAIBody, prepare: Prepare, making: OpenAIAnswer[Any, Any]) -> Response:
         check = partial(rules.check_texts, body, self._calls.limits)
-        opening = self._calls.begin(prepare, body, check, self._calls.span())
+        opening = self._calls.begin(prepare, body, check, self._calls.origin(bool(body.stream)))
         return await respond(opening, making, bool(body.stream), self._compute_type)
 
 

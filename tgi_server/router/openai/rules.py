@@ -228,7 +228,8 @@ def _logit_bias(bias: Mapping[str, float], limits: Limits) -> dict[int, float]:
         raise ValidationError(f"`logit_bias` must have at most {MOST_BIASES} tokens. Given: {len(bias)}", "logit_bias")
     for key, value in bias.items():
         if not (key.isascii() and key.isdigit() and len(key) < 12 and int(key) < limits.vocab_size):
-            raise ValidationError(f"`logit_bias`: the model has no token {key[:20]!r}", "logit_bias")
+            message = f"`logit_bias`: the model has no token {key[:20]!r}"
+            raise ValidationError(message, "logit_bias", logged="`logit_bias`: no token of the model")
         if not -LARGEST_BIAS <= value <= LARGEST_BIAS:
             raise ValidationError(f"`logit_bias` must be >= -100 and <= 100. Given: {value}", "logit_bias")
     return {int(key): value for key, value in bias.items()}

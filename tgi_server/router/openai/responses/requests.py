@@ -6,8 +6,10 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+from tgi_server.errors import TgiError
 from tgi_server.router.chat.messages import ToolChoice
 from tgi_server.router.http.wire import Body, UInt32
+from tgi_server.router.openai.errors import error_status
 
 
 class InputPart(Struct, frozen=True):
@@ -94,9 +96,10 @@ class ResponsesBody(Body, frozen=True, kw_only=True, omit_defaults=True):
 
     TEXTS = frozenset({
         "input", "instructions", "tools", "tool_choice", "text", "metadata", "background", "conversation", "moderation",
-        "previous_response_id", "prompt", "include",
+        "previous_response_id", "prompt", "include", "reasoning",
     })  # fmt: skip
     GUIDES = ("tools", "text")
+    OPERATION = "chat"
 
     model: str | None = None
     """Any name. The answer is that of the one model that is served."""
@@ -141,3 +144,7 @@ class ResponsesBody(Body, frozen=True, kw_only=True, omit_defaults=True):
     """Not served: nothing is kept."""
     prompt: Any = None
     """Not served: nothing is kept."""
+
+    def status_of(self, error: TgiError) -> int:
+        """See `Body`."""
+        return error_status(error)

@@ -46,7 +46,8 @@ class ResponsesRoutes:
     async def response(self) -> Response:
         """The assistant's answer to a conversation."""
         body = await read(ResponsesBody)
-        opening = self._calls.begin(partial(rules.response, body, self._template), body, lambda: 1, self._calls.span())
+        prepare = partial(rules.response, body, self._template)
+        opening = self._calls.begin(prepare, body, lambda: 1, self._calls.origin(bool(body.stream)))
         making = ResponseAnswer(body, self._model)
         return await respond(opening, making, bool(body.stream), self._compute_type)
 

@@ -91,7 +91,8 @@ def _tool(index: int, tool: ResponseTool) -> Tool:
     param = f"tools[{index}]"
     if tool.type != "function":
         kind = tool.type[:MOST_SAID]
-        raise ValidationError(f"`{param}` is of the type `{kind}`: only functions are supported", param)
+        message = f"`{param}` is of the type `{kind}`: only functions are supported"
+        raise ValidationError(message, param, logged=f"`{param}` is of a type that is not supported")
     function = {
         "name": tool.name,
         "description": tool.description,
@@ -167,7 +168,8 @@ def _of_others(item: InputItem, param: str) -> Message:
         return Message("tool", _said(item.output or "", f"{param}.output"), tool_call_id=item.call_id)
     if item.type not in (None, "message"):
         kind = item.type[:MOST_SAID]
-        raise ValidationError(f"`{param}` is of the type `{kind}`, which is not supported", param)
+        message = f"`{param}` is of the type `{kind}`, which is not supported"
+        raise ValidationError(message, param, logged=f"`{param}` is of a type that is not supported")
     if not item.role:
         raise ValidationError(f"`{param}` needs a `role`", param)
     return Message(item.role, _said(item.content or "", f"{param}.content"))
