@@ -41,7 +41,9 @@ class Answer:
         except ValueError:  # of a library that writes where it should not
             logger.warning("%s", line.decode(errors="replace").rstrip())
             return
-        if kind == job.PROGRESS:
+        if kind == job.LOG:
+            job.relog(*content)
+        elif kind == job.PROGRESS:
             self._report(*content)
         else:
             self.result = kind, content[0]

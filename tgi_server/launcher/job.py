@@ -3,13 +3,15 @@
 The launcher stays small (no numpy, no hub library), the memory of the work is given back when it ends, and the work
 can be stopped at any moment, even inside a library call that ignores signals.
 
-The child writes JSON lines to stdout: `["progress", stage, fraction]` several times a second, and one last
-`["done", result]` or `["failed", message]`.
+The child writes JSON lines to stdout: `["progress", stage, fraction]` several times a second, `["log", …]` for what it
+logs, which becomes lines of the launcher's, and one last `["done", result]` or `["failed", message]`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -24,7 +26,8 @@ Report = Callable[[str, float], None]
 """Takes the name of the running stage and how much of it is done, from 0 to 1."""
 
 PROGRESS = "progress"
-"""The kind of the lines before the last one."""
+LOG = "log"
+"""The kinds of the lines before the last one."""
 _BEAT = 0.2
 """Seconds between two progress lines."""
 _GRACE = 2.0
@@ -72,10 +75,27 @@ def _follow(lines: Iterable[str], report: Report) -> tuple[str, str]:
     """Pass progress on until the last message, which is returned; ("", "") when there is none."""
     for line in lines:
         kind, *content = json.loads(line)
-        if kind != PROGRESS:
+        if kind == LOG:
+            relog(*content)
+        elif kind == PROGRESS:
+            report(*content)
+        else:
             return kind, content[0]
-        report(*content)
     return "", ""
+
+
+def relog(name: str, level: int, message: str, traceback: str | None) -> None:
+    """Log what a child did."""
+    logger = logging.getLogger(name)
+    if logger.isEnabledFor(level):
+        logger.handle(
+            logging.makeLogRecord(
+                {
+                    "name": name, "levelno": level, "levelname": logging.getLevelName(level), "msg": message,
+                    "exc_text": traceback, "pathname": __file__, "filename": "job.py",
+                }
+            )
+        )  # fmt: skip
 
 
 def _stop(child: subprocess.Popen[str]) -> None:
@@ -91,6 +111,10 @@ def perform(work: Callable[[Report], str]) -> None:
     """The child's side: do the work and write its progress and its result for `run`."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # unlike the default, lets `work` clean up
     channel = _Channel()
+    root = logging.getLogger()
+    root.handlers[:] = [_Forward(channel)]
+    logging.captureWarnings(True)
+    logging.getLogger("tgi_server").setLevel(logging.INFO)
     try:
         result = work(channel.report)
     except TgiError as error:
@@ -109,11 +133,15 @@ class _Channel:
         sys.stdout = sys.stderr  # what libraries print must not end up between the messages
         self._progress: tuple[str, float] = ("Starting", 0.0)
         self._finished = threading.Event()
+        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
 
     def report(self, stage: str, fraction: float) -> None:
         self._progress = (stage, fraction)
+
+    def log(self, name: str, level: int, message: str, traceback: str | None) -> None:
+        self._send(LOG, name, level, message, traceback)
 
     def finish(self, kind: str, content: str) -> None:
         self._finished.set()
@@ -127,6 +155,21 @@ class _Channel:
             except OSError:
                 os._exit(1)  # nobody reads any more: the launcher is gone
 
-    def _send(self, kind: str, *content: str | float) -> None:
-        self._out.write(json.dumps([kind, *content]) + "\n")
-        self._out.flush()
+    def _send(self, kind: str, *content: str | float | None) -> None:
+        with self._lock:
+            self._out.write(json.dumps([kind, *content]) + "\n")
+            self._out.flush()
+
+
+class _Forward(logging.Handler):
+    """Logs where the launcher does."""
+
+    def __init__(self, channel: _Channel) -> None:
+        super().__init__()
+        self._channel = channel
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send a record; one that cannot be sent is no reason to fail."""
+        trace = logging.Formatter().formatException(record.exc_info) if record.exc_info else None
+        with contextlib.suppress(OSError):
+            self._channel.log(record.name, record.levelno, record.getMessage(), trace)

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO
 
+from tgi_server.telemetry.logging import relayed
 from tgi_server.types import PROGRESS
 
 _PR_SET_PDEATHSIG = 1
@@ -145,6 +146,9 @@ class Child:
 
     def _relay(self, line: bytes) -> None:
         self._said.append(line.decode(errors="replace").rstrip())
+        if not relayed(line):
+            logger.debug("%s: %s", self.name, self._said[-1])
+            return
         with contextlib.suppress(OSError):  # nobody reads our output any more
             sys.stdout.buffer.write(line)
             sys.stdout.buffer.flush()

@@ -19,6 +19,7 @@ from tgi_server.host import usable_cores
 from tgi_server.launcher import sockets
 from tgi_server.launcher.process import Child, Children, environment
 from tgi_server.launcher.progress import Progress
+from tgi_server.telemetry.logging import Lines
 
 _REMINDER = 10.0
 """Seconds between two lines that say what is still waited for."""
@@ -244,5 +245,5 @@ class Server:
                 raise self._failure(child)
 
     def _failure(self, child: Child) -> ChildFailedError:
-        logger.error("%s %s; its last words:\n%s", child.name, child.ending(), child.last_words or "(none)")
+        logger.error("%s %s; its last words:\n%s", child.name, child.ending(), Lines(child.last_words or "(none)"))
         return ChildFailedError(child.error or f"{child.name} {child.ending()}", child.last_lines)

@@ -117,7 +117,8 @@ class OtlpTracer:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-        self._exporter = OTLPSpanExporter(endpoint=endpoint, insecure=endpoint.lower().startswith("http:"))
+        address = _without_user(endpoint)  # which gRPC has no use for, and the library's messages would tell
+        self._exporter = OTLPSpanExporter(endpoint=address, insecure=address.startswith("http:"))
         self._provider = TracerProvider(resource=Resource.create({"service.name": service}), shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._flush_seconds = flush_seconds
@@ -178,6 +179,11 @@ class OtlpSpan:
 
     def _at(self, moment: float) -> int:
         return _nanoseconds(moment) + self._moved
+
+
+def _without_user(endpoint: str) -> str:
+    url = urlsplit(endpoint)
+    return f"{url.scheme}://{url.netloc.rpartition('@')[2]}"
 
 
 def _nanoseconds(seconds: float) -> int:

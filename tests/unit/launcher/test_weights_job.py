@@ -124,3 +124,15 @@ def works(process: psutil.Process) -> bool:
         return process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def test_what_a_child_logs_is_logged_here(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    run(
+        "import logging, warnings; logging.getLogger('tgi_server.x').info('told %s', 1); warnings.warn('careful');"
+        " logging.getLogger('library').info('chatter'); logging.getLogger('library').error('trouble'); return ''"
+    )
+    told = [(record.name, record.levelname, record.getMessage()) for record in caplog.records]
+    assert ("tgi_server.x", "INFO", "told 1") in told and ("library", "ERROR", "trouble") in told
+    assert any(name == "py.warnings" and "careful" in message for name, _, message in told)
+    assert ("library", "INFO", "chatter") not in told

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from typing import Any
+
+import pytest
 
 CODE = """
 import logging, warnings
@@ -76,7 +79,7 @@ def test_text() -> None:
     assert "TRACE shard-0: t\n" in text
     assert "DEBUG shard-0: d\n" in text
     assert " INFO shard-0: i 1 time=1s seed=3 path=ü\n" in text
-    assert "ERROR shard-0: e\nTraceback" in text
+    assert "ERROR shard-0: e\n  Traceback" in text
     assert " INFO shard-0:library: chatter\n" in text
 
 
@@ -95,3 +98,55 @@ def test_levels_of_their_own() -> None:
     )
     assert "TRACE shard-0: t" in output(False, "warn", "shard-0", ["tgi_server.x=trace"])
     assert "INFO" not in output(False, "info", "shard-0", ["tgi_server.x=warn"])
+
+
+HOSTILE = """
+import json, logging, math, threading
+from tgi_server.config.schema import TelemetryOptions
+from tgi_server.telemetry.logging import Lines, setup
+setup(TelemetryOptions(json_output={json}), "router")
+log = logging.getLogger("tgi_server.x")
+bad = "a\\n2026 ERROR forged\\r\\x1b[2J\\x9b1m\\u202e\\u2028\\ud800b"
+log.info("m %s", bad, extra={{"field": bad, "span": {{"quoted": "x y=1", "plain": "x", "number": math.nan}}}})
+try:
+    raise ValueError(bad)
+except ValueError:
+    log.exception("e")
+log.error("stacks:\\n%s", Lines("one\\ntwo\\x1b"))
+log.info("x" * 100000)
+thread = threading.Thread(target=lambda: 1 / 0, name="worker")
+thread.start()
+thread.join()
+"""
+
+
+def hostile(json_output: bool, **environ: str) -> list[str]:
+    """The lines of a process that logs what is meant to look like something else."""
+    command = [sys.executable, "-c", HOSTILE.format(json=json_output)]
+    result = subprocess.run(command, capture_output=True, check=True, env=os.environ | environ)
+    assert result.stderr == b""
+    return result.stdout.decode().split("\n")[:-1]
+
+
+BAD = "a\\n2026 ERROR forged\\r\\x1b[2J\\x9b1m\\u202e\\u2028\\ud800b"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_lines_of_text_cannot_be_forged(encoding: str) -> None:
+    lines = hostile(False, PYTHONIOENCODING=encoding)
+    heads = [line for line in lines if not line.startswith("  ")]
+    assert len(heads) == 5
+    assert f'm {BAD} quoted="x y=1" plain=x number=nan field=' in heads[0]
+    assert all(line.isprintable() for line in lines)
+    (raised,) = (number for number, line in enumerate(lines) if line.startswith("  ValueError: a"))
+    assert lines[raised + 1] == "  2026 ERROR forged\\r" + BAD.partition("\\r")[2]
+    assert lines[lines.index(heads[2]) + 1 :][:2] == ["  one", "  two\\x1b"]
+    assert 8000 < len(heads[3]) < 8200 and "worker ended by an exception" in heads[4]
+
+
+def test_lines_of_json_are_json() -> None:
+    first, second, third, _, last = [json.loads(line) for line in hostile(True)]
+    assert first["message"] == first["field"].join(["m ", ""]) and first["span"]["number"] == "nan"
+    assert "\n" in first["message"] and second["exception"].endswith(first["field"])
+    assert third["message"] == "stacks:\none\ntwo\x1b"
+    assert "ZeroDivisionError" in last["exception"]

@@ -1,0 +1,116 @@
+"""What is logged of requests: one line each, with times and an id, and nothing of what clients wrote."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from tests.canaries import CANARY, KEY, requests
+from tests.router_app import TEMPLATE, Router, started
+from tests.unit.router.native.test_native import post
+from tgi_server.telemetry.logging import JsonFormatter, TextFormatter
+
+JSON = {"content-type": "application/json"}
+
+
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.INFO)
+    return caplog
+
+
+def spans(lines: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    """The fields of the lines of requests."""
+    return [record.span for record in lines.records if hasattr(record, "span")]
+
+
+async def ask(router: Router, method: str, path: str, data: bytes, **headers: str) -> Any:
+    headers = JSON | {name.replace("_", "-"): value for name, value in headers.items()}
+    response = await router.app.test_client().open(path, method=method, data=data, headers=headers)
+    return response, await response.get_data(as_text=True)
+
+
+async def test_a_line_for_every_request_and_nothing_of_what_clients_wrote(lines: pytest.LogCaptureFixture) -> None:
+    quoting = TEMPLATE.replace("raise_exception(", "raise_exception(message['content'] + ")
+    async with started(api_key=KEY, template=quoting) as router:
+        for method, path, data, status in requests():
+            before = len(spans(lines))
+            response, text = await ask(router, method, path, data, x_api_key=KEY)
+            assert response.status_code == (status or response.status_code), (path, data, text)
+            (span,) = spans(lines)[before:]
+            assert float(span["total_time"].rstrip("s")) >= 0 and span["request_id"], (path, data)
+            streamed = response.content_type.startswith("text/event-stream")  # what is wrong is told in an event
+            assert span["status"] == response.status_code or streamed, (path, data)
+        await ask(router, "POST", "/generate", b"{}", authorization=f"Bearer {CANARY}")
+    assert spans(lines)[-1]["status"] == 401
+    for record in lines.records:
+        for formatter in (TextFormatter("router"), JsonFormatter("router")):
+            assert CANARY not in formatter.format(record)
+        assert record.levelno < logging.ERROR and record.exc_info is None
+
+
+async def test_probes_leave_no_line(lines: pytest.LogCaptureFixture) -> None:
+    async with started() as router:
+        for path in ("/health", "/ping", "/", "/metrics", "/info", "/docs"):
+            response, _ = await ask(router, "GET", path, b"")
+            assert response.status_code < 400 and "x-request-id" not in response.headers
+    assert not spans(lines)
+
+
+async def test_the_line_of_a_success(lines: pytest.LogCaptureFixture) -> None:
+    async with started() as router:
+        await post(router, "/generate", {"inputs": "the fox", "parameters": {"max_new_tokens": 3, "seed": 4}})
+    (span,) = spans(lines)
+    times = ["total_time", "validation_time", "queue_time", "inference_time", "time_per_token"]
+    assert list(span)[:5] == times and all(span[name].endswith("s") for name in times)
+    assert span["status"] == 200 and span["generated_tokens"] == 3 and span["prompt_tokens"] > 0
+    assert span["finish_reason"] == "length" and span["parameters"] == {"max_new_tokens": 3, "seed": 4}
+    assert span["route"] == "/generate"
+
+
+@pytest.mark.parametrize(
+    ("path", "data", "status", "words"),
+    [
+        ("/generate", b'{"inputs": ""}', 422, "`inputs` cannot be empty"),
+        ("/v1/completions", b'{"prompt": ""}', 400, "`prompt` cannot be empty"),
+        ("/generate", b"{", 400, "Failed to parse the request body as JSON"),
+        ("/generate", b'{"inputs": 1}', 422, "inputs: Expected `str`, got `int`"),
+        ("/nowhere", b"", 404, "Not Found"),
+    ],
+)
+async def test_the_line_of_a_refusal_has_the_reason(
+    lines: pytest.LogCaptureFixture, path: str, data: bytes, status: int, words: str
+) -> None:
+    async with started() as router:
+        await ask(router, "POST", path, data)
+    (record,) = (record for record in lines.records if hasattr(record, "span"))
+    assert record.levelno == logging.INFO and words in record.getMessage()
+    assert spans(lines)[0]["status"] == status
+
+
+async def test_a_failed_shard_is_an_error(lines: pytest.LogCaptureFixture) -> None:
+    async with started() as router:
+        router.shards.model.failures[0] = "out of memory"
+        await post(router, "/v1/completions", {"prompt": "x"})
+    (record,) = (record for record in lines.records if hasattr(record, "span"))
+    assert record.levelno == logging.ERROR and "out of memory" in record.getMessage()
+    assert spans(lines)[0]["status"] == 500
+
+
+@pytest.mark.parametrize("given", ["abc-123", "x" * 128])
+async def test_the_id_of_the_caller_is_kept(lines: pytest.LogCaptureFixture, given: str) -> None:
+    async with started() as router:
+        for path in ("/generate", "/generate_stream", "/v1/messages", "/nowhere"):
+            response, _ = await ask(router, "POST", path, b'{"inputs": "x"}', x_request_id=given)
+            assert response.headers["x-request-id"] == given
+            assert spans(lines)[-1]["request_id"] == given
+
+
+@pytest.mark.parametrize("given", ["", "x" * 129, "a b", "é", "a\x1b[2J"])
+async def test_an_id_that_may_do_harm_is_not(lines: pytest.LogCaptureFixture, given: str) -> None:
+    async with started() as router:
+        response, _ = await ask(router, "POST", "/generate", b'{"inputs": "x"}', x_request_id=given)
+    assert response.headers["x-request-id"].startswith("req_")
+    assert spans(lines)[0]["request_id"] == response.headers["x-request-id"]
