@@ -9,14 +9,12 @@ import torch
 
 from tgi_server import host
 from tgi_server.cache.kinds import CacheGroup, CacheKind, blocks_of, unshared
+from tgi_server.cache.lengths import USABLE, lengths_within
 from tgi_server.config.schema import BatchingOptions
 from tgi_server.errors import ConfigError
 from tgi_server.kernels.attention import LayerCache
 from tgi_server.models.description import Description, kv_heads_of_rank
 from tgi_server.types import BLOCK_SIZE
-
-USABLE = 0.9
-"""Part of the free memory that the caches may take; the rest covers activations and fragmentation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +93,14 @@ class CachePlan:
         longest = group.blocks(options.max_input_length, self._longest, self._chunk, self._width)
         return min(full, -(-full * longest // self._whole) + group.lasting(self._width))
 
+    def of(self, options: BatchingOptions) -> CachePlan:
+        """The plan of the same model with other options."""
+        return CachePlan(options, self._sizes, self._width)
+
+    def fits_one(self, free: int) -> bool:
+        """Whether `free` bytes hold the longest request."""
+        return self.bytes(self.per_request) <= int(free * USABLE)
+
     @property
     def per_request(self) -> int:
         """Tokens of cache that the longest request takes."""
@@ -115,7 +121,7 @@ def plan_tokens(options: BatchingOptions, plan: CachePlan, free: int) -> int:
     """How many tokens the caches are made for.
 
     `max_batch_total_tokens` when given, else as many as `max_concurrent_requests` full requests can use and `free`
-    bytes can hold. Raises ConfigError, naming the option and the largest value that works, when it does not fit.
+    bytes can hold. Raises ConfigError, naming the options and the largest values that work, when it does not fit.
     """
     if (least := plan.bytes(0)) > free * USABLE:
         raise ConfigError(
@@ -125,6 +131,11 @@ def plan_tokens(options: BatchingOptions, plan: CachePlan, free: int) -> int:
         )
     fits = plan.tokens(free)
     per_request = plan.per_request
+    if per_request > fits:
+        raise ConfigError(
+            f"max_total_tokens={options.max_total_tokens} does not fit in the free memory ({free / 2**30:.1f} GiB); "
+            f"{_that_fit(options, plan, free)}"
+        )
     if options.max_batch_total_tokens is not None:
         if options.max_batch_total_tokens > fits:
             raise ConfigError(
@@ -132,12 +143,18 @@ def plan_tokens(options: BatchingOptions, plan: CachePlan, free: int) -> int:
                 f"({free / 2**30:.1f} GiB); the largest value that does is {fits}"
             )
         return blocks_of(options.max_batch_total_tokens) * BLOCK_SIZE
-    if per_request > fits:
-        raise ConfigError(
-            f"max_total_tokens={options.max_total_tokens} does not fit in the free memory ({free / 2**30:.1f} GiB); "
-            f"the largest value that does is {fits}"
-        )
     return min(fits, per_request * options.max_concurrent_requests)
+
+
+def _that_fit(options: BatchingOptions, plan: CachePlan, free: int) -> str:
+    """The largest lengths of which a request fits, as options."""
+    lengths = lengths_within(options, lambda shorter: plan.of(shorter).fits_one(free))
+    if lengths is None:
+        return "nor does any other length"
+    prompt, total = lengths
+    given = options.max_batch_total_tokens
+    cache = "" if given is None else f" max_batch_total_tokens={max(total, min(given, plan.tokens(free)))}"
+    return f"the largest lengths that do: max_input_length={prompt} max_total_tokens={total}{cache}"
 
 
 def allocate(

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tgi_server.cache.kinds import CacheKind
+from tgi_server.cache.lengths import USABLE, lengths_within
 from tgi_server.config.schema import BatchingOptions, DType, ServerConfig
 from tgi_server.errors import ConfigError, ModelError
 from tgi_server.models.description import Description, LayerShape
@@ -131,18 +132,26 @@ def check_memory(
     """
     item = ITEM_BYTES[dtype]
     weights = beside + sum(_weights(spec, tensors, item, reader))
-    blocks = -(-options.max_total_tokens // BLOCK_SIZE)
     slots = 1 if options.max_batch_total_tokens else options.max_concurrent_requests
-    counts = {CacheKind.FULL: blocks, CacheKind.STATE: slots}
-    cache = sum(
-        spec.block_bytes(number, 1, item) * counts.get(group.kind, 1) for number, group in enumerate(spec.groups)
-    )
+
+    def needed(options: BatchingOptions) -> int:
+        counts = {CacheKind.FULL: -(-options.max_total_tokens // BLOCK_SIZE), CacheKind.STATE: slots}
+        return sum(
+            spec.block_bytes(number, 1, item) * counts.get(group.kind, 1) for number, group in enumerate(spec.groups)
+        )
+
+    cache = needed(options)
     told = f", with the states of {slots} texts (max_concurrent_requests)" if _has_states(spec) and slots > 1 else ""
     if weights + cache > free:
         raise ConfigError(
             f"the model does not fit in the free memory, {_gib(free)}: its weights take {_gib(weights)}, the cache of "
             f"one request of max_total_tokens={options.max_total_tokens} takes {_gib(cache)}{told}"
+            f"{_works(lengths_within(options, lambda shorter: needed(shorter) <= USABLE * (free - weights)))}"
         )
+
+
+def _works(lengths: tuple[int, int] | None) -> str:
+    return "" if lengths is None else f"; max_input_length={lengths[0]} max_total_tokens={lengths[1]} may work"
 
 
 def _has_states(spec: Description) -> bool:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tgi_server.cache.memory import (
 from tgi_server.config.schema import BatchingOptions
 from tgi_server.errors import ConfigError
 from tgi_server.models.families import read_spec
+from tgi_server.types import BLOCK_SIZE
 
 CPU = torch.device("cpu")
 FULL = GroupSize(CacheGroup(CacheKind.FULL), 5, 1000)
@@ -60,8 +62,26 @@ def test_a_given_capacity_is_honoured_or_refused_with_the_largest_that_fits() ->
 
 
 def test_one_request_has_to_fit() -> None:
-    with pytest.raises(ConfigError, match=r"max_total_tokens=200 .* 144"):
-        blocks(BatchingOptions(max_total_tokens=200), 10**4)
+    options = BatchingOptions(max_total_tokens=200, max_input_length=150)
+    with pytest.raises(ConfigError, match=r"max_total_tokens=200 .*: max_input_length=108 max_total_tokens=145$"):
+        blocks(options, 10**4)
+    with pytest.raises(ConfigError, match="nor does any other length"):
+        blocks(options, 1000)
+    given = BatchingOptions(max_total_tokens=200, max_input_length=150, max_batch_total_tokens=300)
+    with pytest.raises(ConfigError, match=r"max_input_length=108 max_total_tokens=145 max_batch_total_tokens=145$"):
+        blocks(given, 10**4)
+
+
+@pytest.mark.parametrize("window", [None, 40, 100])
+@pytest.mark.parametrize("free", [9000, 10**4, 33_333, 10**5])
+def test_the_lengths_that_are_told_work_and_longer_ones_do_not(window: int | None, free: int) -> None:
+    sizes = [FULL] if window is None else [FULL, GroupSize(CacheGroup(CacheKind.WINDOW, window), 5, 1000)]
+    with pytest.raises(ConfigError) as error:
+        blocks(BatchingOptions(max_total_tokens=5000, max_input_length=2500), free, *sizes)
+    prompt, total = map(int, re.findall(r"max_\w+=(\d+)", str(error.value).partition("do: ")[2]))
+    assert blocks(BatchingOptions(max_total_tokens=total, max_input_length=prompt), free, *sizes)[0] > 0
+    with pytest.raises(ConfigError):
+        blocks(BatchingOptions(max_total_tokens=total + BLOCK_SIZE, max_input_length=prompt + 8), free, *sizes)
 
 
 def test_a_window_takes_less() -> None:

@@ -129,8 +129,11 @@ def test_memory_is_refused_only_for_what_is_loaded(tmp_path: Path) -> None:
     cache = 2 * 4 * 64 * 2 * 3 * 4  # layers, bytes, positions, keys and values, heads, width
     needed = 100 * 36 * 4 + cache
     check_memory(spec, options, infos, F32, NoQuantize(), needed)
-    with pytest.raises(ConfigError, match=r"does not fit in the free memory, 0.0 GiB: its weights take"):
+    with pytest.raises(ConfigError, match=r"does not fit in the free memory, 0.0 GiB: its weights take") as error:
         check_memory(spec, options, infos, F32, NoQuantize(), needed - 1)
+    assert str(error.value).endswith("; max_input_length=47 max_total_tokens=48 may work")
+    with pytest.raises(ConfigError, match=r"max_total_tokens=64 takes 0.0 GiB$"):
+        check_memory(spec, options, infos, F32, NoQuantize(), 100 * 36 * 4)
 
 
 def test_memory_of_weights_that_are_quantised_while_they_load(tmp_path: Path) -> None:
