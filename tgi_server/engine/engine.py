@@ -21,6 +21,7 @@ from tgi_server.engine.observer import BatchObserver
 from tgi_server.engine.permits import Permits
 from tgi_server.engine.steps import Steps
 from tgi_server.engine.text import GenerationText, Vocabulary
+from tgi_server.engine.warm_up import warm_up
 from tgi_server.errors import GenerationError, TgiError, UnhealthyError
 from tgi_server.rpc.client import Shards
 from tgi_server.telemetry.metrics import Metrics
@@ -82,7 +83,12 @@ class Engine:
         return self._cycle.scheduler.waiting
 
     async def start(self) -> None:
-        """Connect to the shards and begin to work. Raises UnhealthyError when they do not answer."""
+        """Connect to the shards and begin to work.
+
+        Raises:
+            UnhealthyError: they do not answer.
+            ConfigError: the largest step that the options allow does not run.
+        """
         self.info = await self._shards.connect()
         self._cycle = Cycle(self._options, self.info)
         unshared = self._cycle.scheduler.unshared
@@ -90,6 +96,7 @@ class Engine:
         self._observer = BatchObserver(self._metrics, unshared is None, self.info.draft_width)
         read_state(self._metrics, self._permits, self._cycle.scheduler)
         self._tasks = [asyncio.create_task(self._guard(loop)) for loop in (self._send_plans, self._take_outcomes)]
+        await warm_up(self._options, self.info, self.generate)
 
     def _tell_sharing(self, unshared: str | None) -> None:
         if unshared is None:

@@ -88,7 +88,11 @@ async def started(engine: Engine, stop: asyncio.Event) -> bool:
         await asyncio.wait([starting])
         await engine.stop()
         return False
-    await starting
+    try:
+        await starting
+    except TgiError:
+        await engine.stop()  # the shards are to be left in order
+        raise
     return True
 
 
