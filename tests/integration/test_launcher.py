@@ -386,12 +386,13 @@ def test_mistakes_are_one_line(
 
 def test_the_log_tells_changed_options_and_ignored_variables(start: Start) -> None:
     launcher = start(
-        SERVE, DRAIN, "json_output=true", MAX_BATCH_SIZE="3", PORT="tcp://10.0.0.1:80", MASTER_PORT="tcp://x"
-    )
-    launcher.until("router serves")
+        SERVE, DRAIN, "json_output=true", "log_level=debug",
+        MAX_BATCH_SIZE="3", PORT="tcp://10.0.0.1:80", MASTER_PORT="tcp://x",
+    )  # fmt: skip
+    launcher.until('"message": "router: router serves')
     launcher.process.terminate()
     launcher.ends(0)
-    lines = [json.loads(line) for line in launcher.output.splitlines() if line.startswith("{")]
+    lines = [json.loads(line) for line in launcher.output.splitlines()]
     assert {line["target"] for line in lines} == {"text_generation_launcher"}
     text = "\n".join(line["fields"]["message"] for line in lines)
     assert "max_batch_size=3 (environment variable MAX_BATCH_SIZE)" in text
