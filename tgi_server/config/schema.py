@@ -7,7 +7,7 @@ frozen once `config.load` has checked them.
 
 from __future__ import annotations
 
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, replace
 from enum import Enum
 from typing import Any, ClassVar, Optional
 
@@ -466,6 +466,16 @@ class ServerConfig(
 def documented_options() -> list[Field[Any]]:
     """The fields of `ServerConfig` that are options of their own, in the order of their groups."""
     return [f for group in ServerConfig.__bases__ for f in fields(group)]
+
+
+def secrets() -> set[str]:
+    """Names of the options whose values only those may know who need them."""
+    return {f.name for f in documented_options() if f.metadata["secret"]}
+
+
+def without_secrets(config: ServerConfig) -> ServerConfig:
+    """The configuration for a process that has no use for them."""
+    return replace(config, **dict.fromkeys(secrets()))
 
 
 def without_variable() -> set[str]:

@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 
 from tgi_server.errors import ModelError, TgiError
-from tgi_server.launcher.process import environment
+from tgi_server.launcher.process import for_child
 
 Report = Callable[[str, float], None]
 """Takes the name of the running stage and how much of it is done, from 0 to 1."""
@@ -37,7 +37,7 @@ _GRACE = 2.0
 def run(module: str, *arguments: str, report: Report, extra: Mapping[str, str] | None = None) -> str:
     """Run `python -m module arguments`, a program that ends in `perform`, and return its result.
 
-    `extra` are environment variables of the child in addition to those of this process.
+    `extra` are environment variables of the child in addition to those of this process, but for secrets.
     `report` is called at least every 0.2 s; whatever it raises ends the work and is passed on. The child never
     outlives this call, nor this process.
 
@@ -52,7 +52,7 @@ def run(module: str, *arguments: str, report: Report, extra: Mapping[str, str] |
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        env=environment(extra),
+        env=for_child(extra),
     ) as child:
         assert child.stdout is not None
         try:

@@ -10,7 +10,7 @@ from tgi_server.config.schema import ModelOptions
 from tgi_server.errors import ModelError
 from tgi_server.launcher import conversions, job
 from tgi_server.launcher.job import Report
-from tgi_server.launcher.process import environment
+from tgi_server.launcher.process import HUB_TOKENS, environment
 
 _PACKAGE = "package:"
 _TRUE = ("1", "ON", "YES", "TRUE")
@@ -58,9 +58,9 @@ def ask_hub(part: str, options: ModelOptions, revision: str | None, report: Repo
 
 
 def _hub_environment() -> dict[str, str]:
-    """What the hub library calls by other names than those that container images for this kind of server set."""
+    """Tokens, and what the hub library calls by other names than container images for this kind of server set."""
     given = environment()
-    extra = {}
+    extra = {name: given[name] for name in HUB_TOKENS if name in given}
     if token := given.get("HF_API_TOKEN"):
         extra["HUGGING_FACE_HUB_TOKEN"] = token
     if given.get("HF_HUB_ENABLE_HF_TRANSFER", "").upper() in _TRUE:

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO
 
+from tgi_server.config.schema import secrets
 from tgi_server.telemetry.logging import relayed
 from tgi_server.types import PROGRESS
 
@@ -37,9 +38,22 @@ _SIGNALS: Mapping[int, str] = {
 logger = logging.getLogger(__name__)
 
 
+HUB_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_API_TOKEN")
+"""Variables with which the hub library finds out who asks."""
+
+
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of this process, with additions."""
     return {**os.environ, **(extra or {})}
+
+
+def for_child(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of a child, with additions and without secrets: those it needs come with its configuration.
+
+    A model's own code may run in a child (`trust_remote_code`), and whoever runs as this user can read it there.
+    """
+    kept = {*HUB_TOKENS, *(name.upper() for name in secrets())}
+    return {**{name: value for name, value in os.environ.items() if name not in kept}, **(extra or {})}
 
 
 class Child:
@@ -75,7 +89,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=environment(extra),
+            env=for_child(extra),
             pass_fds=inherited,
             start_new_session=True,
             preexec_fn=_end_with(os.getpid()),

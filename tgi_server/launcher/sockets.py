@@ -5,14 +5,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import logging
 import os
 import socket
+import stat
 import sys
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 from tgi_server.config.schema import NetworkOptions, ShardOptions
 from tgi_server.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 _LONGEST_PATH = 107 - len(".new")
 """Bytes: the kernel takes 107, and a shard's socket has a longer name until it answers (`rpc.server`)."""
@@ -77,6 +82,16 @@ def _check_master_address(name: str) -> None:
         raise ConfigError(f"master_addr={name}: {reason}") from error
 
 
+def private_interface(options: ShardOptions) -> dict[str, str]:
+    """Environment that keeps shards which meet at a loopback address from listening on others.
+
+    gloo would take the address that the machine's name stands for, which in containers is the one that others see.
+    """
+    address = socket.getaddrinfo(options.master_addr, 0, type=socket.SOCK_STREAM)[0][4][0]
+    names = {name for _, name in socket.if_nameindex()}
+    return {"GLOO_SOCKET_IFNAME": "lo"} if ip_address(address).is_loopback and "lo" in names else {}
+
+
 def shard_paths(options: ShardOptions, num_shard: int) -> list[Path]:
     """The path of each rank's socket."""
     return [Path(f"{options.shard_uds_path}-{rank}") for rank in range(num_shard)]
@@ -125,19 +140,32 @@ def clear(options: ShardOptions, paths: list[Path]) -> None:
     if not os.access(paths[0].parent, os.W_OK | os.X_OK):
         raise ConfigError(f"{option}: no files can be made in {paths[0].parent}")
     for path in paths:
-        if is_socket(path) and _is_alive(path):
+        if path.is_socket() and _is_alive(path):
             raise ConfigError(f"{option}: another server is using {path}")
-        if path.exists() and not is_socket(path):
+        if os.path.lexists(path) and not stat.S_ISSOCK(path.lstat().st_mode):
             raise ConfigError(f"{option}: {path} exists and is no socket")
     remove(paths)
+    if foreign := next(filter(os.path.lexists, paths), None):
+        raise ConfigError(f"{option}: {foreign} belongs to another user and cannot be removed")
+    if _is_open_to_all(paths[0].parent):
+        logger.warning(
+            "%s: other users can put sockets of theirs in the place of the shards': a private one is safe", option
+        )
+
+
+def _is_open_to_all(directory: Path) -> bool:
+    """Whether any user may remove files of this one."""
+    mode = directory.stat().st_mode
+    return bool(mode & stat.S_IWOTH and not mode & stat.S_ISVTX)
 
 
 def is_socket(path: Path) -> bool:
-    """Whether there is a socket file, which means that a shard is ready."""
+    """Whether there is a socket file of this user's, which means that a shard is ready; another's could be a trap."""
     try:
-        return path.is_socket()
+        found = path.lstat()
     except OSError:
         return False
+    return stat.S_ISSOCK(found.st_mode) and found.st_uid == os.geteuid()
 
 
 def _is_alive(path: Path) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tgi_server.config import load
-from tgi_server.config.schema import Launch, Resolved, ServerConfig
+from tgi_server.config.schema import Launch, Resolved, ServerConfig, without_secrets
 from tgi_server.errors import TgiError
 from tgi_server.host import usable_cores
 from tgi_server.launcher import sockets
@@ -207,8 +207,10 @@ class Server:
             "OMP_NUM_THREADS": str(threads),  # each shard would take all cores otherwise, and wait for the others
             "GOMP_SPINCOUNT": "2000",  # spins of a waiting thread: more makes a busy machine's steps ten times slower
         }
+        if resolved.num_shard > 1:
+            wanted |= sockets.private_interface(config)
         extra = {name: value for name, value in wanted.items() if name not in environment()}
-        text = load.dump(Launch(config, resolved))
+        text = load.dump(Launch(without_secrets(config), resolved))
         return self._children.start(f"shard {rank}", [*self._programs.shard, "--rank", str(rank)], text, extra)
 
     def _await_sockets(self, bar: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from datetime import timedelta
 
 import torch
@@ -14,9 +15,21 @@ from tgi_server.layers.spread import Span
 TIMEOUT = timedelta(seconds=60)
 
 
-def _bracketed(address: str) -> str:
-    """As it stands in a URL."""
-    return f"[{address}]" if ":" in address else address
+def _meeting(rank: int, world: int, address: str, port: int) -> dist.TCPStore:
+    """Where the ranks tell each other how to reach them, which rank 0 keeps: nobody has to show who they are there.
+
+    torch would have it listen on all addresses of the machine; here it is the one that the ranks meet at.
+    """
+    family, _, _, _, place = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+    if rank:
+        return dist.TCPStore(str(place[0]), port, world, is_master=False, timeout=TIMEOUT)
+    with socket.socket(family) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(place)
+        listener.listen(world)
+        return dist.TCPStore(
+            str(place[0]), port, world, is_master=True, timeout=TIMEOUT, master_listen_fd=listener.detach()
+        )
 
 
 class Group:
@@ -28,11 +41,11 @@ class Group:
 
     @classmethod
     def join(cls, rank: int, world: int, address: str, port: int, device: torch.device) -> Group:
-        """Meet the other ranks at tcp://address:port (NCCL on GPUs, gloo on CPUs)."""
+        """Meet the other ranks at `address` and `port` (NCCL on GPUs, gloo on CPUs)."""
         if world > 1:
             dist.init_process_group(
                 "nccl" if device.type == "cuda" else "gloo",
-                init_method=f"tcp://{_bracketed(address)}:{port}",
+                store=_meeting(rank, world, address, port),
                 rank=rank,
                 world_size=world,
                 timeout=TIMEOUT,

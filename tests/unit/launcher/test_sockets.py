@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 
@@ -63,6 +64,44 @@ def test_other_files_are_left_alone(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no socket"):
         sockets.clear(options, paths)
     assert paths[0].read_text() == "mine"
+
+
+def test_sockets_of_other_users_are_no_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ShardOptions(shard_uds_path=str(tmp_path / "shard"))
+    (path,) = sockets.shard_paths(options, 1)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+    (tmp_path / "link").symlink_to(path)
+    assert sockets.is_socket(path) and not sockets.is_socket(tmp_path / "link")
+    monkeypatch.setattr(os, "geteuid", lambda: path.stat().st_uid + 1)
+    assert not sockets.is_socket(path)
+    monkeypatch.setattr(Path, "unlink", lambda path: path.rmdir())  # fails, as in /tmp for what is another's
+    with pytest.raises(ConfigError, match="belongs to another user"):
+        sockets.clear(options, [path])
+
+
+def test_a_symbolic_link_in_the_way_is_not_followed(tmp_path: Path) -> None:
+    options = ShardOptions(shard_uds_path=str(tmp_path / "shard"))
+    (path,) = sockets.shard_paths(options, 1)
+    path.symlink_to("/nowhere/at/all")
+    with pytest.raises(ConfigError, match="no socket"):
+        sockets.clear(options, [path])
+
+
+@pytest.mark.parametrize(("mode", "warned"), [(0o700, False), (0o1777, False), (0o777, True)])
+def test_a_directory_open_to_all_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: int, warned: bool
+) -> None:
+    tmp_path.chmod(mode)
+    options = ShardOptions(shard_uds_path=str(tmp_path / "shard"))
+    sockets.clear(options, sockets.shard_paths(options, 1))
+    assert ("other users can put sockets" in caplog.text) == warned
+
+
+@pytest.mark.parametrize(("address", "kept"), [("localhost", True), ("127.0.0.1", True), ("192.0.2.1", False)])
+def test_shards_that_meet_at_a_loopback_address_stay_there(address: str, kept: bool) -> None:
+    found = sockets.private_interface(ShardOptions(master_addr=address))
+    assert found == ({"GLOO_SOCKET_IFNAME": "lo"} if kept else {})
 
 
 def test_impossible_prefixes() -> None:

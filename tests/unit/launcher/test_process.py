@@ -1,0 +1,31 @@
+"""What children of the launcher inherit."""
+
+from __future__ import annotations
+
+import pytest
+
+from tgi_server.config.schema import ServerConfig, secrets, without_secrets
+from tgi_server.launcher import places, process
+
+
+def test_children_inherit_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("API_KEY", "NGROK_AUTHTOKEN", "HF_TOKEN", "HF_API_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.setenv(name, "secret-1")
+    monkeypatch.setenv("HF_HOME", "/x")
+    child = process.for_child({"A": "b"})
+    assert "secret-1" not in child.values()
+    assert (child["HF_HOME"], child["A"]) == ("/x", "b") and "PATH" in child
+
+
+def test_only_who_asks_the_hub_gets_its_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_1")
+    monkeypatch.setenv("API_KEY", "k")
+    extra = places._hub_environment()
+    assert extra["HF_TOKEN"] == "hf_1" and "API_KEY" not in extra
+
+
+def test_a_configuration_without_secrets() -> None:
+    config = ServerConfig(api_key="k", ngrok_authtoken="t", port=7)
+    bare = without_secrets(config)
+    assert secrets() >= {"api_key", "ngrok_authtoken"}
+    assert (bare.api_key, bare.ngrok_authtoken, bare.port) == (None, None, 7) and config.api_key == "k"
