@@ -14,7 +14,7 @@ from tests.router_app import Router, started
 from tgi_server.config.schema import NetworkOptions
 from tgi_server.router.main import serve
 
-NETWORK = {"shutdown_timeout", "receive_timeout", "send_timeout"}
+NETWORK = {"shutdown_timeout", "receive_timeout", "send_timeout", "max_client_connections"}
 """The options that `serve` reads."""
 
 

@@ -209,6 +209,22 @@ async def test_an_answer_that_was_never_begun_is_closed(path: str) -> None:
             gc.enable()
 
 
+async def test_a_client_has_so_many_connections_and_no_more() -> None:
+    async with listening(max_client_connections=2) as (_, port):
+        held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        answer = await asyncio.wait_for(reader.read(), 5)
+        assert answer.startswith(b"HTTP/1.1 429 ") and answer.endswith(b"Too many connections from this address.")
+        writer.close()
+        for _, kept in held:
+            kept.write(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert [(await kept.readline())[:12] for kept, _ in held] == [b"HTTP/1.1 200"] * 2
+        held[0][1].close()
+        await asyncio.sleep(0.05)
+        await healthy(port)
+        held[1][1].close()
+
+
 SERIES = re.compile(r'([a-z_]+)(?:\{((?:[a-z_]+="(?:[^"\\]|\\.)*",?)+)\})? (-?[0-9][0-9.e+-]*)')
 
 

@@ -74,6 +74,7 @@ TABLE: Mapping[str, tuple[Any, Any]] = {
     "shutdown_timeout": (10.0, 20.0),
     "receive_timeout": (30.0, 40.0),
     "send_timeout": (50.0, 70.0),
+    "max_client_connections": (100, 200),
     "json_output": (True, False),
     "otlp_endpoint": ("http://a:4317", "http://b:4317"),
     "otlp_service_name": ("a", "b.c"),

@@ -391,6 +391,12 @@ class NetworkOptions(Options):
         minimum=0.1,
         maximum=36000,
     )
+    max_client_connections: Optional[int] = option(
+        None,
+        "Most connections that one address (of IPv6: one /64 network) may have open; further ones are refused (429). "
+        "Unset: any number, as behind a proxy all clients have its address.",
+        minimum=1,
+    )
 
 
 @dataclass

@@ -25,6 +25,7 @@ from tgi_server.engine.engine import Engine
 from tgi_server.errors import ConfigError, TgiError
 from tgi_server.router.chat.template import find_template
 from tgi_server.router.http import tunnel
+from tgi_server.router.http.clients import Clients, allow_many
 from tgi_server.router.http.protocol import HttpProtocol
 from tgi_server.rpc.client import GrpcShards
 from tgi_server.telemetry import logging as log_setup
@@ -43,6 +44,7 @@ def main() -> None:
     """Serve until SIGTERM or SIGINT; exit status 1 when the start or a shard fails."""
     launch = load.read(sys.stdin)
     log_setup.setup(launch.config, "router")
+    allow_many()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             status = runner.run(run(launch))
@@ -146,7 +148,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=partial(HttpProtocol, options),  # type: ignore[arg-type]  # called like a class
+                http=partial(HttpProtocol, options, Clients(options.max_client_connections)),  # type: ignore[arg-type]  # called like a class
                 ws="none",
                 lifespan="on",
                 log_config=None,

@@ -26,7 +26,8 @@ OPTIONS = [
     "reasoning",
     "messages_api_enabled", "watermark_gamma", "watermark_delta", "rope_scaling", "rope_factor", "hostname", "port",
     "cors_allow_origin", "api_key", "api_key_file", "ngrok", "ngrok_authtoken", "ngrok_edge", "shutdown_timeout",
-    "receive_timeout", "send_timeout", "json_output", "otlp_endpoint", "otlp_service_name", "log_level", "log_levels",
+    "receive_timeout", "send_timeout", "max_client_connections",
+    "json_output", "otlp_endpoint", "otlp_service_name", "log_level", "log_levels",
     "record_traffic", "compute_type",
 ]  # fmt: skip
 """Frozen: an option that comes or goes is a change of the interface."""

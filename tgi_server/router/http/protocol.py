@@ -12,6 +12,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from tgi_server.config.schema import NetworkOptions
+from tgi_server.router.http.clients import Clients
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ LEAST_READ_BYTES = 4 * 1024
 """What a client that has fallen behind has to read within `send_timeout` seconds, or all that waits if that is less."""
 
 _UPGRADE = re.compile(rb"\r\nupgrade[ \t]*:", re.IGNORECASE)
+_TOO_MANY = b"Too many connections from this address."
 _LATE = b"The request did not arrive in time."
 _NO_HOST = b"A request of HTTP/1.1 needs one Host header."
 
@@ -36,11 +38,14 @@ _NO_HOST = b"A request of HTTP/1.1 needs one Host header."
 class HttpProtocol(HttpToolsProtocol):
     """One connection. On its own, uvicorn would lose the body of a request that offers HTTP/2, keep a request's head
     in memory however long it gets, wait for ever for a client that says or reads nothing, work on for a client that
-    went away after it had sent a second request ahead of time, and serve requests that name no host."""
+    went away after it had sent a second request ahead of time, serve requests that name no host, and keep as many
+    connections of one client as it opens."""
 
-    def __init__(self, options: NetworkOptions, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, options: NetworkOptions, clients: Clients, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._options = options
+        self._clients = clients
+        self._client: str | None = None
         self._reading_head = True
         self._head_bytes = 0
         self._running: RequestResponseCycle | None = None
@@ -51,14 +56,21 @@ class HttpProtocol(HttpToolsProtocol):
         self._unread = 0
 
     def connection_made(self, transport: Any) -> None:
-        """Give the client as long for its first byte as for the one after an answer."""
+        """Give the client as long for its first byte as for the one after an answer; refuse one with too many."""
         super().connection_made(transport)
+        self._client = self._clients.admit(self.client[0] if self.client else "")
+        if self._client is None:
+            transport.write(_plain(b"429 Too Many Requests", _TOO_MANY))
+            transport.close()
+            return
         _bound_kernel(transport.get_extra_info("socket"), self._options.send_timeout)
         transport.set_write_buffer_limits(high=0)  # whatever the kernel does not take makes the writer wait
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the request that is worked on, also when it is not the last one that came."""
+        if self._client is not None:
+            self._clients.leave(self._client)
         self._unset_keepalive_if_required()
         for timer in (self._idle, self._arriving, self._writing, self._ending):
             if timer is not None:
@@ -144,15 +156,18 @@ class HttpProtocol(HttpToolsProtocol):
             self._arriving = self.loop.call_later(self._options.receive_timeout, self._late)
             return
         if self._reading_head or (running is not None and not running.response_started):
-            self.transport.write(
-                b"HTTP/1.1 408 Request Timeout\r\ncontent-type: text/plain; charset=utf-8\r\n"
-                b"connection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(_LATE), _LATE)
-            )
+            self.transport.write(_plain(b"408 Request Timeout", _LATE))
         self.transport.close()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
         super()._start_asgi_task(cycle, app if _has_host(cycle.scope) else _refuse_hostless)
+
+
+def _plain(status: bytes, text: bytes) -> bytes:
+    """An answer that ends its connection."""
+    head = b"HTTP/1.1 %b\r\ncontent-type: text/plain; charset=utf-8\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+    return head % (status, len(text)) + text
 
 
 def _has_host(scope: Any) -> bool:
