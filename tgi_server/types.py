@@ -218,6 +218,12 @@ class Outcome:
 PROGRESS = "Progress: "
 """Begins a line on a shard's standard error that tells how much of its model is loaded, from 0 to 1."""
 
+SIGN = "Alive"
+"""A line on a child's standard error that tells that it works, or waits for work."""
+
+HANGS = "Hangs: "
+"""Begins a line that tells why part of it is believed to hang."""
+
 
 @dataclass(frozen=True, slots=True)
 class GroupInfo:

@@ -26,7 +26,7 @@ async def test_the_own_address_serves_health_and_metrics_only(tmp_path: Path) ->
         through = httpx.AsyncHTTPTransport(uds=str(tmp_path / "router"))
         async with listening(ngrok=True, also=[private]) as (_, port):
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as local:
-                for path in ("/health", "/metrics"):
+                for path in ("/health", "/livez", "/metrics", "/readyz", "/startupz"):
                     assert (await local.get(path)).status_code == 200
                 for method, path in [*EVERYTHING, ("GET", "/"), ("GET", "/health/"), ("GET", "//metrics")]:
                     answer = await local.request(method, path, json=BODY)

@@ -511,6 +511,8 @@ class Resolved(Options):
     """Bound, not yet listening socket that the router inherits; -1 in shards."""
     shard_pids: list[int] = field(default_factory=list)
     """Processes of the shards, for the router."""
+    watched: bool = False
+    """The process is to give signs of life (`telemetry.signs`)."""
     compute_type: str = "1-cpu"
     """The number of shards and what they run on, for clients."""
     model_sha: Optional[str] = None

@@ -138,6 +138,11 @@ class Engine:
         """Refuse new permits and report unhealthy; what has a permit goes on."""
         self._permits.draining = True
 
+    @property
+    def unready(self) -> str | None:
+        """Why no request is taken, however few there are; None while some are."""
+        return "the server is shutting down" if self._permits.draining else self._failure
+
     def generate(
         self,
         request: GenerationRequest,

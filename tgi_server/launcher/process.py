@@ -16,7 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import IO
 
 from tgi_server.config.schema import secrets
+from tgi_server.launcher.hung import Signs
 from tgi_server.telemetry.logging import relayed
+from tgi_server.telemetry.signs import SHOW_STACKS
 from tgi_server.types import PROGRESS
 
 _PR_SET_PDEATHSIG = 1
@@ -70,7 +72,8 @@ class Child:
     ) -> None:
         """Start `command`, which reads `text` from its standard input.
 
-        Its attribute `progress` is the part of its start (0 to 1) that the child has told to be done.
+        Its attribute `progress` is the part of its start (0 to 1) that the child has told to be done, `signs` are those
+        of life that it has given.
 
         Args:
             name: how logs call it.
@@ -80,9 +83,11 @@ class Child:
         """
         self.name = name
         self.progress: float | None = None
+        self.signs = Signs()
         self._words: deque[str] = deque(maxlen=_LAST_WORDS)
         self._said: deque[str] = deque(maxlen=_LAST_WORDS)
         self._killed = False
+        self._stacks: list[str] | None = None  # what it writes while it shows them
         self._process = subprocess.Popen(
             list(command),
             bufsize=0,
@@ -146,6 +151,16 @@ class Child:
         words = _SIGNALS.get(-code) or signal.strsignal(-code)
         return f"was ended by signal {-code} ({words})"
 
+    def show_stacks(self) -> list[str]:
+        """Have it write where its threads are; the lines are added to the result as they come.
+
+        One that was stopped goes on, as it cannot write otherwise. Only for children that gave a sign of life.
+        """
+        self._stacks = []
+        for number in (SHOW_STACKS, signal.SIGCONT):
+            self._process.send_signal(number)
+        return self._stacks
+
     def terminate(self) -> None:
         """Ask it to stop."""
         self._process.terminate()
@@ -172,8 +187,10 @@ class Child:
         if text.startswith(PROGRESS):
             with contextlib.suppress(ValueError):  # a library's line that happens to begin like ours
                 self.progress = float(text.removeprefix(PROGRESS))
-        elif text:
+        elif text and not self.signs.take(text):
             self._words.append(text)
+            if self._stacks is not None:
+                self._stacks.append(text)
             # What matters is repeated when the child ends; until then it is mostly the noise of libraries.
             logger.debug("%s: %s", self.name, text)
 
@@ -263,6 +280,15 @@ class Children:
         deadline = time.monotonic() + seconds
         while not all(pipe.closed for pipe in child.pipes) and time.monotonic() < deadline:
             self.poll()
+
+    def stacks(self, child: Child, seconds: float) -> list[str]:
+        """Where the threads of a child are, as it says within some seconds; nothing if it cannot."""
+        lines = child.show_stacks()
+        deadline, seen = time.monotonic() + seconds, -1
+        while time.monotonic() < deadline and (not lines or len(lines) > seen):
+            seen = len(lines)
+            self.poll(4 * _TICK)
+        return lines
 
     def stop(self, children: Sequence[Child], grace: float, hurried: Callable[[], bool] = lambda: False) -> None:
         """Ask children to stop, wait, kill those that have not stopped after `grace` seconds or once `hurried`."""

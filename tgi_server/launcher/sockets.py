@@ -97,6 +97,11 @@ def shard_paths(options: ShardOptions, num_shard: int) -> list[Path]:
     return [Path(f"{options.shard_uds_path}-{rank}") for rank in range(num_shard)]
 
 
+def files(paths: list[Path]) -> list[Path]:
+    """All that shards may leave on disk that are killed: their sockets, under either name."""
+    return [file for path in paths for file in (path, path.with_name(f"{path.name}.new"))]
+
+
 def claim_port(options: NetworkOptions) -> socket.socket:
     """Hold the server's address against other servers; see `_claim`. Port 0 is never in the way of another."""
     held = f"{options.hostname}:{options.port}" if options.port else f"process {os.getpid()}"

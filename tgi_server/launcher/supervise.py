@@ -17,6 +17,8 @@ from tgi_server.config.schema import Launch, Resolved, ServerConfig, without_sec
 from tgi_server.errors import TgiError
 from tgi_server.host import usable_cores
 from tgi_server.launcher import sockets
+from tgi_server.launcher.hung import Watch
+from tgi_server.launcher.leftovers import Leftovers
 from tgi_server.launcher.process import Child, Children, environment
 from tgi_server.launcher.progress import Progress
 from tgi_server.telemetry.logging import Lines
@@ -25,6 +27,10 @@ _REMINDER = 10.0
 """Seconds between two lines that say what is still waited for."""
 _GRACE = 10.0
 """Seconds that children have to stop when nothing is left to finish."""
+_LAST_WORDS = 3.0
+"""Seconds that a router has to answer its requests when a shard has failed."""
+_STACKS = 0.6
+"""Seconds that a child that hangs has to show where."""
 _MARGIN = 5.0
 """Seconds beyond `shutdown_timeout` after which a draining router is killed."""
 _LOADING = "Loading the model"
@@ -117,22 +123,29 @@ class Server:
         self._shards: list[Child] = []
         self._router: Child | None = None
         self._paths: list[Path] = []
+        self._leftovers: Leftovers | None = None
+        self._watch = Watch()
+        self._failed = False
 
     def __enter__(self) -> Server:
         self._children.__enter__()
         return self
 
     def __exit__(self, *exception: object) -> None:
+        router = [self._router] if self._router else []
         try:
-            for group in ([self._router] if self._router else [], self._shards):
-                self._children.stop(group, _GRACE, self._hurried)
+            self._children.stop(router, _LAST_WORDS if self._failed else _GRACE, self._hurried)
+            self._children.stop(self._shards, 0 if self._failed else _GRACE, self._hurried)
             sockets.remove(self._paths)
         finally:
             self._children.__exit__(*exception)
+            if self._leftovers is not None:
+                self._leftovers.close()
 
     def start_shards(self, config: ServerConfig, resolved: Resolved, bar: bool = True) -> None:
         """Until all answer; with a bar on a terminal. Raises ChildFailedError when one ends, StoppedError."""
         self._paths = sockets.shard_paths(config, resolved.num_shard)
+        self._leftovers = Leftovers(sockets.files(self._paths))
         for rank in range(resolved.num_shard):
             self._shards.append(self._start_shard(config, resolved, rank))
         self._await_sockets(bar)
@@ -146,7 +159,7 @@ class Server:
         """
         number = listener.fileno()
         pids = [shard.pid for shard in self._shards]
-        text = load.dump(Launch(config, replace(resolved, listen_fd=number, shard_pids=pids)))
+        text = load.dump(Launch(config, replace(resolved, listen_fd=number, shard_pids=pids, watched=True)))
         self._router = self._children.start("router", self._programs.router, text, {}, [number])
 
     def start_instead(
@@ -210,7 +223,7 @@ class Server:
         if resolved.num_shard > 1:
             wanted |= sockets.private_interface(config)
         extra = {name: value for name, value in wanted.items() if name not in environment()}
-        text = load.dump(Launch(without_secrets(config), resolved))
+        text = load.dump(Launch(without_secrets(config), replace(resolved, watched=True)))
         return self._children.start(f"shard {rank}", [*self._programs.shard, "--rank", str(rank)], text, extra)
 
     def _await_sockets(self, bar: bool) -> None:
@@ -245,7 +258,23 @@ class Server:
         for child in self._children.ended():
             if child is not self._router or not done():
                 raise self._failure(child)
+        self._check_signs()
+
+    def _check_signs(self) -> None:
+        """Raise ChildFailedError for a child that hangs. It is killed, so that those who wait for it learn that."""
+        children = [*self._shards, *([self._router] if self._router else [])]
+        self._watch.look(children)
+        for child in children:
+            if problem := self._watch.problem(child):
+                name = f"{child.name} (process {child.pid})"
+                logger.error("%s hangs: %s", name, problem)
+                stacks = self._children.stacks(child, _STACKS)
+                logger.error("%s: its stacks:\n%s", name, Lines("\n".join(stacks) or "(it does not show them)"))
+                child.kill()
+                self._failed = True
+                raise ChildFailedError(f"{name} hangs: {problem}", child.last_lines)
 
     def _failure(self, child: Child) -> ChildFailedError:
+        self._failed = True
         logger.error("%s %s; its last words:\n%s", child.name, child.ending(), Lines(child.last_words or "(none)"))
         return ChildFailedError(child.error or f"{child.name} {child.ending()}", child.last_lines)

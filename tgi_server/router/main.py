@@ -29,6 +29,7 @@ from tgi_server.router.http.clients import Clients, allow_many
 from tgi_server.router.http.protocol import HttpProtocol
 from tgi_server.rpc.client import GrpcShards
 from tgi_server.telemetry import logging as log_setup
+from tgi_server.telemetry import signs
 from tgi_server.telemetry.metrics import Metrics
 
 logger = logging.getLogger("tgi_server.router.main")  # this module runs as __main__
@@ -76,9 +77,10 @@ async def run(launch: Launch) -> int:
         template=template,
         metrics=metrics,
     )
-    async with tunnel.opened(config) as private:
-        listeners = [socket.socket(fileno=resolved.listen_fd), *private]
-        return await serve(app, engine, listeners, stop, config)
+    with signs.of_this_loop() if resolved.watched else contextlib.nullcontext():
+        async with tunnel.opened(config) as private:
+            listeners = [socket.socket(fileno=resolved.listen_fd), *private]
+            return await serve(app, engine, listeners, stop, config)
 
 
 async def started(engine: Engine, stop: asyncio.Event) -> bool:

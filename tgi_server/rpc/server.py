@@ -13,10 +13,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any
 
@@ -24,6 +24,8 @@ import grpc
 
 from tgi_server.errors import ConfigError
 from tgi_server.rpc.codec import INFO, OUTCOME, PLAN, SERVICE, UNLIMITED
+from tgi_server.rpc.watch import LOOK, StepWatch
+from tgi_server.telemetry import signs
 from tgi_server.types import Outcome, Plan, ShardInfo
 
 log = logging.getLogger(__name__)
@@ -37,6 +39,7 @@ _LOOK = 0.1
 """Seconds between two looks at whether it is."""
 
 Step = Callable[[Plan], Outcome]
+_Item = tuple["_Router", "Plan | Exception | _Stop"]
 
 
 class _Stop:
@@ -63,7 +66,8 @@ class _Shard:
     """The handlers. They serve one router at a time: sequences of a second one would mix with the first's."""
 
     def __init__(self, info: ShardInfo, rank: int) -> None:
-        self.plans: SimpleQueue[tuple[_Router, Plan | Exception | _Stop] | _Stop] = SimpleQueue()
+        self.plans: SimpleQueue[_Item | _Stop] = SimpleQueue()
+        self.watch = StepWatch(info.device_type)
         self.router = _Router()
         self.stopping = threading.Event()
         self._info = INFO.encode(info)
@@ -75,7 +79,7 @@ class _Shard:
             SERVICE,
             {
                 "Info": grpc.unary_unary_rpc_method_handler(lambda request, context: self._info),
-                "Health": grpc.unary_unary_rpc_method_handler(lambda request, context: b""),
+                "Health": grpc.unary_unary_rpc_method_handler(self._health),
                 "Steps": grpc.stream_stream_rpc_method_handler(self._steps),
             },
         )
@@ -87,20 +91,22 @@ class _Shard:
         """
         ready: int | None = None  # when the step before was done
         while True:
-            item = self.plans.get()
+            item = self._next()
             if isinstance(item, _Stop) or self.stopping.is_set():
                 return
             router, plan = item
             if isinstance(plan, Exception):
                 raise plan
             if isinstance(plan, _Stop):
-                reset()
+                with self.watch.step():
+                    reset()
                 ready = None
                 self._taken.release()
                 continue
             wait = 0 if ready is None else time.perf_counter_ns() - ready
             try:
-                outcome = step(plan)
+                with self.watch.step():
+                    outcome = step(plan)
             except Exception:
                 if self.stopping.is_set():  # the other ranks may have left in the middle of a step
                     return
@@ -113,6 +119,17 @@ class _Shard:
         """Let `run` return after the step it works on. May be called by a signal handler."""
         self.stopping.set()
         self.plans.put(STOP)
+
+    def _next(self) -> _Item | _Stop:
+        while True:
+            self.watch.look()
+            with suppress(Empty):
+                return self.plans.get(timeout=LOOK)
+
+    def _health(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+        if problem := self.watch.problem():
+            context.abort(grpc.StatusCode.UNAVAILABLE, problem)
+        return b""
 
     def _steps(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         if not self._take(context):
@@ -143,16 +160,20 @@ class _Shard:
         self.plans.put((router, STOP))
 
 
-def serve(socket_path: str, info: ShardInfo, step: Step, reset: Callable[[], None], rank: int) -> None:
+def serve(
+    socket_path: str, info: ShardInfo, step: Step, reset: Callable[[], None], rank: int, watched: bool = False
+) -> None:
     """Serve routers, one at a time, on the unix socket `socket_path` until SIGTERM; to be called on the main thread.
 
     The socket appears, with mode 0600, once requests can be answered, and is removed at the end. After each router
-    `reset` is called, which forgets its sequences. Raises what `step` raises, ConfigError when the path cannot be used.
+    `reset` is called, which forgets its sequences. Who is `watched` gives signs of life. Raises what `step` raises,
+    ConfigError when the path cannot be used.
     """
     shard = _Shard(info, rank)
     server = grpc.server(ThreadPoolExecutor(max_workers=4, thread_name_prefix="rpc"), options=UNLIMITED)
     server.add_generic_rpc_handlers((shard.handler(),))
-    with _stopped_by_signals(shard), _listening(server, socket_path):
+    alive = signs.of_a_thread(shard.watch.problem) if watched else nullcontext()
+    with _stopped_by_signals(shard), alive, _listening(server, socket_path):
         try:
             shard.run(step, reset)
         finally:

@@ -27,7 +27,8 @@ def serve(launch: Launch, rank: int) -> None:
     from tgi_server.rpc import server  # with the model's libraries, only once the options are known to work
 
     runner = load.instantiate(launch.config.runner, launch=launch, spec=spec, rank=rank)
-    server.serve(f"{launch.config.shard_uds_path}-{rank}", runner.info, runner.step, runner.reset, rank)
+    path = f"{launch.config.shard_uds_path}-{rank}"
+    server.serve(path, runner.info, runner.step, runner.reset, rank, resolved.watched)
 
 
 def main() -> int:

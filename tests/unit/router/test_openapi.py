@@ -147,7 +147,10 @@ async def test_answers_are_as_documented(path: str, body: dict[str, Any], text: 
     assert (answer[-1] if isinstance(answer, list) else answer).get("error") is None
 
 
-@pytest.mark.parametrize("path", ["/", "/health", "/ping", "/info", "/metrics", "/v1/models"])
+FIGURES = ["/", "/health", "/ping", "/livez", "/readyz", "/startupz", "/info", "/metrics", "/v1/models"]
+
+
+@pytest.mark.parametrize("path", FIGURES)
 async def test_figures_are_as_documented(path: str) -> None:
     found = Resolved(model_sha="0123", pipeline_tag="text-generation", sha="4567", docker_label="sha-4567")
     for resolved in (found, None):

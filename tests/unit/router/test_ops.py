@@ -1,8 +1,10 @@
+import asyncio
 import subprocess
 import sys
 
 import pytest
 
+from tests.integration.listening import until
 from tests.router_app import started
 from tgi_server import __version__
 from tgi_server.config.schema import Resolved
@@ -11,11 +13,14 @@ from tgi_server.config.schema import Resolved
 async def test_health() -> None:
     async with started() as router:
         client = router.app.test_client()
-        for path in ("/health", "/", "/ping"):
+        for path in ("/health", "/", "/ping", "/livez", "/readyz", "/startupz"):
             response = await client.get(path)
             assert (response.status_code, await response.get_data()) == (200, b"")
         router.shards.kill()
-        for path in ("/health", "/", "/ping"):
+        await until(router.engine.failed.is_set)
+        for path in ("/livez", "/startupz"):
+            assert (await client.get(path)).status_code == 200
+        for path in ("/health", "/", "/ping", "/readyz"):
             response = await client.get(path)
             assert response.status_code == 503 and (await response.get_json())["error_type"] == "healthcheck"
 
@@ -25,8 +30,24 @@ async def test_draining() -> None:
         client = router.app.test_client()
         router.engine.begin_drain()
         assert (await client.get("/health")).status_code == 503
+        ready = await client.get("/readyz")
+        assert ready.status_code == 503 and (await ready.get_json())["error_type"] == "healthcheck"
+        assert (await client.get("/livez")).status_code == 200
         response = await client.post("/generate", json={"inputs": "x"})
         assert response.status_code == 503 and (await response.get_json())["error_type"] == "overloaded"
+
+
+async def test_readiness_does_not_depend_on_load() -> None:
+    async with started(step_seconds=0.02, max_batch_size=1, max_concurrent_requests=2) as router:
+        client, body = router.app.test_client(), {"inputs": "x", "parameters": {"max_new_tokens": 50}}
+        running = [asyncio.create_task(client.post("/generate", json=body)) for _ in range(2)]
+        await until(lambda: router.engine.running + router.engine.waiting == 2)
+        assert (await client.post("/generate", json=body)).status_code == 429
+        for path in ("/livez", "/readyz", "/startupz", "/health"):
+            assert (await client.get(path)).status_code == 200
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
 
 
 async def test_info() -> None:
@@ -73,7 +94,7 @@ async def test_metrics() -> None:
 
 
 GENERATING = ["/generate", "/generate_stream", "/invocations", "/tokenize"]
-OPERATING = ["/health", "/ping", "/info", "/metrics"]
+OPERATING = ["/health", "/ping", "/livez", "/readyz", "/startupz", "/info", "/metrics"]
 
 
 @pytest.mark.parametrize(("method", "path", "status", "allow"), [

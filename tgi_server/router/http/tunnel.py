@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LOCAL_PATHS = ("/health", "/metrics")
+LOCAL_PATHS = ("/health", "/livez", "/metrics", "/readyz", "/startupz")
 """What the server's own address still answers."""
 CONNECT_SECONDS = 30.0
 """Time to reach the service."""

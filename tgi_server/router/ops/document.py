@@ -22,6 +22,9 @@ def api() -> Api:
         "/": {"get": _health("root_health")},
         "/health": {"get": _health("health")},
         "/ping": {"get": _health("ping")},
+        "/livez": {"get": _probe("livez", "Whether the process answers, whatever the shards do")},
+        "/readyz": {"get": _ready()},
+        "/startupz": {"get": _probe("startupz", "Whether the server has been started")},
         "/info": {"get": _info()},
         "/metrics": {"get": _metrics()},
     }
@@ -32,6 +35,16 @@ def _health(name: str) -> Operation:
     healthy = {"description": "The server answers requests. The body is empty."}
     ill = server_error("A shard does not answer, or the server is about to stop.")
     return get_operation(name, TAG, "Whether the server is well", {"200": healthy, "503": ill})
+
+
+def _probe(name: str, summary: str) -> Operation:
+    return get_operation(name, TAG, summary, {"200": {"description": "It is so. The body is empty."}})
+
+
+def _ready() -> Operation:
+    takes = {"description": "Requests are taken; when there are too many, they wait or get a 429. The body is empty."}
+    not_so = server_error("The shards are lost, or the server is about to stop.")
+    return get_operation("readyz", TAG, "Whether requests are taken", {"200": takes, "503": not_so})
 
 
 def _info() -> Operation:

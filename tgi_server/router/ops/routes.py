@@ -1,4 +1,4 @@
-"""For operators: `/health` (also called `/ping` and, for GET, `/`), `/info` and `/metrics`."""
+"""For operators: `/health` (also called `/ping` and, for GET, `/`), `/info` and `/metrics`; probes of Kubernetes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from quart import Blueprint, Response
 from tgi_server import __version__
 from tgi_server.config.schema import Resolved, ServerConfig
 from tgi_server.engine.engine import Engine
-from tgi_server.errors import TgiError
+from tgi_server.errors import TgiError, UnhealthyError
 from tgi_server.router.http.body import answer
 from tgi_server.router.http.errors import error_response
 from tgi_server.router.ops.answers import Info
@@ -29,6 +29,9 @@ class OpsRoutes:
         blueprint.add_url_rule("/health", view_func=self.health, methods=["GET"])
         blueprint.add_url_rule("/ping", endpoint="ping", view_func=self.health, methods=["GET"])
         blueprint.add_url_rule("/", endpoint="root_health", view_func=self.health, methods=["GET"])
+        blueprint.add_url_rule("/livez", view_func=self.live, methods=["GET"])
+        blueprint.add_url_rule("/readyz", view_func=self.ready, methods=["GET"])
+        blueprint.add_url_rule("/startupz", endpoint="startupz", view_func=self.live, methods=["GET"])
         blueprint.add_url_rule("/info", view_func=self.info, methods=["GET"])
         blueprint.add_url_rule("/metrics", view_func=self.metrics, methods=["GET"])
         blueprint.register_error_handler(TgiError, error_response)
@@ -37,6 +40,16 @@ class OpsRoutes:
     async def health(self) -> Response:
         """200 while the shards answer, 503 otherwise and while draining."""
         await self._engine.health()
+        return Response(b"", content_type="text/plain")
+
+    async def live(self) -> Response:
+        """200: the event loop goes round, and a router that answers at all has been started."""
+        return Response(b"", content_type="text/plain")
+
+    async def ready(self) -> Response:
+        """200 while requests are taken, however many wait; 503 while draining and once the shards are lost."""
+        if reason := self._engine.unready:
+            raise UnhealthyError(reason)
         return Response(b"", content_type="text/plain")
 
     async def info(self) -> Response:

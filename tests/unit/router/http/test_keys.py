@@ -27,8 +27,11 @@ OPEN = [
     "/docs/start.js",
     "/health",
     "/info",
+    "/livez",
     "/metrics",
     "/ping",
+    "/readyz",
+    "/startupz",
     "/ui",
 ]
 """What a GET may ask without a key; frozen."""

@@ -1,0 +1,82 @@
+"""Which child is believed to hang."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from tgi_server.launcher.hung import PAUSE, ROUTER_SILENCE, SHARD_SILENCE, Signs, Watch
+from tgi_server.types import HANGS, SIGN
+
+
+@dataclass
+class Clock:
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class FakeChild:
+    name: str
+    pid: int
+    signs: Signs = field(default_factory=Signs)
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        yield process
+        process.kill()
+
+
+def passes(watch: Watch, clock: Clock, child: FakeChild, seconds: float) -> str | None:
+    for _ in range(round(seconds * 10)):
+        clock.now += 0.1
+        watch.look([child])
+    return watch.problem(child)
+
+
+@pytest.mark.parametrize(("name", "limit"), [("shard 1", SHARD_SILENCE), ("router", ROUTER_SILENCE)])
+def test_silence(name: str, limit: float) -> None:
+    clock = Clock()
+    watch, child = Watch(clock), FakeChild(name, os.getpid())
+    assert passes(watch, clock, child, 100) is None, "it never gave a sign: its model loads"
+    child.signs.last = clock.now
+    assert passes(watch, clock, child, limit - 0.1) is None
+    problem = passes(watch, clock, child, 0.2)
+    assert problem is not None and problem.startswith(f"there was no sign of life for {limit + 0.1:.1f} s")
+
+
+def test_a_pause_of_the_whole_machine_is_nobodys_fault() -> None:
+    clock = Clock()
+    watch, child = Watch(clock), FakeChild("shard 0", os.getpid())
+    child.signs.last = clock.now
+    clock.now += 60 * PAUSE
+    assert passes(watch, clock, child, SHARD_SILENCE) is None
+    assert passes(watch, clock, child, 0.2) is not None
+
+
+def test_a_stopped_process_is_called_so(sleeper: subprocess.Popen[bytes]) -> None:
+    clock = Clock()
+    watch, child = Watch(clock), FakeChild("shard 0", sleeper.pid)
+    child.signs.last = clock.now
+    sleeper.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, sleeper.pid, os.WSTOPPED | os.WNOWAIT)
+    assert (passes(watch, clock, child, SHARD_SILENCE + 1) or "").startswith("it was stopped (SIGSTOP), and ")
+
+
+def test_a_child_may_complain_itself_and_take_it_back() -> None:
+    clock = Clock()
+    watch, child = Watch(clock), FakeChild("shard 0", os.getpid())
+    assert child.signs.take(SIGN) and child.signs.take(f"{HANGS}a step has not ended for 130 s")
+    assert not child.signs.take("Alive and well, says a library")
+    assert watch.problem(child) == "a step has not ended for 130 s"
+    assert child.signs.take(SIGN)
+    child.signs.last = clock.now
+    assert watch.problem(child) is None

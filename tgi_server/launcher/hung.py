@@ -1,0 +1,104 @@
+"""Which child hangs, by the signs of life that it gives (`telemetry.signs`). Who never gave one is not judged."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Protocol
+
+from tgi_server.types import HANGS, SIGN
+
+SHARD_SILENCE = 3.5
+"""Seconds without a sign after which a shard hangs: nothing keeps its thread for signs from running that long."""
+ROUTER_SILENCE = 10.0
+"""The same of the router, whose loop gives the signs itself, between all else that it does."""
+PAUSE = 1.0
+"""Seconds between two looks after which it was this process, or the machine, that stood still."""
+
+
+class Signs:
+    """Those of one child.
+
+    Attributes:
+        last: when the last one came; None before the first.
+        complaint: why its work hangs, as the child itself says.
+    """
+
+    def __init__(self) -> None:
+        self.last: float | None = None
+        self.complaint: str | None = None
+
+    def take(self, line: str) -> bool:
+        """Whether the line is one."""
+        if line != SIGN and not line.startswith(HANGS):
+            return False
+        self.last = time.monotonic()
+        self.complaint = None if line == SIGN else line.removeprefix(HANGS)
+        return True
+
+
+class Signing(Protocol):
+    """A child that gives signs."""
+
+    @property
+    def name(self) -> str:
+        """How logs call it."""
+        ...
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+        ...
+
+    @property
+    def signs(self) -> Signs:
+        """Those that it gave."""
+        ...
+
+
+class Watch:
+    """Looks at children again and again."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._looked = clock()
+
+    def problem(self, child: Signing) -> str | None:
+        """Why a child is believed to hang; None when it is not. See `look`."""
+        signs, now = child.signs, self._looked
+        if signs.last is None:
+            return None
+        if signs.complaint is not None:
+            return signs.complaint
+        silence = now - signs.last
+        if silence <= (ROUTER_SILENCE if child.name == "router" else SHARD_SILENCE):
+            return None
+        state = _state(child.pid)
+        if state == "traced":
+            return None  # somebody looks at it with a debugger
+        stopped = "it was stopped (SIGSTOP), and " if state == "stopped" else ""
+        return f"{stopped}there was no sign of life for {silence:.1f} s"
+
+    def look(self, children: Iterable[Signing]) -> None:
+        """To be called before `problem`, when all signs that had come were taken.
+
+        When this process stood still itself, all get time to give signs again.
+        """
+        now = self._clock()
+        if now - self._looked > PAUSE:
+            for child in children:
+                child.signs.last = None if child.signs.last is None else now
+        self._looked = now
+
+
+def _state(pid: int) -> str:
+    """`stopped`, `traced` or `running`, as far as the system tells."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return "running"
+    fields = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+    if fields.get("TracerPid", "0") != "0":
+        return "traced"
+    return "stopped" if fields.get("State", "").startswith("T") else "running"
