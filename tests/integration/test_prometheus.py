@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ def look(directory: Path, port: int, more: Callable[[], None]) -> None:
             assert (f"{name}_count" if family.kind == "histogram" else name) in told
             assert known[name] == [{"type": family.kind, "help": family.help, "unit": ""}]
         for title, query in panel_queries():
-            until_true(lambda query=query: ask(client, query), what=f"{title} has no answer to {query}")
+            until_true(partial(ask, client, query), what=f"{title} has no answer to {query}")
         for rule in rules():
             ask(client, rule["expr"])
         alerts = [rule for group in client.get("/api/v1/rules").json()["data"]["groups"] for rule in group["rules"]]

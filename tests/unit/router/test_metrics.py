@@ -179,7 +179,7 @@ def expected() -> Iterator[str]:
 
 
 async def test_names_kinds_labels_and_buckets_of_text_generation_inference() -> None:
-    options = {"max_input_length": 1000, "max_total_tokens": 2000, "max_concurrent_requests": 64}
+    options: dict[str, Any] = {"max_input_length": 1000, "max_total_tokens": 2000, "max_concurrent_requests": 64}
     async with started(endless, 0.001, draft_width=GUESSES, max_waiting_tokens=4, **options) as router:
         await every_outcome(router)
         told = await scrape(router)
@@ -202,7 +202,8 @@ def test_the_table_is_that_of_text_generation_inference() -> None:
         family = FAMILIES[name]
         assert family.kind == kind and set(family.labels) == set(labels)
         for label, values in labels.items():
-            assert isinstance(family.labels[label], tuple) and set(family.labels[label]) == values
+            declared = family.labels[label]
+            assert isinstance(declared, tuple) and set(declared) == values
 
 
 def test_every_error_has_a_label_of_the_table() -> None:
