@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -26,6 +26,8 @@ from tgi_server.telemetry import logging as log_setup
 
 RECEIVE_TIMEOUT = 1.0
 """Seconds a request has to arrive, which makes slow clients late soon."""
+BLOCKS = 1 << 13
+"""Of the cache of shards without a model."""
 LIMITS: dict[str, Any] = {"max_input_length": 1000, "max_total_tokens": 1024, "payload_limit": 1 << 20}
 
 
@@ -69,11 +71,13 @@ class Fake:
 
 
 @contextmanager
-def fake() -> Iterator[Fake]:
-    """A router over fake shards."""
+def fake(**options: Any) -> Iterator[Fake]:
+    """A router over fake shards; `options` are those of `tests.router_app.started`."""
     with tempfile.NamedTemporaryFile() as output:
         parent, child = multiprocessing.Pipe()
-        process = multiprocessing.get_context("spawn").Process(target=_run, args=(child, output.name), daemon=True)
+        process = multiprocessing.get_context("spawn").Process(
+            target=_run, args=(child, output.name, options), daemon=True
+        )
         process.start()
         try:
             yield Fake(parent.recv(), psutil.Process(process.pid), Path(output.name), parent)
@@ -82,29 +86,31 @@ def fake() -> Iterator[Fake]:
             process.join()
 
 
-def _run(control: Connection, output: str) -> None:
+def _run(control: Connection, output: str, options: Mapping[str, Any]) -> None:
     with Path(output).open("w", encoding="utf-8") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     log_setup.setup(ServerConfig(), "router")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_router(control))
+        runner.run(_router(control, options))
 
 
-async def _router(control: Connection) -> None:
-    async with started(says(" quick brown fox"), num_blocks=1 << 13, **LIMITS) as router:
+async def _router(control: Connection, options: Mapping[str, Any]) -> None:
+    async with started(says(" quick brown fox"), num_blocks=BLOCKS, **{**LIMITS, **options}) as router:
         router.shards.plans = _Forgetful()
         listener = socket.create_server(("127.0.0.1", 0), backlog=512)
 
         def tell() -> None:
             control.recv()
-            tasks = len(asyncio.all_tasks())
-            control.send({"tasks": tasks, "running": router.engine.running, "waiting": router.engine.waiting})
+            engine = router.engine
+            held = BLOCKS - engine._cycle.scheduler._cache.free[0]
+            told = {"running": engine.running, "waiting": engine.waiting, "blocks": held}
+            control.send({"tasks": len(asyncio.all_tasks()), **told})
 
         asyncio.get_running_loop().add_reader(control.fileno(), tell)
         control.send(listener.getsockname()[1])
-        options = NetworkOptions(shutdown_timeout=0, receive_timeout=RECEIVE_TIMEOUT)
-        await serve(router.app, router.engine, [listener], asyncio.Event(), options)
+        network = NetworkOptions(shutdown_timeout=0, receive_timeout=RECEIVE_TIMEOUT)
+        await serve(router.app, router.engine, [listener], asyncio.Event(), network)
 
 
 class _Forgetful(list):  # type: ignore[type-arg]
@@ -112,6 +118,10 @@ class _Forgetful(list):  # type: ignore[type-arg]
 
     def append(self, plan: object) -> None:
         pass
+
+
+WORK = ("tgi_queue_size", "tgi_batch_current_size", "tgi_cache_used_blocks")
+"""What /metrics calls it."""
 
 
 class Demo:
@@ -131,12 +141,12 @@ class Demo:
     def work(self) -> dict[str, float]:
         """See `Tried`."""
         told = series(httpx.get(f"http://127.0.0.1:{self.port}/metrics").text)
-        return {name: told.get(name, 0.0) for name in ("tgi_queue_size", "tgi_batch_current_size")}
+        return {name: value for name, value in told.items() if name.startswith(WORK)}
 
 
 @contextmanager
-def demo() -> Iterator[Demo]:
-    """The demo model."""
-    options = [f"{name}={value}" for name, value in LIMITS.items()]
-    with Server("model=smollm2", f"receive_timeout={RECEIVE_TIMEOUT}", *options) as server:
+def demo(*options: str) -> Iterator[Demo]:
+    """The demo model, with these options of the server."""
+    limits = [f"{name}={value}" for name, value in LIMITS.items()]
+    with Server("model=smollm2", f"receive_timeout={RECEIVE_TIMEOUT}", *limits, *options) as server:
         yield Demo(server)
