@@ -13,6 +13,8 @@ from tgi_server.layers import spread
 from tgi_server.layers.spread import Span
 
 TIMEOUT = timedelta(seconds=60)
+AGREEMENT = timedelta(seconds=3)
+"""Time that ranks have to come to the place where another one has failed."""
 
 
 def _meeting(rank: int, world: int, address: str, port: int) -> dist.TCPStore:
@@ -33,11 +35,17 @@ def _meeting(rank: int, world: int, address: str, port: int) -> dist.TCPStore:
 
 
 class Group:
-    """The ranks of one model; with `world == 1` every collective is the identity."""
+    """The ranks of one model; with `world == 1` every collective is the identity.
+
+    Attributes:
+        collectives: how many this rank has taken part in.
+    """
 
     def __init__(self, rank: int = 0, world: int = 1) -> None:
         self.rank = rank
         self.world = world
+        self.collectives = 0
+        self._failures = 0
 
     @classmethod
     def join(cls, rank: int, world: int, address: str, port: int, device: torch.device) -> Group:
@@ -52,6 +60,23 @@ class Group:
             )
         return cls(rank, world)
 
+    def agree(self) -> bool:
+        """Whether every rank has failed at the same place, which each says by calling this; then none waits for others.
+
+        It needs no collective, of which nobody knows who takes part: the ranks write to the store where they met.
+        """
+        if self.world == 1:
+            return True
+        self._failures += 1
+        store = dist.distributed_c10d._get_default_store()
+        keys = [f"failure {self._failures} at {self.collectives} of {rank}" for rank in range(self.world)]
+        store.set(keys[self.rank], "")
+        try:
+            store.wait(keys, AGREEMENT)
+        except RuntimeError:  # a rank is elsewhere, or gone
+            return False
+        return True
+
     def span(self, size: int) -> Span:
         """This rank's part of `size` things; see `spread.span`."""
         return spread.span(size, self.rank, self.world)
@@ -63,12 +88,14 @@ class Group:
     def all_reduce(self, x: Tensor) -> Tensor:
         """Sum of every rank's `x`, in place."""
         if self.world > 1:
+            self.collectives += 1
             dist.all_reduce(x)
         return x
 
     def maxima(self, x: Tensor) -> Tensor:
         """Element by element the largest of every rank's `x`, in place."""
         if self.world > 1:
+            self.collectives += 1
             dist.all_reduce(x, op=dist.ReduceOp.MAX)
         return x
 
@@ -76,6 +103,7 @@ class Group:
         """Smallest of every rank's `value`."""
         if self.world == 1:
             return value
+        self.collectives += 1
         x = torch.tensor(value, device=device)
         dist.all_reduce(x, op=dist.ReduceOp.MIN)
         return int(x.item())
@@ -88,6 +116,7 @@ class Group:
         most = -(-size // self.world)  # parts that are gathered have one shape
         padded = torch.nn.functional.pad(x, (0, most - x.shape[1])).contiguous()
         parts = [torch.empty_like(padded) for _ in range(self.world)] if self.rank == 0 else None
+        self.collectives += 1
         dist.gather(padded, parts, dst=0)
         if parts is None:
             return None
@@ -96,5 +125,6 @@ class Group:
     def broadcast(self, x: Tensor) -> Tensor:
         """Rank 0's `x` on every rank, in place."""
         if self.world > 1:
+            self.collectives += 1
             dist.broadcast(x, src=0)
         return x

@@ -106,6 +106,11 @@ class BatchState:
         """Those of the sequences that are known."""
         return list(self._rows)
 
+    @property
+    def repeatable(self) -> bool:
+        """Whether positions may be computed again: what is kept of each has a place of its own."""
+        return CacheKind.STATE not in self._kinds
+
     def update(self, plan: Plan) -> None:
         """Forget the plan's finished sequences and take in its new ones."""
         for id in plan.finished:

@@ -21,6 +21,7 @@ from tgi_server.kernels.row import Needs
 from tgi_server.kernels.sampling import Masks
 from tgi_server.kernels.table import best
 from tgi_server.layers.parallel import Group
+from tgi_server.shard import failures
 from tgi_server.shard.batch import BatchState, StepInputs
 from tgi_server.shard.drafting import Drafting
 from tgi_server.shard.guides import Guides
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 
 NOT_TAKEN = -1
 """Stands for the token of a row behind one that was guessed wrong."""
+UNDECIDED = -2
+"""Stands for all tokens of a step in which rank 0 could not choose any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +82,14 @@ class Stepper:
         self._sample: Sample = best("sample", needs).run
         self._drafting = drafting
         self._prompts = PromptScores(state, logits)
+        self._computed = False  # whether the step got so far that its tokens are taken
 
     @torch.inference_mode()
     def step(self, plan: Plan) -> Outcome:
-        """Run one step. A failure is told as the failure of the plan's sequences as long as no other rank waits."""
+        """Run one step. One that fails is tried again in parts, and fails only those of its sequences that it must.
+
+        Raises what goes wrong where this shard cannot go on, as another rank has not failed alike.
+        """
         start = time.perf_counter_ns()
         self._state.update(plan)
         for id in plan.finished:
@@ -96,10 +103,26 @@ class Stepper:
         try:
             outcome = self._forward(plan)
         except Exception as error:
-            if self._group.world > 1:
-                raise
-            return _failed(plan, error)
+            outcome = self._in_parts(plan, error)
         return replace(outcome, forward_ns=time.perf_counter_ns() - start)
+
+    def _in_parts(self, plan: Plan, error: Exception) -> Outcome:
+        """The outcome of a step that failed with `error`."""
+        log.error("step %d failed", plan.step, exc_info=error)
+        failures.settle(error, self._group, self._device)
+        parts = [] if self._computed else failures.parts(plan, self._state)
+        if not parts:
+            return failures.failed(plan, error)
+        outcomes = list[Outcome]()
+        for part in parts:
+            try:
+                outcomes.append(self._forward(part))
+            except Exception as again:
+                failures.settle(again, self._group, self._device)
+                outcomes.append(failures.failed(part, again))
+        outcome = failures.joined(plan, outcomes)
+        log.warning("step %d in parts: %d of %d failed again", plan.step, len(outcome.failed), len(plan.ids))
+        return outcome
 
     def forget(self, id: int) -> None:
         """Drop a sequence that no plan will finish."""
@@ -110,12 +133,14 @@ class Stepper:
         self.step(Plan(step=0, ids=[], counts=[], finished=self._state.ids))
 
     def _forward(self, plan: Plan) -> Outcome:
+        self._computed = False
         drafts = self._draft(plan)
         inputs = self._state.inputs(plan, drafts)
         ids = [plan.ids[index] for index in inputs.yielding]
         # which tokens are allowed is found out while the device works
         allowed = self._guides.allowed(ids, self._device, drafts) if self._guides else None
         hidden = self._run(inputs)
+        self._computed = True
         scores = self._prompts.collect(plan, inputs, hidden)
         taken = self._choose(ids, inputs, hidden, drafts, allowed) if ids else _Taken([], [], {})
         self._state.advance(plan, inputs.yielding, taken.tokens)
@@ -148,7 +173,21 @@ class Stepper:
         if logits is None:
             tokens = torch.empty(len(inputs.score_rows), dtype=torch.int64, device=self._device)
             told = self._group.broadcast(tokens).tolist()
+            if UNDECIDED in told:
+                raise failures.UndecidedError
             return _Taken([[t for t in run if t != NOT_TAKEN] for run in _split(told, inputs.scored)], [], {})
+        told = self._group.collectives
+        try:
+            return self._decide(ids, inputs, logits, drafts, allowed)
+        except Exception:
+            if self._group.collectives == told:
+                self._group.broadcast(torch.full((len(inputs.score_rows),), UNDECIDED).to(self._device))
+            raise
+
+    def _decide(
+        self, ids: list[int], inputs: StepInputs, logits: Tensor, drafts: Drafts,
+        allowed: Future[Masks | None] | None,
+    ) -> _Taken:  # fmt: skip
         masks = allowed.result() if allowed else None
         rows = self._state.sampling_rows(ids, inputs.scored, self._watermark, masks)
         choice = choose(logits, rows, self._sample)
@@ -192,10 +231,3 @@ def _split(tokens: list[int], counts: Sequence[int]) -> Iterator[list[int]]:
     """The tokens of each sequence, from their concatenation."""
     rest = iter(tokens)
     return ([*islice(rest, count)] for count in counts)
-
-
-def _failed(plan: Plan, error: Exception) -> Outcome:
-    """Blame the whole step. Its sequences stay known: a plan that is under way may still name them."""
-    log.exception("step %d failed", plan.step)
-    failed = dict.fromkeys(plan.ids, f"{type(error).__name__}: {error}")
-    return Outcome(plan.step, plan.ids, [0] * len(plan.ids), [], [], failed=failed)

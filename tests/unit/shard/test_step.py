@@ -411,6 +411,45 @@ def test_a_failed_step_blames_its_sequences_and_the_next_one_goes_on() -> None:
     assert server.stepper.step(Plan(3, [], [], finished=[1])).ids == []
 
 
+@pytest.mark.parametrize("poison", [1, 2])
+def test_a_step_that_one_prompt_spoils_fails_that_one_only(poison: int) -> None:
+    """Another one is being written, and two begin, in one step."""
+    server, run = Server(FULL_GROUPS), Model(FULL_GROUPS).run
+
+    def spoilt(inputs: StepInputs) -> Tensor:
+        if 300 + poison in inputs.ids.tolist():
+            raise MemoryError("no memory")
+        return run(inputs)
+
+    prompts = [[300 + id, *range(id + 1)] for id in range(3)]
+    news = [NewSequence(id, prompts[id], [[id]], SamplingParams(), 8) for id in range(3)]
+    expectation = [expected(GenerationRequest(
+        prompt_ids=ids, sampling=SamplingParams(), stopping=StoppingParams(max_new_tokens=2, ignore_eos=True)
+    )) for ids in prompts]  # fmt: skip
+    server.stepper = Stepper(
+        BatchState(LONGEST, CPU, [CacheGroup(CacheKind.FULL)]), spoilt, server.model.logits, None,
+        Watermark(), Group(), NEEDS,
+    )  # fmt: skip
+    first = server.stepper.step(Plan(0, [0], [2], news[:1]))
+    outcome = server.stepper.step(Plan(1, [2, 0, 1], [4, 1, 3], news[1:]))
+    assert first.tokens == expectation[0][0][2:3]
+    got = iter(outcome.tokens)
+    taken = {id: [next(got) for _ in range(count)] for id, count in zip(outcome.ids, outcome.counts, strict=True)}
+    wanted = {0: expectation[0][0][3:4], 1: expectation[1][0][3:4], 2: expectation[2][0][4:5]}
+    assert taken == {id: [] if id == poison else tokens for id, tokens in wanted.items()}
+    assert len(outcome.logprobs) == len(outcome.tokens)
+    assert outcome.failed == {poison: "MemoryError: no memory"}
+
+
+def test_a_step_that_fails_whoever_is_in_it_fails_all() -> None:
+    server = Server(FULL_GROUPS)
+    news = [NewSequence(id, [1, 2], [[id]], SamplingParams(), 8) for id in range(3)]
+    server.model.error = RuntimeError("out of memory")
+    outcome = server.stepper.step(Plan(0, [0, 1, 2], [2, 2, 2], news))
+    assert set(outcome.failed) == {0, 1, 2} and outcome.counts == [0, 0, 0]
+    assert len(server.model.steps) == 4, "together, and each by itself"
+
+
 def test_who_comes_after_a_reset_finds_nothing_of_others(
     texts: list[tuple[list[int], list[float]]], tokenizer_json: Path
 ) -> None:
