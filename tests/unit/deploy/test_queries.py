@@ -81,6 +81,11 @@ def test_every_alert_says_what_to_do() -> None:
         assert len(section.split()) > 20
 
 
+def test_every_alert_has_a_panel() -> None:
+    told = " ".join(panel.get("description", "") for panel in dashboard()["panels"])
+    assert set(re.findall(r"\bTgi\w+", told)) == {rule["alert"] for rule in rules()}
+
+
 def test_every_alert_is_tried() -> None:
     """By `alerts.test.yml`, which tests/integration/test_prometheus.py gives to promtool."""
     tried = (PROMETHEUS / "alerts.test.yml").read_text()
