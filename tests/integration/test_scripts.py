@@ -99,3 +99,23 @@ def test_a_missing_python_is_named(tmp_path: Path) -> None:
     failed = Checkout(tmp_path, venv=False).run("serve", PYTHON="/nowhere/python")
     assert failed.returncode == 1
     assert failed.stderr.splitlines()[-1].startswith("Error: no Python 3.11 or 3.12 found; name one: PYTHON=")
+
+
+@pytest.mark.parametrize(
+    ("tool", "status", "told"),
+    [
+        (None, 0, "Dependencies are not audited: pip-audit is not installed"),
+        ("exit 0", 0, ""),
+        ("echo '| a | 1 | CVE-1 |' > \"${@: -1}\"; exit 1", 1, "CVE-1"),
+        ("echo 'ERROR: the service does not answer' >&2; exit 1", 0, "not audited: ERROR: the service does not answer"),
+    ],
+)
+def test_dependencies_are_audited_where_that_is_possible(
+    checkout: Checkout, tool: str | None, status: int, told: str
+) -> None:
+    if tool is not None:
+        checkout.stub("pip-audit", f"#!/bin/bash\n{tool}\n")
+    done = checkout.run("audit")
+    assert done.returncode == status
+    assert told in done.stdout + done.stderr
+    assert told or "not audited" not in done.stderr
