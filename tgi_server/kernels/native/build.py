@@ -9,6 +9,7 @@ import ctypes
 import hashlib
 import platform
 import shutil
+import stat
 import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -68,6 +69,7 @@ def _load(flags: tuple[str, ...]) -> ctypes.CDLL | NativeError:
     """The kernels, or why there are none: tried once, as it is asked for often."""
     directory = cache_home() / "tgi_server" / "native"
     try:
+        _refuse_open(directory)
         compiler = shutil.which("g++") or shutil.which("c++")
         path = _built(compiler, directory, flags) or _build_into(compiler, directory, flags)
         return _checked(ctypes.CDLL(str(path)))
@@ -82,6 +84,12 @@ def _checked(loaded: ctypes.CDLL) -> ctypes.CDLL:
     if wrong := layout.mismatches(loaded):
         raise NativeError(f"the compiled library does not fit its callers: {'; '.join(wrong)}")
     return loaded
+
+
+def _refuse_open(directory: Path) -> None:
+    """Raise NativeError for a directory where any user could put a library for this one to load."""
+    if directory.exists() and directory.stat().st_mode & stat.S_IWOTH:
+        raise NativeError(f"every user can write to {directory}, from where they would be loaded")
 
 
 def _built(compiler: str | None, directory: Path, flags: tuple[str, ...]) -> Path | None:
@@ -139,7 +147,7 @@ def build(compiler: str, directory: Path, flags: tuple[str, ...]) -> Path:
     -fopenmp: the OpenMP calls then find the library that torch has loaded, and share its threads. Raises OSError and
     CalledProcessError.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory) as temporary:
         objects = [f"{temporary}/{source.stem}.o" for source in SOURCES]
         commands = [[*flags, "-c", str(source), "-o", out] for source, out in zip(SOURCES, objects, strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -43,3 +44,20 @@ def test_tiles_that_are_not_there_cannot_be_switched_on() -> None:
     before = build.tiles()
     build.use_tiles(True)
     assert build.tiles() == before
+
+
+@pytest.mark.parametrize(("mode", "refused"), [(0o700, False), (0o775, False), (0o777, True), (0o1777, True)])
+def test_nothing_is_loaded_from_where_everybody_writes(tmp_path: Path, mode: int, refused: bool) -> None:
+    tmp_path.chmod(mode)
+    if not refused:
+        build._refuse_open(tmp_path)
+        return
+    with pytest.raises(build.NativeError, match="every user can write"):
+        build._refuse_open(tmp_path)
+
+
+def test_a_directory_for_libraries_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "SOURCES", [])
+    monkeypatch.setattr(build, "_run", lambda command: Path(command[-1]).write_bytes(b"x"))
+    library = build.build("c++", tmp_path / "new", ())
+    assert library.parent.stat().st_mode & 0o777 == 0o700

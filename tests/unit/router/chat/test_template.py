@@ -110,6 +110,12 @@ def test_parts_are_joined() -> None:
         ("{{ 1 / 0 }}", "division by zero"),
         ("{{ messages.append(1) }}", "is unsafe"),
         ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "unsafe"),
+        ("{{ messages[0]['__class__'] }}{{ ({}|attr('__class__')).x }}", "unsafe"),
+        ("{{ '{0.__class__.x}'.format(messages) }}", "unsafe"),
+        ("{{ strftime_now.__globals__.os }}", "unsafe"),
+        ("{{ cycler.__init__.__globals__.os }}", "unsafe"),
+        ("{% for x in range(10 ** 9) %}x{% endfor %}", "Range too big"),
+        ("{% include '/etc/passwd' %}", "no loader"),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
     ],
 )
