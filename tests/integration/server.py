@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -38,15 +39,21 @@ def series(metrics: str) -> dict[str, float]:
 
 
 class Server:
-    """`python -m tgi_server ARGUMENTS` with a port and sockets of its own; a context manager."""
+    """`python -m tgi_server ARGUMENTS` with a port and sockets of its own; a context manager.
 
-    def __init__(self, *arguments: str, env: dict[str, str] | None = None) -> None:
+    Args:
+        program: what python is to run instead.
+    """
+
+    def __init__(
+        self, *arguments: str, env: dict[str, str] | None = None, program: Sequence[str] = ("-m", "tgi_server")
+    ) -> None:
         self.port = free_port()
         self.directory = tempfile.TemporaryDirectory(prefix="tgi")
         self.sockets = Path(self.directory.name)
         self.log = self.sockets / "log"
         command = [
-            sys.executable, "-m", "tgi_server", f"port={self.port}", "hostname=127.0.0.1",
+            sys.executable, *program, f"port={self.port}", "hostname=127.0.0.1",
             f"master_port={free_port()}", f"shard_uds_path={self.sockets}/shard", *arguments,
         ]  # fmt: skip
         self.started = time.monotonic()

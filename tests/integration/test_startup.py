@@ -61,28 +61,6 @@ def test_a_running_request_is_finished_before_the_end(how: signal.Signals) -> No
         assert list(server.sockets.glob("shard*")) == []
 
 
-@pytest.mark.parametrize("module", ["tgi_server.shard.main", "tgi_server.router.main"])
-def test_a_killed_part_ends_everything(module: str) -> None:
-    with Server("model=smollm2") as server:
-        family = server.family()
-        (victim,) = server.named(module)
-        victim.kill()
-        assert server.process.wait(20) == 1
-        assert "SIGKILL" in server.output or "killed" in server.output
-        _, alive = psutil.wait_procs(family, timeout=5)
-        assert alive == []
-        assert list(server.sockets.glob("shard*")) == []
-
-
-def test_a_killed_launcher_leaves_nothing() -> None:
-    with Server("model=smollm2") as server:
-        family = server.family()
-        assert server.stop(signal.SIGKILL) == -signal.SIGKILL
-        _, alive = psutil.wait_procs(family, timeout=10)
-        assert alive == []
-        assert list(server.sockets.glob("shard*")) == []
-
-
 def test_a_stale_socket_is_tolerated() -> None:
     server = Server("model=smollm2")
     stale = server.sockets / "shard-0"
