@@ -18,7 +18,8 @@ from tgi_server.errors import GenerationError, UnhealthyError
 from tgi_server.rpc.client import GrpcShards
 from tgi_server.rpc.fake import FAKE_INFO, FakeModel
 from tgi_server.rpc.server import HANDOVER
-from tgi_server.types import NewSequence, Plan, SamplingParams
+from tgi_server.telemetry.signs import SHOW_STACKS
+from tgi_server.types import HANGS, SIGN, NewSequence, Plan, SamplingParams
 
 SHARD = """
 import sys, time
@@ -178,6 +179,45 @@ async def test_sigterm_ends_cleanly_idle_and_while_working(processes: Processes)
             _, stderr = await asyncio.to_thread(process.communicate, timeout=10)
             assert (process.returncode, stderr) == (0, "")
     assert not list(Path(processes.prefix).parent.iterdir()), "no socket is left"
+
+
+HANGING = """
+import sys, time
+from tgi_server.rpc import server, watch
+from tgi_server.rpc.fake import FAKE_INFO
+watch.STILL_LIMIT = 2.0
+def step_that_hangs(plan):
+    while True:
+        time.sleep(0.5)
+server.serve(sys.argv[1], FAKE_INFO, step_that_hangs, lambda: None, 0, watched=True)
+"""
+
+
+async def test_a_shard_gives_signs_of_life_and_says_where_it_hangs(processes: Processes) -> None:
+    path = f"{processes.prefix}-0"
+    process = subprocess.Popen([sys.executable, "-c", HANGING, path], stderr=subprocess.PIPE, text=True)
+    processes.all.append(process)
+    assert process.stderr is not None
+
+    async def line() -> str:
+        assert process.stderr is not None
+        return (await asyncio.to_thread(process.stderr.readline)).strip()
+
+    assert await line() == SIGN
+    while not Path(path).exists():
+        await asyncio.sleep(0.01)
+    assert [await line() for _ in range(3)] == [SIGN] * 3, "it looks for work"
+    async with connected(processes) as shards:
+        await shards.health()
+        await shards.send(prefill(0, 0, [1]))
+        while (said := await line()) == SIGN:
+            pass
+        assert said == f"{HANGS}nothing was computed for 3 s within a step"
+        with pytest.raises(UnhealthyError, match="nothing was computed for"):
+            await shards.health()
+        process.send_signal(SHOW_STACKS)
+        while "in step_that_hangs" not in await line():
+            pass
 
 
 async def test_a_second_router_is_refused_beside_the_first(processes: Processes) -> None:
