@@ -203,8 +203,8 @@ class FakeShards:
         now = time.monotonic()
         wait = max(0.0, now - self._busy_until) if self._busy_until else 0.0
         self._busy_until = max(self._busy_until, now) + self._step_seconds
-        times = {"forward_ns": round(self._step_seconds * 1e9), "wait_ns": round(wait * 1e9)}
-        outcome = replace(self.model.step(plan), **times)
+        worked = round(self._step_seconds * 1e9)
+        outcome = replace(self.model.step(plan), forward_ns=worked, wait_ns=round(wait * 1e9))
         self._queue.put_nowait((outcome, self._busy_until))
 
     async def receive(self) -> Outcome:

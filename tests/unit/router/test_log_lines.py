@@ -28,7 +28,8 @@ def spans(lines: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
 
 async def ask(router: Router, method: str, path: str, data: bytes, **headers: str) -> Any:
     headers = JSON | {name.replace("_", "-"): value for name, value in headers.items()}
-    response = await router.app.test_client().open(path, method=method, data=data, headers=headers)
+    client = router.app.test_client()
+    response = await (client.post if method == "POST" else client.get)(path, data=data or None, headers=headers)
     return response, await response.get_data(as_text=True)
 
 
