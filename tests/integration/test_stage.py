@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -53,15 +52,10 @@ class Play:
 
 @pytest.fixture
 def play() -> Iterator[Play]:
-    root, level = logging.getLogger(), logging.getLogger("tgi_server").level
-    handlers, least = root.handlers[:], root.level
     with tempfile.TemporaryDirectory(prefix="tgi") as name:
         with Stage(cli.parse([], {}), Programs(), prepare.fetched, StopSignals()) as stage:
             yield Play(stage, Path(name))
         assert not list(Path(name).glob("shard*"))
-    root.handlers[:] = handlers
-    root.setLevel(least)
-    logging.getLogger("tgi_server").setLevel(level)
 
 
 def shards() -> set[int]:

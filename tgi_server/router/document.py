@@ -32,7 +32,7 @@ def document(chat_at_invocations: bool, guarded: bool = False) -> dict[str, Any]
     routes += [(api, path, *route) for api in apis for path, methods in api.paths.items() for route in methods.items()]
     paths: dict[str, dict[str, Operation]] = {}
     for api, path, method, operation in routes:
-        paths.setdefault(path, {})[method] = api.guarded(operation) if guarded else operation
+        paths.setdefault(path, {})[method] = api.identified(api.guarded(operation) if guarded else operation)
     return {
         "openapi": "3.0.3",
         "info": _INFO,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import sys
 import tempfile
 import time
@@ -94,8 +93,6 @@ class Play:
 
 @pytest.fixture
 def play() -> Iterator[Play]:
-    root, levels = logging.getLogger(), logging.getLogger("tgi_server").level
-    handlers, level = root.handlers[:], root.level
     before = psutil.Process().children()  # servers of other tests
     with tempfile.TemporaryDirectory() as name:  # pytest's own path may be too long for a socket
         directory = Path(name)
@@ -114,9 +111,6 @@ def play() -> Iterator[Play]:
             yield Play(directory, stage, stop, free_port(), fetched)
         assert not list(directory.glob("uds*"))
         assert psutil.Process().children() == before
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.getLogger("tgi_server").setLevel(levels)
 
 
 def test_what_differs_decides_what_is_started_anew(play: Play) -> None:

@@ -7,7 +7,7 @@ import uuid
 
 from quart import g, request
 
-HEADER = "x-request-id"
+from tgi_server.router.http.openapi.operations import REQUEST_ID
 
 _HARMLESS = re.compile(r"[!-~]{1,128}")
 """Visible ASCII: whatever else a caller sends is not taken over."""
@@ -16,6 +16,6 @@ _HARMLESS = re.compile(r"[!-~]{1,128}")
 def request_id() -> str:
     """The id of the current request: that of the caller's `x-request-id` if it is a harmless one, or a new one."""
     if "request_id" not in g:
-        given = request.headers.get(HEADER, "")
+        given = request.headers.get(REQUEST_ID, "")
         g.request_id = given if _HARMLESS.fullmatch(given) else f"req_{uuid.uuid4().hex}"
     return str(g.request_id)

@@ -9,7 +9,8 @@ from http.client import responses
 
 from quart import Quart, Response, g, request
 
-from tgi_server.router.http.identity import HEADER, request_id
+from tgi_server.router.http.identity import request_id
+from tgi_server.router.http.openapi.operations import REQUEST_ID
 from tgi_server.telemetry.logging import SPAN
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class Told:
     async def answered(self, response: Response) -> Response:
         """Its answer is about to begin."""
         if request.blueprint not in self._silent:
-            response.headers[HEADER] = request_id()
+            response.headers[REQUEST_ID] = request_id()
             if "booked" not in g:
                 self._tell(response.status_code)
         return response

@@ -14,7 +14,9 @@ Responses = dict[str, Any]
 EVENTS = "Server-sent events, each one line `data: ` with JSON; lines that begin with `:` are to be left out. "
 DEFECT = "A defect of the server."
 STREAM_HEADERS = ("x-compute-type", "x-compute-characters")
+REQUEST_ID = "x-request-id"
 HEADERS = {
+    REQUEST_ID: "What logs and traces call the request: its own header of that name, or a new id.",
     "x-compute-type": "What the model runs on.",
     "x-compute-characters": "Length of the prompt, in characters.",
     "x-compute-time": "Time from arrival to answer, in milliseconds, as `x-total-time`.",
@@ -26,7 +28,8 @@ HEADERS = {
     "x-prompt-tokens": "Length of the prompt, in tokens.",
     "x-generated-tokens": "Number of generated tokens.",
 }
-"""Of answers. All but the first are integers."""
+"""Of answers."""
+_TEXTS = (REQUEST_ID, "x-compute-type")
 
 
 KEYS = {
@@ -55,6 +58,16 @@ class Api:
     types: Mapping[str, Any]
     constants: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     refusal: str | None = "Error"
+
+    def identified(self, operation: Operation) -> Operation:
+        """The operation, each of whose answers names the request; none does where no key is needed."""
+        if self.refusal is None:
+            return operation
+        responses = {
+            status: with_headers(response, (REQUEST_ID, *response.get("headers", ())))
+            for status, response in operation["responses"].items()
+        }
+        return {**operation, "responses": responses}
 
     def guarded(self, operation: Operation) -> Operation:
         """The operation on a server that has keys."""
@@ -127,4 +140,4 @@ def list_of(name: str) -> Schema:
 
 def header(name: str, text: str) -> dict[str, Any]:
     """A header that answers may have."""
-    return {"description": text, "schema": {"type": "string" if name == "x-compute-type" else "integer"}}
+    return {"description": text, "schema": {"type": "string" if name in _TEXTS else "integer"}}
