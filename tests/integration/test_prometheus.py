@@ -95,6 +95,11 @@ def looks(client: httpx.Client) -> int:
     return sum(int(each["value"][1]) for each in ask(client, "count_over_time(tgi_info[5m])"))
 
 
+def health(client: httpx.Client) -> list[str]:
+    """What it says of each alert's query, once it has tried it."""
+    return [rule["health"] for group in client.get("/api/v1/rules").json()["data"]["groups"] for rule in group["rules"]]
+
+
 def look(directory: Path, port: int, more: Callable[[], None]) -> None:
     """Compare what Prometheus knows with what the dashboard asks for, after some looks at a server; `more` happens
     between two of them."""
@@ -104,7 +109,9 @@ def look(directory: Path, port: int, more: Callable[[], None]) -> None:
         more()
         seen = looks(client)
         until_true(lambda: looks(client) >= seen + 3)
-        told = {each["metric"]["__name__"] for each in ask(client, '{__name__=~"tgi_.*|process_.*"}')}
+        told = {
+            each["metric"]["__name__"] for each in ask(client, 'last_over_time({__name__=~"tgi_.*|process_.*"}[5m])')
+        }
         known = client.get("/api/v1/metadata").json()["data"]
         for name, family in FAMILIES.items():
             assert (f"{name}_count" if family.kind == "histogram" else name) in told
@@ -113,8 +120,7 @@ def look(directory: Path, port: int, more: Callable[[], None]) -> None:
             until_true(partial(ask, client, query), what=f"{title} has no answer to {query}")
         for rule in rules():
             ask(client, rule["expr"])
-        alerts = [rule for group in client.get("/api/v1/rules").json()["data"]["groups"] for rule in group["rules"]]
-        assert len(alerts) == len(rules()) and {alert["health"] for alert in alerts} == {"ok"}
+        until_true(lambda: health(client) == ["ok"] * len(rules()), what="an alert cannot be evaluated")
 
 
 async def test_a_real_prometheus_answers_every_query(tmp_path: Path) -> None:
