@@ -212,7 +212,7 @@ async def test_a_shard_gives_signs_of_life_and_says_where_it_hangs(processes: Pr
         await shards.send(prefill(0, 0, [1]))
         while (said := await line()) == SIGN:
             pass
-        assert said == f"{HANGS}nothing was computed for 3 s within a step"
+        assert said.startswith(f"{HANGS}nothing was computed for "), said
         with pytest.raises(UnhealthyError, match="nothing was computed for"):
             await shards.health()
         process.send_signal(SHOW_STACKS)
