@@ -176,11 +176,11 @@ class Stepper:
             if UNDECIDED in told:
                 raise failures.UndecidedError
             return _Taken([[t for t in run if t != NOT_TAKEN] for run in _split(told, inputs.scored)], [], {})
-        told = self._group.collectives
+        before = self._group.collectives
         try:
             return self._decide(ids, inputs, logits, drafts, allowed)
         except Exception:
-            if self._group.collectives == told:
+            if self._group.collectives == before:  # the others wait for the tokens
                 self._group.broadcast(torch.full((len(inputs.score_rows),), UNDECIDED).to(self._device))
             raise
 
