@@ -13,6 +13,8 @@ SHARD_SILENCE = 3.5
 """Seconds without a sign after which a shard hangs: nothing keeps its thread for signs from running that long."""
 ROUTER_SILENCE = 10.0
 """The same of the router, whose loop gives the signs itself, between all else that it does."""
+BUSY_SILENCE = 30.0
+"""The same of a process that works, or waits for a core or a disk: it may only have had no time for signs."""
 PAUSE = 1.0
 """Seconds between two looks after which it was this process, or the machine, that stood still."""
 
@@ -75,8 +77,8 @@ class Watch:
         if silence <= (ROUTER_SILENCE if child.name == "router" else SHARD_SILENCE):
             return None
         state = _state(child.pid)
-        if state == "traced":
-            return None  # somebody looks at it with a debugger
+        if state == "traced" or (state == "busy" and silence <= BUSY_SILENCE):
+            return None
         stopped = "it was stopped (SIGSTOP), and " if state == "stopped" else ""
         return f"{stopped}there was no sign of life for {silence:.1f} s"
 
@@ -93,12 +95,21 @@ class Watch:
 
 
 def _state(pid: int) -> str:
-    """`stopped`, `traced` or `running`, as far as the system tells."""
+    """As far as the system tells.
+
+    Returns:
+        `traced`: somebody looks at it with a debugger. `stopped`: by a signal. `busy`: a thread runs, or wants a core
+        or a disk. `waiting`: all of them sleep.
+    """
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        tasks = [task.read_text() for task in Path(f"/proc/{pid}/task").glob("*/stat")]
     except OSError:
-        return "running"
+        return "waiting"
     fields = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
     if fields.get("TracerPid", "0") != "0":
         return "traced"
-    return "stopped" if fields.get("State", "").startswith("T") else "running"
+    states = {task.rpartition(")")[2].split()[0] for task in tasks}
+    if "T" in states:
+        return "stopped"
+    return "busy" if states & {"R", "D"} else "waiting"

@@ -16,6 +16,8 @@ STEP_FACTOR = 20.0
 """How many times as long as the longest step before a step of a GPU may take, if that is more."""
 STILL_LIMIT = 60.0
 """Seconds within a step of a CPU without work of the processor after which it is believed to hang."""
+PAUSE = 2.0
+"""Seconds between two questions after which it was the whole process, or the machine, that stood still."""
 STILL = 0.05
 """The part of a core below which a process does nothing."""
 
@@ -25,7 +27,7 @@ class StepWatch:
 
     How long a step may take nobody knows: on a CPU a long prompt takes minutes. But it computes all the time, so there
     a step hangs when the process has stopped to compute. While it waits for a GPU a process computes all the time, too;
-    but these steps are short.
+    but these steps are short. For the time that the whole process stood still itself, nothing is believed to hang.
 
     Args:
         device_type: `cpu`, or what else the shard computes on.
@@ -45,6 +47,7 @@ class StepWatch:
         self._longest = 0.0
         self._measured = clock(), used()
         self._computed = clock()  # when the process was last seen to compute
+        self._asked = self._resumed = clock()
 
     def look(self) -> None:
         """The loop looks for work."""
@@ -63,14 +66,17 @@ class StepWatch:
     def problem(self) -> str | None:
         """Why the loop is believed to hang; None when it is not."""
         began, now = self._began, self._clock()  # `_began` is of the other thread
-        still = self._still(now)
+        if now - self._asked > PAUSE:
+            self._resumed = now
+        self._asked = now
+        still = min(self._still(now), now - self._resumed)
         if began is None:
-            quiet = now - self._looked
+            quiet = now - max(self._looked, self._resumed)
             return f"its loop has not looked for work for {quiet:.0f} s" if quiet > IDLE_LIMIT else None
         if self._on_cpu:
             still = min(still, now - began)
             return f"nothing was computed for {still:.0f} s within a step" if still > STILL_LIMIT else None
-        lasts, limit = now - began, max(STEP_LIMIT, STEP_FACTOR * self._longest)
+        lasts, limit = now - max(began, self._resumed), max(STEP_LIMIT, STEP_FACTOR * self._longest)
         return f"a step has not ended for {lasts:.0f} s" if lasts > limit else None
 
     def _still(self, now: float) -> float:

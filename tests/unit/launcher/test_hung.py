@@ -4,12 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
-from tgi_server.launcher.hung import PAUSE, ROUTER_SILENCE, SHARD_SILENCE, Signs, Watch
+from tgi_server.launcher.hung import BUSY_SILENCE, PAUSE, ROUTER_SILENCE, SHARD_SILENCE, Signs, Watch
 from tgi_server.types import HANGS, SIGN
 
 
@@ -30,7 +32,12 @@ class FakeChild:
 
 @pytest.fixture
 def sleeper() -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+    program = [sys.executable, "-c", "print(flush=True); input()"]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        while "S (sleeping)" not in Path(f"/proc/{process.pid}/status").read_text():
+            time.sleep(0.01)
         yield process
         process.kill()
 
@@ -43,9 +50,9 @@ def passes(watch: Watch, clock: Clock, child: FakeChild, seconds: float) -> str 
 
 
 @pytest.mark.parametrize(("name", "limit"), [("shard 1", SHARD_SILENCE), ("router", ROUTER_SILENCE)])
-def test_silence(name: str, limit: float) -> None:
+def test_silence(name: str, limit: float, sleeper: subprocess.Popen[bytes]) -> None:
     clock = Clock()
-    watch, child = Watch(clock), FakeChild(name, os.getpid())
+    watch, child = Watch(clock), FakeChild(name, sleeper.pid)
     assert passes(watch, clock, child, 100) is None, "it never gave a sign: its model loads"
     child.signs.last = clock.now
     assert passes(watch, clock, child, limit - 0.1) is None
@@ -53,9 +60,17 @@ def test_silence(name: str, limit: float) -> None:
     assert problem is not None and problem.startswith(f"there was no sign of life for {limit + 0.1:.1f} s")
 
 
-def test_a_pause_of_the_whole_machine_is_nobodys_fault() -> None:
+def test_a_process_that_has_no_time_for_signs_is_not_blamed_soon() -> None:
     clock = Clock()
-    watch, child = Watch(clock), FakeChild("shard 0", os.getpid())
+    watch, child = Watch(clock), FakeChild("shard 0", os.getpid())  # it runs, as it asks
+    child.signs.last = clock.now
+    assert passes(watch, clock, child, BUSY_SILENCE - 0.1) is None
+    assert passes(watch, clock, child, 0.2) is not None
+
+
+def test_a_pause_of_the_whole_machine_is_nobodys_fault(sleeper: subprocess.Popen[bytes]) -> None:
+    clock = Clock()
+    watch, child = Watch(clock), FakeChild("shard 0", sleeper.pid)
     child.signs.last = clock.now
     clock.now += 60 * PAUSE
     assert passes(watch, clock, child, SHARD_SILENCE) is None

@@ -80,3 +80,18 @@ def test_many_questions_change_nothing() -> None:
                 loop.used += 0.0001  # the question itself
                 problem = problem or loop.watch.problem()
         assert problem is not None
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_process_that_stood_still_itself_goes_on(device: str) -> None:
+    loop = Loop(device)
+    loop.passes(5, looks=True)
+    loop.now += 1000
+    assert loop.watch.problem() is None
+    assert loop.passes(IDLE_LIMIT) is None
+    assert loop.passes(1) is not None
+    with loop.step():
+        loop.passes(5)
+        loop.now += 1000
+        assert loop.watch.problem() is None
+        assert loop.passes(max(STILL_LIMIT, STEP_LIMIT) + 1) is not None
