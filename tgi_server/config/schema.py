@@ -481,7 +481,8 @@ def secrets() -> set[str]:
 
 def without_secrets(config: ServerConfig) -> ServerConfig:
     """The configuration for a process that has no use for them."""
-    return replace(config, **dict.fromkeys(secrets()))
+    none: dict[str, Any] = dict.fromkeys(secrets())
+    return replace(config, **none)
 
 
 def without_variable() -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,21 +18,20 @@ AGREEMENT = timedelta(seconds=3)
 """Time that ranks have to come to the place where another one has failed."""
 
 
-def _meeting(rank: int, world: int, address: str, port: int) -> dist.TCPStore:
+def _meeting(rank: int, world: int, address: str, port: int) -> Any:
     """Where the ranks tell each other how to reach them, which rank 0 keeps: nobody has to show who they are there.
 
     torch would have it listen on all addresses of the machine; here it is the one that the ranks meet at.
     """
+    store = dist.TCPStore  # type: ignore[attr-defined]  # documented, but not to type checkers
     family, _, _, _, place = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
     if rank:
-        return dist.TCPStore(str(place[0]), port, world, is_master=False, timeout=TIMEOUT)
+        return store(str(place[0]), port, world, is_master=False, timeout=TIMEOUT)
     with socket.socket(family) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(place)
         listener.listen(world)
-        return dist.TCPStore(
-            str(place[0]), port, world, is_master=True, timeout=TIMEOUT, master_listen_fd=listener.detach()
-        )
+        return store(str(place[0]), port, world, is_master=True, timeout=TIMEOUT, master_listen_fd=listener.detach())
 
 
 class Group:
