@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -139,3 +140,27 @@ def test_this_machine() -> None:
 def test_it_is_light() -> None:
     code = "import sys, tgi_server.host; print({'torch', 'numpy', 'yaml', 'omegaconf'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+FREED = """
+import ctypes
+from tgi_server import host
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+blocks = [libc.malloc(4000) for _ in range(25_000)]
+for block in blocks:
+    ctypes.memset(block, 1, 4000)
+full = host.resident_memory()
+for block in blocks[:-1]:  # the last one keeps the C library from giving the rest back by itself
+    libc.free(block)
+kept = host.resident_memory()
+host.return_memory()
+print(full - kept, kept - host.resident_memory())
+"""
+
+
+@pytest.mark.skipif("glibc" not in platform.libc_ver(), reason="only this C library keeps what is freed")
+def test_memory_that_the_c_library_keeps_is_given_back() -> None:
+    done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)
+    by_itself, returned = map(int, done.stdout.split())
+    assert by_itself < 20e6 and returned > 80e6

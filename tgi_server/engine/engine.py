@@ -78,6 +78,11 @@ class Engine:
         return len(self._generations) - self.waiting
 
     @property
+    def idle(self) -> bool:
+        """Nobody asks: no request is validated, waits or runs."""
+        return not self._permits.held and not self._generations
+
+    @property
     def waiting(self) -> int:
         """Generations that wait for their first step."""
         return self._cycle.scheduler.waiting

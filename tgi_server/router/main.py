@@ -27,6 +27,7 @@ from tgi_server.router.chat.template import find_template
 from tgi_server.router.http import tunnel
 from tgi_server.router.http.clients import Clients, allow_many
 from tgi_server.router.http.protocol import HttpProtocol
+from tgi_server.router.memory import returned_when_idle
 from tgi_server.rpc.client import GrpcShards
 from tgi_server.telemetry import logging as log_setup
 from tgi_server.telemetry import signs
@@ -80,7 +81,8 @@ async def run(launch: Launch) -> int:
     with signs.of_this_loop() if resolved.watched else contextlib.nullcontext():
         async with tunnel.opened(config) as private:
             listeners = [socket.socket(fileno=resolved.listen_fd), *private]
-            return await serve(app, engine, listeners, stop, config)
+            async with returned_when_idle(lambda: engine.idle):
+                return await serve(app, engine, listeners, stop, config)
 
 
 async def started(engine: Engine, stop: asyncio.Event) -> bool:
