@@ -280,6 +280,23 @@ def test_a_killed_child_ends_all(start: Start, program: str) -> None:
     assert ("about to work" in launcher.output) == (program == "shard.py")
 
 
+@pytest.mark.alone
+@pytest.mark.parametrize("draining", [False, True])
+def test_a_child_that_hangs_ends_all(start: Start, draining: bool) -> None:
+    hangs = "signal.signal(signal.SIGUSR2, lambda *_: print('Hangs: for a test', file=sys.stderr, flush=True))\n"
+    shows = "import faulthandler\nfaulthandler.register(signal.SIGUSR1)\n"
+    launcher = start(hangs + shows + SERVE, STUBBORN)
+    launcher.until("router serves")
+    if draining:
+        launcher.process.terminate()
+        launcher.until("no\n")
+    shard, began = launcher.child("shard.py"), time.monotonic()
+    shard.send_signal(signal.SIGUSR2)
+    assert launcher.ends(1) == f"Error: shard 0 (process {shard.pid}) hangs: for a test\n"
+    assert time.monotonic() - began < 5
+    assert "most recent call first" in launcher.output
+
+
 @pytest.mark.parametrize(("code", "words"), [
     ("os.kill(os.getpid(), signal.SIGILL)", "signal 4 (illegal instruction"),
     ("os.abort()", "signal 6 (aborted"),

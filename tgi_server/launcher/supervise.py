@@ -207,9 +207,14 @@ class Server:
             self._step(over if may_end else lambda: False)
 
     def drain(self, config: ServerConfig) -> None:
-        """Let the router finish its requests, and end."""
+        """Let the router finish its requests, and end. Raises ChildFailedError when a child fails or hangs."""
         logger.info("stopping: running requests have %g s to finish", config.shutdown_timeout)
-        self.stop_router(config.shutdown_timeout + _MARGIN)
+        deadline = time.monotonic() + config.shutdown_timeout + _MARGIN
+        if self._router is not None:
+            self._router.terminate()
+            while self._router.alive and time.monotonic() < deadline and not self._hurried():
+                self._step(lambda: True)
+        self.stop_router(0)
 
     def _hurried(self) -> bool:
         return self._stop.hurried
