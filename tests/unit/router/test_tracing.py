@@ -106,12 +106,12 @@ async def test_the_parts_of_a_request_follow_each_other_and_add_up(collector: Co
         assert told(collector, span) == PHASES
         validation, queue, prefill, decode = parts = collector.below(span)
         for one, next_one in pairwise(parts):
-            assert abs(one.end_time_unix_nano - next_one.start_time_unix_nano) < 5e7
+            assert abs(one.end_time_unix_nano - next_one.start_time_unix_nano) < 10
         whole = attributes(span)
-        assert sum(map(seconds, parts)) <= seconds(span) < sum(map(seconds, parts)) + 1
-        assert seconds(validation) == pytest.approx(whole["validation_time"], abs=2e-3)
-        assert seconds(queue) == pytest.approx(whole["queue_time"], abs=2e-3)
-        assert seconds(prefill) + seconds(decode) == pytest.approx(whole["inference_time"], abs=2e-3)
+        assert sum(map(seconds, parts)) <= seconds(span) < sum(map(seconds, parts)) + 0.5
+        assert seconds(validation) == pytest.approx(whole["validation_time"], abs=0.05)
+        assert seconds(queue) == pytest.approx(whole["queue_time"], abs=1e-4)
+        assert seconds(prefill) + seconds(decode) == pytest.approx(whole["inference_time"], abs=1e-4)
         assert seconds(decode) > 0.018 * (tokens - 1)
         assert attributes(prefill)["tgi.steps"] == 1 and attributes(decode)["tgi.steps"] == tokens - 1
         assert attributes(prefill)["prompt_tokens"] == whole["gen_ai.usage.input_tokens"]
@@ -119,7 +119,7 @@ async def test_the_parts_of_a_request_follow_each_other_and_add_up(collector: Co
         for phase in (prefill, decode):
             assert told(collector, phase) == ["shard 0"]
             (shard,) = collector.below(phase)
-            assert seconds(shard) == pytest.approx(attributes(phase)["tgi.forward_time"], abs=2e-3)
+            assert seconds(shard) == pytest.approx(attributes(phase)["tgi.forward_time"], abs=1e-6)
             assert seconds(shard) == pytest.approx(0.02 * attributes(phase)["tgi.steps"], rel=0.2)
 
 

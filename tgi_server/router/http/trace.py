@@ -78,7 +78,8 @@ class Trace:
     def _validation(self, error: str | None) -> Part:
         if self.queued is None:
             return Part("validation", self.arrived, time.monotonic(), error=error)
-        return Part("validation", self.arrived, self.queued)
+        first = min(candidate.sequence.arrived for candidate in self.candidates)  # `queued` is when all were
+        return Part("validation", self.arrived, first)
 
     def _asked(self) -> Fields:
         """What the client asked for."""
