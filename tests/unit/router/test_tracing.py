@@ -112,15 +112,17 @@ async def test_the_parts_of_a_request_follow_each_other_and_add_up(collector: Co
         assert seconds(validation) == pytest.approx(whole["validation_time"], abs=0.05)
         assert seconds(queue) == pytest.approx(whole["queue_time"], abs=1e-4)
         assert seconds(prefill) + seconds(decode) == pytest.approx(whole["inference_time"], abs=1e-4)
-        assert seconds(decode) > 0.018 * (tokens - 1)
+        assert seconds(prefill) + seconds(decode) > 0.019 * tokens
         assert attributes(prefill)["tgi.steps"] == 1 and attributes(decode)["tgi.steps"] == tokens - 1
         assert attributes(prefill)["prompt_tokens"] == whole["gen_ai.usage.input_tokens"]
         assert attributes(decode)["generated_tokens"] == whole["gen_ai.usage.output_tokens"] == tokens
         for phase in (prefill, decode):
             assert told(collector, phase) == ["shard 0"]
             (shard,) = collector.below(phase)
-            assert seconds(shard) == pytest.approx(attributes(phase)["tgi.forward_time"], abs=1e-6)
-            assert seconds(shard) == pytest.approx(0.02 * attributes(phase)["tgi.steps"], rel=0.2)
+            worked = attributes(phase)["tgi.forward_time"]
+            assert worked == pytest.approx(0.02 * attributes(phase)["tgi.steps"], rel=1e-6)
+            # the router may hear of the first token when the next step is half done already
+            assert seconds(shard) == pytest.approx(min(worked, seconds(phase)), abs=1e-6)
 
 
 async def test_attributes_have_the_names_of_the_conventions(collector: Collector) -> None:
