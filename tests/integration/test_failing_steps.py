@@ -96,4 +96,4 @@ def test_ranks_that_fail_alike_go_on(scene: str, second: list[Any]) -> None:
 def test_a_rank_that_fails_alone_ends_them_all_soon() -> None:
     for status, outcomes, seconds in ranks("one"):
         assert status == 1 and outcomes == [[[1], {}]]
-        assert seconds < 8
+        assert seconds < 20, "and not only after the time that a collective has"
