@@ -195,6 +195,7 @@ class Outcome:
     `guessed[id]` is how many tokens were guessed of `id`, if any.
     `prompt_logprobs[id][j]` is the raw log-probability of prompt token j + 1 given the ones before it,
     `prompt_top_tokens[id][j]` what else could have stood there.
+    `repeated` says why the step failed at first, and was tried again in parts; None for one that did not.
     `forward_ns` is the time the device worked on the step, `wait_ns` the time it waited for this plan since the step
     before (0 for the first).
     """
@@ -211,6 +212,7 @@ class Outcome:
     unguided: dict[int, str] = field(default_factory=dict)
     complete: list[int] = field(default_factory=list)
     guessed: dict[int, int] = field(default_factory=dict)
+    repeated: str | None = None
     forward_ns: int = 0
     wait_ns: int = 0
 

@@ -65,6 +65,7 @@ class Engine:
         self._followed: dict[int, Steps] = {}
         self._work = asyncio.Event()
         self._failure: str | None = None
+        self._repeated: str | None = None  # why the last step failed at first that was tried again in parts
         self._proven = False  # the last step that came back with a token or a failure had no failure
         self._probing = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
@@ -101,7 +102,7 @@ class Engine:
         self._observer = BatchObserver(self._metrics, unshared is None, self.info.draft_width)
         read_state(self._metrics, self._permits, self._cycle.scheduler)
         self._tasks = [asyncio.create_task(self._guard(loop)) for loop in (self._send_plans, self._take_outcomes)]
-        await warm_up(self._options, self.info, self.generate)
+        await warm_up(self._options, self.info, self.generate, lambda: self._repeated)
 
     def _tell_sharing(self, unshared: str | None) -> None:
         if unshared is None:
@@ -243,6 +244,7 @@ class Engine:
             if outcome.failed or any(outcome.counts):  # nothing is proven by the step of one that had failed before
                 self._proven = not outcome.failed
             self._observer.received(outcome, now)
+            self._repeated = outcome.repeated or self._repeated
             if self._followed:
                 self._follow(outcome, now)
             # The sender runs before the readers that `deliver` wakes, and after the stop sequences it finds.

@@ -86,7 +86,7 @@ class BatchObserver:
         method.forward.observe(outcome.forward_ns / 1e9)
         if sent.follows:
             method.wait.observe(outcome.wait_ns / 1e9)
-        (method.failed if outcome.failed else method.succeeded).add()
+        (method.failed if outcome.failed or outcome.repeated else method.succeeded).add()
         self._last_outcome = now
         if self._most_guessed:
             self._guesses(outcome)

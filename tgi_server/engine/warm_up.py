@@ -49,8 +49,13 @@ async def warm_up(
     options: BatchingOptions,
     info: ShardInfo,
     generate: Callable[[GenerationRequest], AbstractAsyncContextManager[Reader]],
+    repeated: Callable[[], str | None],
 ) -> None:
-    """Run it, with the scores of all prompt tokens. Raises ConfigError where it does not fit."""
+    """Run it, with the scores of all prompt tokens. Raises ConfigError where it does not fit.
+
+    Args:
+        repeated: says why a step failed that was tried again in parts, where one was: that did not fit, either.
+    """
     prompts = worst_prompts(options, info)
     if not prompts:
         return
@@ -63,6 +68,8 @@ async def warm_up(
             requests = [GenerationRequest(prompt_ids=[0] * n, sampling=scored, stopping=ends) for n in prompts]
             readers = [await running.enter_async_context(generate(request)) for request in requests]
             await asyncio.gather(*(reader.drain() for reader in readers))
+        if (reason := repeated()) is not None:
+            raise GenerationError(reason)
     except (GenerationError, ValidationError) as error:
         budget = "max_batch_prefill_tokens" if options.prefill_chunk_tokens is None else "prefill_chunk_tokens"
         raise ConfigError(

@@ -60,16 +60,18 @@ class Group:
             )
         return cls(rank, world)
 
-    def agree(self) -> bool:
+    def agree(self, place: str) -> bool:
         """Whether every rank has failed at the same place, which each says by calling this; then none waits for others.
 
+        Ranks are at the same place that have taken part in as many collectives and name the same `place`.
         It needs no collective, of which nobody knows who takes part: the ranks write to the store where they met.
         """
         if self.world == 1:
             return True
         self._failures += 1
         store = dist.distributed_c10d._get_default_store()
-        keys = [f"failure {self._failures} at {self.collectives} of {rank}" for rank in range(self.world)]
+        where = f"failure {self._failures}, {place} after {self.collectives}"
+        keys = [f"{where}, rank {rank}" for rank in range(self.world)]
         store.set(keys[self.rank], "")
         try:
             store.wait(keys, AGREEMENT)

@@ -36,6 +36,8 @@ NOT_TAKEN = -1
 """Stands for the token of a row behind one that was guessed wrong."""
 UNDECIDED = -2
 """Stands for all tokens of a step in which rank 0 could not choose any."""
+_ATTEMPTS = 16
+"""Most parts of a step that are tried beside the first ones: enough to find one bad text among a thousand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,7 @@ class Stepper:
         self._drafting = drafting
         self._prompts = PromptScores(state, logits)
         self._computed = False  # whether the step got so far that its tokens are taken
+        self._complaints = failures.Complaints(log)
 
     @torch.inference_mode()
     def step(self, plan: Plan) -> Outcome:
@@ -107,22 +110,31 @@ class Stepper:
         return replace(outcome, forward_ns=time.perf_counter_ns() - start)
 
     def _in_parts(self, plan: Plan, error: Exception) -> Outcome:
-        """The outcome of a step that failed with `error`."""
-        log.error("step %d failed", plan.step, exc_info=error)
-        failures.settle(error, self._group, self._device)
-        parts = [] if self._computed else failures.parts(plan, self._state)
-        if not parts:
-            return failures.failed(plan, error)
-        outcomes = list[Outcome]()
-        for part in parts:
+        """The outcome of a step that failed with `error`: what it left undone is tried again, in ever smaller parts."""
+        why = failures.reason(error)
+        self._complaints.error(f"step {plan.step} failed", why, error)
+        settled = self._settled(error)
+        left, outcomes = failures.parts(plan, self._state) if settled else [], list[Outcome]()
+        attempts = _ATTEMPTS + len(left)
+        while left:
+            part = left.pop(0)
+            attempts -= 1
             try:
                 outcomes.append(self._forward(part))
             except Exception as again:
-                failures.settle(again, self._group, self._device)
-                outcomes.append(failures.failed(part, again))
+                smaller = failures.halves(part) if self._settled(again) and attempts > 0 else []
+                outcomes += [] if smaller else [failures.failed(part, again)]
+                left = smaller + left
+        if not outcomes:
+            return failures.failed(plan, error)
         outcome = failures.joined(plan, outcomes)
         log.warning("step %d in parts: %d of %d failed again", plan.step, len(outcome.failed), len(plan.ids))
-        return outcome
+        return replace(outcome, repeated=why)
+
+    def _settled(self, error: Exception) -> bool:
+        """Whether a step may be tried again that failed so. Raises `error` where this shard cannot go on."""
+        failures.settle(error, self._group, self._device, "chosen" if self._computed else "computed")
+        return not self._computed
 
     def forget(self, id: int) -> None:
         """Drop a sequence that no plan will finish."""

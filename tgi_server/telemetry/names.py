@@ -101,8 +101,8 @@ _TABLE = (
         reason=("backpressure", "wait_exceeded"),
     ),
     _counter("tgi_batch_inference_count", "Steps that were sent to the shards.", method=_METHOD),
-    _counter("tgi_batch_inference_success", "Steps that came back without a failure.", method=_METHOD),
-    _counter("tgi_batch_inference_failure", "Steps that failed, for some of their texts or all.", method=_METHOD),
+    _counter("tgi_batch_inference_success", "Steps that did not fail.", method=_METHOD),
+    _counter("tgi_batch_inference_failure", "Steps that failed, also if they succeeded in parts.", method=_METHOD),
     _histogram(
         "tgi_batch_inference_duration",
         "Seconds from a step's plan, or the outcome before if that came later, to its outcome.", method=_METHOD,

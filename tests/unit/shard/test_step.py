@@ -6,6 +6,8 @@ The texts are compared with those that a loop without a cache, batch or guesses 
 from __future__ import annotations
 
 import json
+import logging
+import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -35,6 +37,7 @@ from tgi_server.rpc.fake import FAKE_INFO
 from tgi_server.shard.batch import BatchState, StepInputs
 from tgi_server.shard.drafting import Drafting
 from tgi_server.shard.ending import unpacked
+from tgi_server.shard.failures import Complaints
 from tgi_server.shard.guides import GuidedSequence, Guides, Vocabulary
 from tgi_server.shard.sampler import Watermark, choose
 from tgi_server.shard.step import Stepper
@@ -448,6 +451,65 @@ def test_a_step_that_fails_whoever_is_in_it_fails_all() -> None:
     outcome = server.stepper.step(Plan(0, [0, 1, 2], [2, 2, 2], news))
     assert set(outcome.failed) == {0, 1, 2} and outcome.counts == [0, 0, 0]
     assert len(server.model.steps) == 4, "together, and each by itself"
+    assert outcome.repeated == "RuntimeError: out of memory"
+
+
+def written(count: int, run: Callable[[StepInputs], Tensor]) -> Stepper:
+    """Texts that have their first token each, which will be the next step's input."""
+    server = Server(FULL_GROUPS)
+    server.stepper = Stepper(
+        BatchState(LONGEST, CPU, [CacheGroup(CacheKind.FULL)]), run, server.model.logits, None,
+        Watermark(), Group(), NEEDS,
+    )  # fmt: skip
+    news = [NewSequence(id, [300 + id], [[id]], SamplingParams(), 8) for id in range(count)]
+    assert not server.stepper.step(Plan(0, [*range(count)], [1] * count, news)).failed
+    return server.stepper
+
+
+@pytest.mark.parametrize("poison", [0, 5, 7])
+def test_a_text_that_spoils_a_step_of_written_ones_is_found(poison: int) -> None:
+    run, sizes = Model(FULL_GROUPS).run, list[int]()
+
+    def spoilt(inputs: StepInputs) -> Tensor:
+        sizes.append(len(inputs.ids))
+        if len(sizes) > 1 and poison in inputs.batches[0].block_tables[:, 0].tolist():  # its block has its number
+            raise MemoryError("no memory")
+        return run(inputs)
+
+    outcome = written(8, spoilt).step(Plan(1, [*range(8)], [1] * 8))
+    assert outcome.failed == {poison: "MemoryError: no memory"}
+    assert [count for id, count in zip(outcome.ids, outcome.counts, strict=True) if id != poison] == [1] * 7
+    assert len(sizes) <= 1 + 2 + 2 * 3
+
+
+def test_what_fails_once_for_want_of_memory_is_done_with_the_memory_that_it_held() -> None:
+    run, held = Model(FULL_GROUPS).run, list[weakref.ref[Tensor]]()
+
+    def fails_once(inputs: StepInputs) -> Tensor:
+        if len(held) == 1:
+            held.append(weakref.ref(inputs.ids))
+            computed = torch.zeros(3)
+            held.append(weakref.ref(computed))
+            raise MemoryError("no memory")
+        if not held:
+            held.append(weakref.ref(inputs.ids))
+        elif len(held) == 3:
+            assert held[2]() is None, "nothing is left of the step that failed"
+        return run(inputs)
+
+    outcome = written(4, fails_once).step(Plan(1, [*range(4)], [1] * 4))
+    assert not outcome.failed and outcome.counts == [1] * 4 and outcome.repeated == "MemoryError: no memory"
+
+
+def test_a_reason_is_told_in_full_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    now = [0.0]
+    complaints = Complaints(logging.getLogger("tgi_server.shard"), lambda: now[0])
+    for step, seconds in enumerate((0, 59, 2)):
+        now[0] += seconds
+        complaints.error(f"step {step} failed", "MemoryError: no", MemoryError("no"))
+    assert [(record.getMessage(), record.exc_info is not None) for record in caplog.records] == [
+        ("step 0 failed", True), ("step 1 failed again: MemoryError: no", False), ("step 2 failed", True),
+    ]  # fmt: skip
 
 
 def test_who_comes_after_a_reset_finds_nothing_of_others(
