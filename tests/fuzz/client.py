@@ -17,7 +17,7 @@ DEFECT = re.compile(
     rb'Traceback|"error_type": ?"(internal|generation|incomplete_generation)"|"type": ?"(server_error|api_error)"'
 )
 """What no answer holds while the shards are well."""
-LONGEST_ANSWER = 60.0
+LONGEST_ANSWER = 120.0
 """Seconds."""
 
 

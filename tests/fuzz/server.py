@@ -120,6 +120,8 @@ class _Forgetful(list):  # type: ignore[type-arg]
         pass
 
 
+SHORT = {**LIMITS, "max_input_length": 160, "max_total_tokens": 192}
+"""For the demo model, whose answers take time where a request leaves open how long they may get."""
 WORK = ("tgi_queue_size", "tgi_batch_current_size", "tgi_cache_used_blocks")
 """What /metrics calls it."""
 
@@ -147,6 +149,6 @@ class Demo:
 @contextmanager
 def demo(*options: str) -> Iterator[Demo]:
     """The demo model, with these options of the server."""
-    limits = [f"{name}={value}" for name, value in LIMITS.items()]
+    limits = [f"{name}={value}" for name, value in SHORT.items()]
     with Server("model=smollm2", f"receive_timeout={RECEIVE_TIMEOUT}", *limits, *options) as server:
         yield Demo(server)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from tests.fuzz.client import fault, perform
+from tests.fuzz.client import LONGEST_ANSWER, fault, perform
 from tests.fuzz.server import RECEIVE_TIMEOUT, Tried
 from tests.fuzz.wire import Case, Cases
 
@@ -90,7 +90,9 @@ async def _work(
 async def _one(server: Tried, tried: Case, index: int, found: Findings) -> None:
     begun = time.monotonic()
     try:
-        answers = await perform("127.0.0.1", server.port, tried, RECEIVE_TIMEOUT + 3 if tried.unanswered else 60)
+        answers = await perform(
+            "127.0.0.1", server.port, tried, RECEIVE_TIMEOUT + 3 if tried.unanswered else LONGEST_ANSWER
+        )
     except OSError as error:
         found.faults.append(f"case {index}, {tried.name}: {error}")
         return
