@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from quart import Response, g, request
+from quart import Response, request
 
+from tgi_server.router.http.identity import known
 from tgi_server.router.http.wire import BodyError, BodyType, check_type, dumps, parse
 
 
@@ -19,7 +20,7 @@ async def read(body_type: type[BodyType]) -> BodyType:
     try:
         return await _read(body_type)
     except BodyError as error:
-        g.reason = error.log_message()
+        known().reason = error.log_message()
         raise
 
 

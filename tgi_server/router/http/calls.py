@@ -10,14 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 
-from quart import g, request
+from quart import request
 from tokenizers import Tokenizer
 
 from tgi_server.engine.engine import Engine
 from tgi_server.engine.generation import Bell, Generation
 from tgi_server.errors import IncompleteGenerationError, TgiError
 from tgi_server.router.http.book import Book, Times
-from tgi_server.router.http.identity import request_id
+from tgi_server.router.http.identity import known
 from tgi_server.router.http.limits import Limits, Prepared
 from tgi_server.router.http.recording import Recorder
 from tgi_server.router.http.trace import Origin, Trace
@@ -198,11 +198,12 @@ class Calls:
 
     def origin(self, streamed: bool) -> Origin:
         """What is known of the HTTP request that is handled now, with a span for it. A book is kept about it."""
-        g.booked = True
-        context = {name: request.headers[name] for name in CONTEXT if name in request.headers}
-        span = self._tracer.begin(f"{request.method} {request.path}", context)
-        route = request.path if request.url_rule is None else request.url_rule.rule
-        return Origin(span, request_id(), request.method, route, streamed)
+        about = known()
+        about.booked = True
+        method, path, rule, headers = request.method, request.path, request.url_rule, request.headers
+        context = {name: headers[name] for name in CONTEXT if name in headers}
+        span = self._tracer.begin(f"{method} {path}", context)
+        return Origin(span, about.id, method, path if rule is None else rule.rule, streamed)
 
     @asynccontextmanager
     async def begin(

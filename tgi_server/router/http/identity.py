@@ -1,21 +1,49 @@
-"""What a request is called: by its caller, in answers, logs and traces."""
+"""What a request is called, by its caller, in answers, logs and traces; and what is remembered of it until its end."""
 
 from __future__ import annotations
 
 import re
-import uuid
+import time
+from dataclasses import dataclass, field
+from secrets import token_hex
+from typing import Any, cast
 
-from quart import g, request
+from quart import request
 
 from tgi_server.router.http.openapi.operations import REQUEST_ID
 
-_HARMLESS = re.compile(r"[!-~]{1,128}")
+_KEY = "tgi_server.known"
+_HEADER = REQUEST_ID.encode()
+_HARMLESS = re.compile(rb"[!-~]{1,128}")
 """Visible ASCII: whatever else a caller sends is not taken over."""
+
+
+@dataclass(slots=True)
+class Known:
+    """Of a request: its id, its arrival on the monotonic clock, whether a book is kept of it, why it was refused."""
+
+    id: str
+    arrived: float = field(default_factory=time.monotonic)
+    booked: bool = False
+    reason: str | None = None
+
+
+def known() -> Known:
+    """What is known of the current request. It lives in the connection's scope: whoever has that looks it up fast."""
+    scope = cast(dict[str, Any], request.scope)
+    found: Known | None = scope.get(_KEY)
+    if found is None:
+        found = scope[_KEY] = Known(_id(scope))
+    return found
 
 
 def request_id() -> str:
     """The id of the current request: that of the caller's `x-request-id` if it is a harmless one, or a new one."""
-    if "request_id" not in g:
-        given = request.headers.get(REQUEST_ID, "")
-        g.request_id = given if _HARMLESS.fullmatch(given) else f"req_{uuid.uuid4().hex}"
-    return str(g.request_id)
+    return known().id
+
+
+def _id(scope: dict[str, Any]) -> str:
+    for name, value in scope["headers"]:
+        if name == _HEADER and _HARMLESS.fullmatch(value):
+            return str(value.decode())
+    return f"req_{token_hex(16)}"

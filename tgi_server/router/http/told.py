@@ -7,9 +7,9 @@ import time
 from collections.abc import Collection
 from http.client import responses
 
-from quart import Quart, Response, g, request
+from quart import Quart, Response, request
 
-from tgi_server.router.http.identity import request_id
+from tgi_server.router.http.identity import Known, known
 from tgi_server.router.http.openapi.operations import REQUEST_ID
 from tgi_server.telemetry.logging import SPAN
 
@@ -33,23 +33,24 @@ class Told:
 
     async def arrived(self) -> None:
         """The head of a request is there."""
-        g.arrived = time.monotonic()
+        known()
 
     async def answered(self, response: Response) -> Response:
         """Its answer is about to begin."""
         if request.blueprint not in self._silent:
-            response.headers[REQUEST_ID] = request_id()
-            if "booked" not in g:
-                self._tell(response.status_code)
+            about = known()
+            response.headers[REQUEST_ID] = about.id
+            if not about.booked:
+                self._tell(response.status_code, about)
         return response
 
-    def _tell(self, status: int) -> None:
+    def _tell(self, status: int, about: Known) -> None:
         level = logging.ERROR if status >= 500 else logging.INFO
-        refusal = g.get("reason") or responses.get(status, "")
+        refusal = about.reason or responses.get(status, "")
         message = f"Refused: {refusal}" if status >= 400 else "Answered"
         span = {
-            "total_time": f"{time.monotonic() - g.arrived:.6f}s" if "arrived" in g else None, "status": status,
+            "total_time": f"{time.monotonic() - about.arrived:.6f}s", "status": status,
             "route": request.url_rule.rule if request.url_rule is not None else None, "method": request.method,
-            "request_id": request_id(),
+            "request_id": about.id,
         }  # fmt: skip
         logger.log(level, "%s", message, extra={SPAN: span})
