@@ -159,7 +159,8 @@ async def killed(play: Play, victim: str, how: signal.Signals, within: float, en
     result.check(set(crowd.ends) <= ends, f"expected {' or '.join(sorted(ends))}")
     result.check(result.status == status, f"exit status {status} was expected")
     if how == signal.SIGSTOP:
-        output = play.server.output
+        output, soon = play.server.output, 11 if victim == "router" else 5
+        result.check(result.noticed is not None and result.noticed <= soon, f"not noticed within {soon} s")
         result.check(f"(process {process.pid}) hangs: it was stopped" in output, "it is not named")
         result.check("most recent call first" in output, "no stack is shown")
     return result
