@@ -180,3 +180,12 @@ def test_who_is_selected_is_there() -> None:
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
     assert endpoint["port"] == service["spec"]["ports"][0]["targetPort"] == container["ports"][0]["name"]
     assert endpoint["path"] in DOCUMENT["paths"]
+
+
+def test_all_that_scrapes_calls_the_job_as_the_alerts_do() -> None:
+    prometheus = ROOT / "deploy/prometheus"
+    (job,) = yaml.safe_load((prometheus / "prometheus.yml").read_text())["scrape_configs"]
+    (endpoint,) = kind("PodMonitor")["spec"]["podMetricsEndpoints"]
+    asked = {*re.findall(r'job="(\w+)"', (prometheus / "alerts.yml").read_text())}
+    assert asked == {job["job_name"]}
+    assert endpoint["relabelings"] == [{"targetLabel": "job", "replacement": job["job_name"]}]
