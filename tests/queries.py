@@ -15,7 +15,9 @@ PROMETHEUS = ROOT / "deploy/prometheus"
 OF_ALL = {"job", "instance", "le"}
 """Labels that Prometheus adds to every series, and the one of buckets."""
 
-_SELECTOR = re.compile(r"\b(?P<name>(?:tgi|process)_\w+|up)(?:\{(?P<labels>[^}]*)\})?")
+_SELECTOR = re.compile(r"\b(?P<name>(?:tgi|process)_\w+|up)(?::\w+)?(?:\{(?P<labels>[^}]*)\})?")
+"""A recorded series (`labels:metric:operation`) is asked for by the labels of its metric."""
+
 _GROUPING = re.compile(r"\b(?:by|on) \((?P<labels>[^)]*)\)")
 
 
@@ -27,6 +29,15 @@ def dashboard() -> dict[str, Any]:
 
 def rules() -> list[dict[str, Any]]:
     """The alerts."""
+    return [rule for rule in _all_rules() if "alert" in rule]
+
+
+def records() -> list[dict[str, Any]]:
+    """The series that alerts are made of."""
+    return [rule for rule in _all_rules() if "record" in rule]
+
+
+def _all_rules() -> list[dict[str, Any]]:
     groups = yaml.safe_load((PROMETHEUS / "alerts.yml").read_text())["groups"]
     return [rule for group in groups for rule in group["rules"]]
 

@@ -20,7 +20,7 @@ import pytest
 
 from tests.integration.listening import listening
 from tests.integration.server import free_port
-from tests.queries import PROMETHEUS, panel_queries, rules
+from tests.queries import PROMETHEUS, panel_queries, records, rules
 from tests.unit.router.test_metrics import every_outcome
 from tgi_server.config.schema import Resolved
 from tgi_server.telemetry.names import FAMILIES
@@ -96,7 +96,7 @@ def looks(client: httpx.Client) -> int:
 
 
 def health(client: httpx.Client) -> list[str]:
-    """What it says of each alert's query, once it has tried it."""
+    """What it says of each query of alerts and records, once it has tried it."""
     return [rule["health"] for group in client.get("/api/v1/rules").json()["data"]["groups"] for rule in group["rules"]]
 
 
@@ -118,9 +118,9 @@ def look(directory: Path, port: int, more: Callable[[], None]) -> None:
             assert known[name] == [{"type": family.kind, "help": family.help, "unit": ""}]
         for title, query in panel_queries():
             until_true(partial(ask, client, query), what=f"{title} has no answer to {query}")
-        for rule in rules():
+        for rule in (known_rules := [*records(), *rules()]):
             ask(client, rule["expr"])
-        until_true(lambda: health(client) == ["ok"] * len(rules()), what="an alert cannot be evaluated")
+        until_true(lambda: health(client) == ["ok"] * len(known_rules), what="a rule cannot be evaluated")
 
 
 async def test_a_real_prometheus_answers_every_query(tmp_path: Path) -> None:

@@ -6,12 +6,13 @@ import re
 
 import yaml
 
-from tests.queries import OF_ALL, PROMETHEUS, ROOT, dashboard, groupings, panel_queries, rules, selectors
+from tests.queries import OF_ALL, PROMETHEUS, ROOT, dashboard, groupings, panel_queries, records, rules, selectors
 from tgi_server.config.schema import ServerConfig
 from tgi_server.telemetry.names import FAMILIES, Family
 
 PAGE = (ROOT / "docs/operating.md").read_text()
-QUERIES = [*panel_queries(), *((rule["alert"], rule["expr"]) for rule in rules())]
+RULES = [(rule["record"], rule["expr"]) for rule in records()] + [(rule["alert"], rule["expr"]) for rule in rules()]
+QUERIES = [*panel_queries(), *RULES]
 
 
 def family(name: str) -> Family:
@@ -42,8 +43,18 @@ def test_counters_are_rates_and_gauges_are_not() -> None:
         for name, _ in selectors(query):
             if name == "up":
                 continue
-            asked = re.search(rf"\b(rate|increase)\({name}\b", query)
+            asked = re.search(rf"\b(rate|increase)\({name}\b|\b{name}:increase", query)
             assert (asked is None) is (family(name).kind == "gauge"), f"{place}: {query}"
+
+
+def test_recorded_series_are_those_that_alerts_read() -> None:
+    told = {rule["record"]: rule["expr"] for rule in records()}
+    read = {name for rule in rules() for name in re.findall(r"\w+:\w+:\w+", rule["expr"])}
+    assert read == told.keys()
+    for name, query in told.items():
+        labels, metric, _ = name.split(":")
+        assert {metric} == {read for read, _ in selectors(query)} - {"tgi_info"}
+        assert groupings(query) == {"job", *labels.split("_")}
 
 
 def test_the_dashboard_is_one() -> None:
