@@ -274,9 +274,12 @@ async def test_answers_are_counted_by_route_and_status() -> None:
         for path in ("/health", "/nowhere/1", "/nowhere/2", "/v1/models/mine", "/generate"):
             await client.get(path)
         await client.post("/generate", json={"inputs": ""})
+        await client.get("/")
+        await client.post("/", json={"inputs": ""})
         told = (await scrape(router))["tgi_http_responses"].values
     assert {tuple(value for _, value in labels): count for labels, count in told.items()} == {
-        ("/health", "200"): 1,
+        ("/health", "200"): 2,
+        ("/", "422"): 1,
         ("other", "404"): 2,
         ("/v1/models/<path:name>", "404"): 1,
         ("other", "405"): 1,

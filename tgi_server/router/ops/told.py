@@ -13,6 +13,9 @@ from tgi_server.types import ShardInfo
 OTHER = "other"
 """Stands for all paths that are no route of the server."""
 
+_ALIASES = {"ops.root_health": "/health"}
+"""By endpoint: GET `/` asks for health, and is told as that, as POST `/` generates."""
+
 
 def tell_server(metrics: Metrics, config: ServerConfig, resolved: Resolved, shard: ShardInfo) -> None:
     """Which program and model this is, how long the start took, and what the processes use."""
@@ -35,7 +38,11 @@ class Responses:
 
     async def count(self, response: Response) -> Response:
         """For `Quart.after_request`."""
-        rule = request.url_rule
-        route = OTHER if rule is None else rule.rule
-        self._metrics.counter("tgi_http_responses", route=route, status=str(response.status_code))
+        self._metrics.counter("tgi_http_responses", route=_route(), status=str(response.status_code))
         return response
+
+
+def _route() -> str:
+    """The label of the request's route."""
+    rule = request.url_rule
+    return OTHER if rule is None else _ALIASES.get(rule.endpoint, rule.rule)
