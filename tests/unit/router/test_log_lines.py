@@ -100,6 +100,40 @@ async def test_a_failed_shard_is_an_error(lines: pytest.LogCaptureFixture) -> No
     assert spans(lines)[0]["status"] == 500
 
 
+@pytest.mark.parametrize("path", ["/generate", "/v1/completions"])
+async def test_a_defect_is_the_end_of_its_request(
+    lines: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    def generate(*given: Any, **named: Any) -> None:
+        raise RuntimeError(CANARY)
+
+    async with started() as router:
+        monkeypatch.setattr(router.engine, "generate", generate)
+        response, _ = await ask(
+            router, "POST", path, b'{"inputs": "x", "prompt": "x", "stream": true}', x_request_id="known"
+        )
+        assert response.status_code == 500
+        (record,) = (record for record in lines.records if hasattr(record, "span"))
+        assert record.levelno == logging.ERROR and "RuntimeError" in record.getMessage()
+        assert CANARY not in record.getMessage()
+        (span,) = spans(lines)
+        assert (span["status"], span["request_id"], span["route"]) == (500, "known", path)
+        assert router.metric("tgi_request_count") == 1
+        assert router.metric('tgi_request_failure{err="incomplete"}') == 1
+        assert any(record.exc_info for record in lines.records), "where it was is told as well"
+
+
+async def test_a_defect_after_the_last_token_is_no_second_end(
+    lines: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with started() as router:
+        monkeypatch.setattr("tgi_server.router.http.answering.headers", lambda *given: 1 / 0)
+        response, _ = await ask(router, "POST", "/v1/completions", b'{"prompt": "x"}')
+        assert response.status_code == 500 and len(spans(lines)) == 1
+        assert router.metric("tgi_request_success") == 1
+        assert router.metric('tgi_request_failure{err="incomplete"}') == 0
+
+
 @pytest.mark.parametrize("given", ["abc-123", "x" * 128])
 async def test_the_id_of_the_caller_is_kept(lines: pytest.LogCaptureFixture, given: str) -> None:
     async with started() as router:

@@ -173,6 +173,16 @@ async def test_the_part_that_failed_is_told(collector: Collector) -> None:
     assert queue.status.code == Status.STATUS_CODE_UNSET
 
 
+async def test_a_defect_ends_the_span(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with started(otlp_endpoint=collector.endpoint) as router:
+        monkeypatch.setattr(router.engine, "generate", lambda *given, **named: 1 / 0)
+        await post(router, "/generate", {"inputs": "the fox"})
+        await closed(router)
+    (span,) = collector.spans.values()
+    assert span.status.code == Status.STATUS_CODE_ERROR and "ZeroDivisionError" in span.status.message
+    assert attributes(span)["error.type"] == "incomplete_generation"
+
+
 async def test_a_client_that_goes_away_ends_the_span(collector: Collector) -> None:
     async with started(step_seconds=0.02, otlp_endpoint=collector.endpoint) as router:
         body = {"inputs": "x", "parameters": {"max_new_tokens": 500}}

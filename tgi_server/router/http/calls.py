@@ -248,6 +248,10 @@ class Calls:
         except TgiError as error:
             book.failed(error)
             raise
+        except Exception as error:  # a defect
+            if call is None or call.finish is None:
+                book.failed(IncompleteGenerationError(f"{type(error).__name__}, which is a defect of the server"))
+            raise
         except (asyncio.CancelledError, GeneratorExit):
             if call is None or call.finish is None:
                 book.dropped()
