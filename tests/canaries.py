@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
+
+from msgspec import NODEFAULT, inspect
+
+from tgi_server.router.anthropic.requests import ConversationBody, MessagesBody
+from tgi_server.router.http.wire import Body
+from tgi_server.router.native.requests import GenerateBody
+from tgi_server.router.openai.requests import ChatBody, CompletionBody
+from tgi_server.router.openai.responses.requests import ResponsesBody
 
 CANARY = "canary0yellow"
 """Not a word of any tokenizer, not valid as anything."""
@@ -66,3 +75,68 @@ def requests() -> list[Request]:
         ("GET", "/v1/models", b"", 200),
         ("GET", f"/generate?{CANARY}", b"", 405),
     ]
+
+
+BODIES: dict[str, type[Body]] = {
+    "/generate": GenerateBody, "/generate_stream": GenerateBody, "/v1/chat/completions": ChatBody,
+    "/v1/completions": CompletionBody, "/v1/responses": ResponsesBody, "/v1/messages": MessagesBody,
+    "/v1/messages/count_tokens": ConversationBody,
+}  # fmt: skip
+_DEEPEST = 5
+"""How far into structs that hold themselves."""
+
+
+def everywhere() -> Iterator[Request]:
+    """For each field of each body, at any depth, that takes a text: a request with one there, of the right shape."""
+    for path, kind in BODIES.items():
+        for body in _with_text(inspect.type_info(kind), 0):
+            yield _post(path, None, **body)
+
+
+def _with_text(kind: inspect.Type, depth: int) -> Iterator[Any]:
+    """Values of that type with a canary in one place each."""
+    match kind:
+        case inspect.StrType():
+            yield CANARY
+        case inspect.AnyType():
+            yield from (CANARY, {CANARY: CANARY})
+        case inspect.Metadata():
+            yield from _with_text(kind.type, depth)
+        case inspect.UnionType():
+            for each in kind.types:
+                yield from _with_text(each, depth)
+        case inspect.ListType():
+            yield from ([value] for value in _with_text(kind.item_type, depth))
+        case inspect.DictType():
+            yield {CANARY: _least(kind.value_type)}
+            yield from ({"x": value} for value in _with_text(kind.value_type, depth))
+        case inspect.StructType() if depth < _DEEPEST:
+            for field in kind.fields:
+                for value in _with_text(field.type, depth + 1):
+                    yield {**_least(kind), field.encode_name: value}
+
+
+def _least(kind: inspect.Type) -> Any:
+    """A value of that type, as small as it may be."""
+    match kind:
+        case inspect.Metadata():
+            return _least(kind.type)
+        case inspect.UnionType():
+            return _least(kind.types[0])
+        case inspect.StructType():
+            tag = {} if kind.tag_field is None else {kind.tag_field: kind.tag}
+            needed = [field for field in kind.fields if field.required and field.default is NODEFAULT]
+            return tag | {field.encode_name: _least(field.type) for field in needed}
+        case inspect.ListType():
+            return [_least(kind.item_type)]
+        case inspect.LiteralType():
+            return kind.values[0]
+        case inspect.IntType():
+            return 2
+        case inspect.FloatType():
+            return 1.0
+        case inspect.BoolType():
+            return True
+        case inspect.StrType():
+            return CANARY
+    return None

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.canaries import CANARY, KEY, requests
+from tests.canaries import BODIES, CANARY, KEY, everywhere, requests
 from tests.router_app import TEMPLATE, Router, started
 from tests.unit.router.native.test_native import post
+from tgi_server.router.http.wire import Body
 from tgi_server.telemetry.logging import JsonFormatter, TextFormatter
 
 JSON = {"content-type": "application/json"}
@@ -46,10 +49,43 @@ async def test_a_line_for_every_request_and_nothing_of_what_clients_wrote(lines:
             assert span["status"] == response.status_code or streamed, (path, data)
         await ask(router, "POST", "/generate", b"{}", authorization=f"Bearer {CANARY}")
     assert spans(lines)[-1]["status"] == 401
+    nothing_is_told(lines)
+
+
+def nothing_is_told(lines: pytest.LogCaptureFixture) -> None:
     for record in lines.records:
         for formatter in (TextFormatter("router"), JsonFormatter("router")):
             assert CANARY not in formatter.format(record)
         assert record.levelno < logging.ERROR and record.exc_info is None
+
+
+async def test_no_field_of_any_body_is_told_that_takes_a_text(lines: pytest.LogCaptureFixture) -> None:
+    asked = list(everywhere())
+    parsed = 0
+    async with started(max_total_tokens=120, max_input_length=100) as router:
+        for method, path, data, _ in asked:
+            before = len(spans(lines))
+            response, text = await ask(router, method, path, data)
+            assert response.status_code != 500, (path, data, text)
+            assert len(spans(lines)) == before + 1, (path, data)
+            parsed += "parameters" in spans(lines)[-1]
+    assert len(asked) > 100 and parsed > len(asked) / 4
+    fields = {(path, name) for _, path, data, _ in asked for name in json.loads(data)}
+    assert ("/v1/chat/completions", "reasoning_effort") in fields and ("/v1/messages", "model") in fields
+    nothing_is_told(lines)
+
+
+def kinds(kind: type[Body]) -> Iterator[type[Body]]:
+    for each in kind.__subclasses__():
+        yield each
+        yield from kinds(each)
+
+
+def test_canaries_know_all_bodies() -> None:
+    parts = {"Parameters", "OpenAIBody"}
+    assert {kind.__name__ for kind in kinds(Body) if kind.__module__.startswith("tgi_server.")} == parts | {
+        kind.__name__ for kind in BODIES.values()
+    }
 
 
 async def test_probes_leave_no_line(lines: pytest.LogCaptureFixture) -> None:

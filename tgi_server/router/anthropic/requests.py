@@ -99,9 +99,6 @@ class OutputConfig(Struct, frozen=True):
 class ConversationBody(Body, frozen=True, kw_only=True, omit_defaults=True):
     """Body of `/v1/messages/count_tokens`, and what `/v1/messages` shares with it."""
 
-    TEXTS = frozenset({
-        "messages", "system", "tools", "tool_choice", "output_config", "output_format", "mcp_servers", "stop_sequences",
-    })  # fmt: skip
     GUIDES = ("tools", "output_config", "output_format")
     OPERATION = "chat"
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 
 import msgspec
 import orjson
-from msgspec import Meta, Struct, structs
+from msgspec import Meta, Struct, inspect, structs
 
 from tgi_server.errors import TgiError
 
@@ -23,8 +23,8 @@ Int32 = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
 UInt64 = Annotated[int, Meta(ge=0)]
 """Never negative; the upper bound is checked by `fits_64_bits`, as it is beyond what `Meta` can say."""
 MAX_UINT64 = 2**64 - 1
-_LONGEST_NAME = 128
-"""Characters of a name that logs have."""
+_PLAIN = (inspect.IntType, inspect.FloatType, inspect.BoolType, inspect.NoneType, inspect.LiteralType)
+"""Numbers, switches and words of ours."""
 _SINGLE = struct.Struct("f")
 _TELLS_NOTHING = ("Expected `", "Object missing required field")
 """How messages of the decoder begin that do not quote what a client wrote."""
@@ -34,12 +34,10 @@ class Body(Struct, frozen=True):
     """A request, or the part of one that says how to generate.
 
     Attributes:
-        TEXTS: the fields that hold what a client wrote, or may be of any shape.
         GUIDES: the fields that may need a grammar made, which can take a while.
         OPERATION: what it asks for, as OpenTelemetry's GenAI conventions call it.
     """
 
-    TEXTS: ClassVar[frozenset[str]] = frozenset()
     GUIDES: ClassVar[tuple[str, ...]] = ()
     OPERATION: ClassVar[str] = "text_completion"
 
@@ -112,22 +110,34 @@ def _decoder(body_type: type[BodyType]) -> msgspec.json.Decoder[BodyType]:
 
 
 def without_text(asked: Body) -> dict[str, Any]:
-    """What a client set, for the log: without defaults, and without the texts, which are nobody else's business.
+    """What a client set, for the log: without defaults, and without what it wrote, which is nobody else's business.
 
-    The fields of free shape go with them: one may be nested so deep that it can be read but not be written.
+    That are all fields that may hold a text or a list, names among them, or be of any shape: one of these may be nested
+    so deep that it can be read but not be written.
     """
-    fields: dict[str, Any] = msgspec.to_builtins(structs.replace(asked, **_blanks(type(asked))))
-    return {name: _short(value) for name, value in fields.items() if name not in asked.TEXTS}
-
-
-def _short(value: Any) -> Any:
-    """Names are told, as far as they are short ones."""
-    return f"{value[:_LONGEST_NAME]}…" if isinstance(value, str) and len(value) > _LONGEST_NAME else value
+    blanks = _blanks(type(asked))
+    fields: dict[str, Any] = msgspec.to_builtins(structs.replace(asked, **blanks))
+    return {name: value for name, value in fields.items() if name not in blanks}
 
 
 @cache
 def _blanks(kind: type[Body]) -> dict[str, None]:
-    return dict.fromkeys(kind.TEXTS)
+    known = inspect.type_info(kind)
+    assert isinstance(known, inspect.StructType)
+    return {field.name: None for field in known.fields if not _plain(field.type)}
+
+
+def _plain(kind: inspect.Type) -> bool:
+    """Whether values of that type cannot hold what a client wrote."""
+    match kind:
+        case inspect.Metadata():
+            return _plain(kind.type)
+        case inspect.UnionType():
+            return all(map(_plain, kind.types))
+        case inspect.StructType():
+            return all(_plain(field.type) for field in kind.fields)
+        case _:
+            return isinstance(kind, _PLAIN)
 
 
 def dumps(answer: Any) -> bytes:

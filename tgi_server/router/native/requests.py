@@ -12,7 +12,6 @@ from tgi_server.router.http.wire import Body, Int32, UInt32, UInt64, fits_64_bit
 class Parameters(Body, frozen=True, omit_defaults=True):
     """The `parameters` of the native API."""
 
-    TEXTS = frozenset({"grammar", "stop"})
     GUIDES = ("grammar",)
 
     best_of: UInt64 | None = None

@@ -11,7 +11,6 @@ from tgi_server.router.chat.messages import Message, Tool, ToolChoice
 from tgi_server.router.http.formats import Format
 from tgi_server.router.http.wire import Body, Int32, UInt32, fits_64_bits
 from tgi_server.router.openai.errors import error_status
-from tgi_server.router.openai.unserved import EVERYWHERE, IN_CHATS, IN_COMPLETIONS
 
 
 class StreamOptions(Struct, frozen=True, omit_defaults=True):
@@ -26,7 +25,6 @@ class StreamOptions(Struct, frozen=True, omit_defaults=True):
 class OpenAIBody(Body, frozen=True, kw_only=True, omit_defaults=True):
     """What the chat and the completion request share. The last fields are read to be refused."""
 
-    TEXTS = frozenset({"response_format", "logit_bias", "stop"}) | EVERYWHERE.keys()
     GUIDES: ClassVar[tuple[str, ...]] = ("response_format",)
 
     model: str | None = None
@@ -118,7 +116,6 @@ class OpenAIBody(Body, frozen=True, kw_only=True, omit_defaults=True):
 class ChatBody(OpenAIBody, frozen=True, kw_only=True, omit_defaults=True):
     """Body of `/v1/chat/completions`."""
 
-    TEXTS = OpenAIBody.TEXTS | {"messages", "tools", "tool_choice", "chat_template_kwargs"} | IN_CHATS.keys()
     GUIDES = ("response_format", "tools")
     OPERATION = "chat"
 
@@ -174,8 +171,6 @@ class ChatBody(OpenAIBody, frozen=True, kw_only=True, omit_defaults=True):
 
 class CompletionBody(OpenAIBody, frozen=True, kw_only=True, omit_defaults=True):
     """Body of `/v1/completions`. A list of integers is one prompt given as token ids."""
-
-    TEXTS = OpenAIBody.TEXTS | {"prompt"} | IN_COMPLETIONS.keys()
 
     prompt: str | list[str | int | list[int]]
     """A text, a list of token ids, or a list of several texts and lists of ids."""

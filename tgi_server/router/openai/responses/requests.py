@@ -94,10 +94,6 @@ class ResponseReasoning(Struct, frozen=True):
 class ResponsesBody(Body, frozen=True, kw_only=True, omit_defaults=True):
     """Body of `/v1/responses`. The last fields are read to be refused."""
 
-    TEXTS = frozenset({
-        "input", "instructions", "tools", "tool_choice", "text", "metadata", "background", "conversation", "moderation",
-        "previous_response_id", "prompt", "include", "reasoning",
-    })  # fmt: skip
     GUIDES = ("tools", "text")
     OPERATION = "chat"
 
