@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import logging
 import re
 import socket
 import time
@@ -59,11 +60,12 @@ async def test_a_head_without_end_is_refused(start: bytes, more: bytes) -> None:
     "data", [bytes(range(256)) * 9, b"\x16\x03\x01\x00\xf1\x01", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"]
 )
 async def test_what_is_not_http_is_refused(data: bytes) -> None:
-    async with listening() as (_, port):
+    async with listening() as (router, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(data)
         assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
         writer.close()
+        assert router.metric('tgi_http_responses{route="other",status="400"}') == 1
         await healthy(port)
 
 
@@ -104,6 +106,7 @@ async def test_http_1_1_needs_one_host(version: str, hosts: int, status: bytes) 
         writer.close()
         await healthy(port)
         assert router.metric("tgi_request_count") == 1
+        assert router.metric('tgi_http_responses{route="other",status="400"}') == (status == b"400")
 
 
 async def test_a_client_that_sent_requests_ahead_and_went_away() -> None:
@@ -122,7 +125,7 @@ async def test_a_client_that_sent_requests_ahead_and_went_away() -> None:
 async def test_a_connection_that_asks_nothing_is_closed(begin: bytes, more: bytes) -> None:
     async with started() as router:
         listener = socket.create_server(("127.0.0.1", 0))
-        server = Server(router.app, NetworkOptions())
+        server = Server(router.app, NetworkOptions(), router.metrics)
         server.config.timeout_keep_alive = 1
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         reader, writer = await asyncio.open_connection(*listener.getsockname())
@@ -154,7 +157,7 @@ BODY = HEAD % 1000 + b'{"inputs"'
     ],
 )
 async def test_a_request_that_does_not_arrive(begin: bytes, then: bytes, answers: list[bytes]) -> None:
-    async with listening(receive_timeout=0.3) as (_, port):
+    async with listening(receive_timeout=0.3) as (router, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(begin)
         reading, begun = asyncio.create_task(reader.read()), time.monotonic()
@@ -165,6 +168,7 @@ async def test_a_request_that_does_not_arrive(begin: bytes, then: bytes, answers
         with suppress(ConnectionError):
             assert re.findall(rb"HTTP/1.1 (\d+)", await reading) == answers
         assert time.monotonic() - begun > 0.29
+        assert router.metric('tgi_http_responses{route="other",status="408"}') == answers.count(b"408")
         writer.close()
 
 
@@ -209,13 +213,16 @@ async def test_an_answer_that_was_never_begun_is_closed(path: str) -> None:
             gc.enable()
 
 
-async def test_a_client_has_so_many_connections_and_no_more() -> None:
-    async with listening(max_client_connections=2) as (_, port):
+async def test_a_client_has_so_many_connections_and_no_more(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with listening(max_client_connections=2) as (router, port):
         held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         answer = await asyncio.wait_for(reader.read(), 5)
         assert answer.startswith(b"HTTP/1.1 429 ") and answer.endswith(b"Too many connections from this address.")
         writer.close()
+        assert router.metric('tgi_http_responses{route="other",status="429"}') == 1
+        assert "Turned away: 429 Too Many Requests: more than max_client_connections" in caplog.text
         for _, kept in held:
             kept.write(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
         assert [(await kept.readline())[:12] for kept, _ in held] == [b"HTTP/1.1 200"] * 2

@@ -42,6 +42,7 @@ class Engine:
     Attributes:
         info: what the shards told about themselves; set by `start`.
         failed: set when the shards are lost; the process cannot recover from that.
+        metrics: where it tells of itself.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Engine:
         self._shards = shards
         self._options = options
         self._vocabulary = Vocabulary(tokenizer)
-        self._metrics = metrics
+        self.metrics = metrics
         self._health_timeout = health_timeout
         self._permits = Permits(options.max_concurrent_requests)
         self._ids = itertools.count()
@@ -99,8 +100,8 @@ class Engine:
         self._cycle = Cycle(self._options, self.info)
         unshared = self._cycle.scheduler.unshared
         self._tell_sharing(unshared)
-        self._observer = BatchObserver(self._metrics, unshared is None, self.info.draft_width)
-        read_state(self._metrics, self._permits, self._cycle.scheduler)
+        self._observer = BatchObserver(self.metrics, unshared is None, self.info.draft_width)
+        read_state(self.metrics, self._permits, self._cycle.scheduler)
         self._tasks = [asyncio.create_task(self._guard(loop)) for loop in (self._send_plans, self._take_outcomes)]
         await warm_up(self._options, self.info, self.generate, lambda: self._repeated)
 

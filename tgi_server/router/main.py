@@ -27,6 +27,7 @@ from tgi_server.router.chat.template import find_template
 from tgi_server.router.http import tunnel
 from tgi_server.router.http.clients import Clients, allow_many
 from tgi_server.router.http.protocol import HttpProtocol
+from tgi_server.router.http.turned_away import TurnedAway
 from tgi_server.router.memory import returned_when_idle
 from tgi_server.rpc.client import GrpcShards
 from tgi_server.telemetry import logging as log_setup
@@ -114,7 +115,7 @@ async def serve(
         ConfigError: the first of the sockets cannot listen, because another one does.
     """
     host, port = listeners[0].getsockname()[:2]
-    server = Server(app, options)
+    server = Server(app, options, engine.metrics)
     serving = asyncio.create_task(server.serve(sockets=list(listeners)))
     await _first(stop.wait(), engine.failed.wait(), asyncio.shield(serving))
     if not (engine.failed.is_set() or serving.done()):
@@ -148,11 +149,12 @@ async def drain(server: Server, engine: Engine, grace: float) -> None:
 class Server(uvicorn.Server):
     """uvicorn without signal handlers of its own: when to stop is decided by `serve`."""
 
-    def __init__(self, app: Quart, options: NetworkOptions) -> None:
+    def __init__(self, app: Quart, options: NetworkOptions, metrics: Metrics) -> None:
+        clients, turned_away = Clients(options.max_client_connections), TurnedAway(metrics)
         super().__init__(
             uvicorn.Config(
                 app,
-                http=partial(HttpProtocol, options, Clients(options.max_client_connections)),  # type: ignore[arg-type]  # called like a class
+                http=partial(HttpProtocol, options, clients, turned_away),  # type: ignore[arg-type]  # called like a class
                 ws="none",
                 lifespan="on",
                 log_config=None,

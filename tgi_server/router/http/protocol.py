@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from tgi_server.config.schema import NetworkOptions
 from tgi_server.router.http.clients import Clients
+from tgi_server.router.http.turned_away import TurnedAway
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +42,11 @@ class HttpProtocol(HttpToolsProtocol):
     went away after it had sent a second request ahead of time, serve requests that name no host, and keep as many
     connections of one client as it opens."""
 
-    def __init__(self, options: NetworkOptions, clients: Clients, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self, options: NetworkOptions, clients: Clients, turned_away: TurnedAway, *args: Any, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
+        self._turned_away = turned_away
         self._options = options
         self._clients = clients
         self._client: str | None = None
@@ -60,6 +64,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._client = self._clients.admit(self.client[0] if self.client else "")
         if self._client is None:
+            self._turned_away.add(429, "more than max_client_connections connections of one address")
             transport.write(_plain(b"429 Too Many Requests", _TOO_MANY))
             transport.close()
             return
@@ -88,6 +93,11 @@ class HttpProtocol(HttpToolsProtocol):
         self.timeout_keep_alive_task = self._idle  # empty lines between requests are not the beginning of one
         if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self.send_400_response("Request head is too long.")
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what cannot be read."""
+        self._turned_away.add(400, "it is not HTTP/1.1, or its head is too long")
+        super().send_400_response(msg)
 
     def on_message_begin(self) -> None:
         """A request has begun, and from now on its time runs."""
@@ -156,12 +166,16 @@ class HttpProtocol(HttpToolsProtocol):
             self._arriving = self.loop.call_later(self._options.receive_timeout, self._late)
             return
         if self._reading_head or (running is not None and not running.response_started):
+            self._turned_away.add(408, "it did not arrive within receive_timeout")
             self.transport.write(_plain(b"408 Request Timeout", _LATE))
         self.transport.close()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
-        super()._start_asgi_task(cycle, app if _has_host(cycle.scope) else _refuse_hostless)
+        if not _has_host(cycle.scope):
+            self._turned_away.add(400, "it does not name one host")
+            app = _refuse_hostless
+        super()._start_asgi_task(cycle, app)
 
 
 def _plain(status: bytes, text: bytes) -> bytes:

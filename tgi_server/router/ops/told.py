@@ -6,12 +6,11 @@ from quart import Response, request
 
 from tgi_server import __version__
 from tgi_server.config.schema import Resolved, ServerConfig
+from tgi_server.router.http.turned_away import OTHER
 from tgi_server.telemetry.metrics import Metrics
 from tgi_server.telemetry.process import read_process, read_shards
 from tgi_server.types import ShardInfo
 
-OTHER = "other"
-"""Stands for all paths that are no route of the server."""
 
 _ALIASES = {"ops.root_health": "/health"}
 """By endpoint: GET `/` asks for health, and is told as that, as POST `/` generates."""
