@@ -11,7 +11,6 @@ from tgi_server.telemetry.metrics import Metrics
 from tgi_server.telemetry.process import read_process, read_shards
 from tgi_server.types import ShardInfo
 
-
 _ALIASES = {"ops.root_health": "/health"}
 """By endpoint: GET `/` asks for health, and is told as that, as POST `/` generates."""
 
