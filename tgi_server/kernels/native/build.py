@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import logging
+import os
 import platform
 import shutil
 import stat
@@ -18,6 +20,8 @@ from pathlib import Path
 
 from tgi_server.config.paths import cache_home
 from tgi_server.kernels.native import layout
+
+logger = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
 SOURCES = sorted(HERE.glob("*.cpp"))
@@ -69,8 +73,9 @@ def _load(flags: tuple[str, ...]) -> ctypes.CDLL | NativeError:
     """The kernels, or why there are none: tried once, as it is asked for often."""
     directory = cache_home() / "tgi_server" / "native"
     try:
-        _refuse_open(directory)
         compiler = shutil.which("g++") or shutil.which("c++")
+        if reason := _distrust(directory):
+            return _load_aside(compiler, flags, reason)
         path = _built(compiler, directory, flags) or _build_into(compiler, directory, flags)
         return _checked(ctypes.CDLL(str(path)))
     except NativeError as error:
@@ -86,17 +91,34 @@ def _checked(loaded: ctypes.CDLL) -> ctypes.CDLL:
     return loaded
 
 
-def _refuse_open(directory: Path) -> None:
-    """Raise NativeError for a directory where any user could put a library for this one to load."""
-    if directory.exists() and directory.stat().st_mode & stat.S_IWOTH:
-        raise NativeError(f"every user can write to {directory}, from where they would be loaded")
+def _load_aside(compiler: str | None, flags: tuple[str, ...], reason: str) -> ctypes.CDLL:
+    """From a directory that is gone at once: some volumes say of all files that everybody may write them."""
+    logger.warning("%s: the kernels are compiled anew in each process", reason)
+    with tempfile.TemporaryDirectory() as private:
+        return _checked(ctypes.CDLL(str(_build_into(compiler, Path(private), flags))))
+
+
+def _distrust(path: Path) -> str | None:
+    """Why no library is to be loaded from this directory, or from this file, as another user could have put it there.
+    None if it may be loaded, or is not there.
+
+    The owner's group is trusted: the directory is made for its owner alone, so that somebody let the group in.
+    """
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    if found.st_uid not in (0, os.geteuid()):
+        return f"{path} belongs to another user"
+    return f"every user can write to {path}" if found.st_mode & stat.S_IWOTH else None
 
 
 def _built(compiler: str | None, directory: Path, flags: tuple[str, ...]) -> Path | None:
     """The library that `compiler` made before; where there is no compiler, the newest that any made."""
     maker = "*" if compiler is None else _maker(compiler)
     found = directory.glob(f"kernels-{_key(flags)}-{maker}-*.so")
-    return next(filter(_whole, sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)), None)
+    latest = sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+    return next((path for path in latest if not _distrust(path) and _whole(path)), None)
 
 
 def _build_into(compiler: str | None, directory: Path, flags: tuple[str, ...]) -> Path:
@@ -147,7 +169,7 @@ def build(compiler: str, directory: Path, flags: tuple[str, ...]) -> Path:
     -fopenmp: the OpenMP calls then find the library that torch has loaded, and share its threads. Raises OSError and
     CalledProcessError.
     """
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _make_private(directory)
     with tempfile.TemporaryDirectory(dir=directory) as temporary:
         objects = [f"{temporary}/{source.stem}.o" for source in SOURCES]
         commands = [[*flags, "-c", str(source), "-o", out] for source, out in zip(SOURCES, objects, strict=True)]
@@ -157,6 +179,13 @@ def build(compiler: str, directory: Path, flags: tuple[str, ...]) -> Path:
         _run([compiler, "-shared", *objects, "-o", str(linked)])
         name = f"kernels-{_key(flags)}-{_maker(compiler)}-{_digest(linked.read_bytes())}.so"
         return linked.replace(directory / name)
+
+
+def _make_private(directory: Path) -> None:
+    """Make a directory, and those above it that are missing, for this user alone."""
+    if not directory.is_dir():
+        _make_private(directory.parent)
+        directory.mkdir(mode=0o700, exist_ok=True)
 
 
 def _run(command: list[str]) -> None:

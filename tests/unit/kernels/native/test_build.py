@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -46,18 +48,64 @@ def test_tiles_that_are_not_there_cannot_be_switched_on() -> None:
     assert build.tiles() == before
 
 
-@pytest.mark.parametrize(("mode", "refused"), [(0o700, False), (0o775, False), (0o777, True), (0o1777, True)])
-def test_nothing_is_loaded_from_where_everybody_writes(tmp_path: Path, mode: int, refused: bool) -> None:
+@pytest.mark.parametrize(("mode", "trusted"), [(0o700, True), (0o775, True), (0o777, False), (0o1777, False)])
+def test_nothing_is_loaded_from_where_everybody_writes(tmp_path: Path, mode: int, trusted: bool) -> None:
     tmp_path.chmod(mode)
-    if not refused:
-        build._refuse_open(tmp_path)
-        return
-    with pytest.raises(build.NativeError, match="every user can write"):
-        build._refuse_open(tmp_path)
+    reason = build._distrust(tmp_path)
+    assert reason is None if trusted else reason == f"every user can write to {tmp_path}"
+    assert build._distrust(tmp_path / "missing") is None
 
 
-def test_a_directory_for_libraries_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiling takes no time, and makes no library."""
     monkeypatch.setattr(build, "SOURCES", [])
     monkeypatch.setattr(build, "_run", lambda command: Path(command[-1]).write_bytes(b"x"))
-    library = build.build("c++", tmp_path / "new", ())
-    assert library.parent.stat().st_mode & 0o777 == 0o700
+
+
+def someone_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose files those of this user are not; nor are they root's."""
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    stat = Path.stat
+
+    def owned(path: Path, **options: bool) -> os.stat_result:
+        found = stat(path, **options)
+        return os.stat_result([*found[:4], found.st_uid or 23456, *found[5:]])
+
+    monkeypatch.setattr(Path, "stat", owned)
+
+
+@pytest.mark.usefixtures("quick")
+def test_nothing_of_another_user_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = build.build("c++", tmp_path, ())
+    assert build._built("c++", tmp_path, ()) == made
+    made.chmod(0o666)
+    assert build._built("c++", tmp_path, ()) is None
+    made.chmod(0o600)
+    someone_else(monkeypatch)
+    assert build._distrust(tmp_path) == f"{tmp_path} belongs to another user"
+    assert build._built("c++", tmp_path, ()) is None
+
+
+@pytest.mark.usefixtures("quick")
+def test_where_others_write_the_kernels_are_made_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shared = tmp_path / "tgi_server" / "native"
+    shared.mkdir(parents=True)
+    shared.chmod(0o777)
+    loaded: list[Path] = []
+    monkeypatch.setattr(build, "cache_home", lambda: tmp_path)
+    monkeypatch.setattr(ctypes, "CDLL", lambda path: loaded.append(Path(path)))
+    monkeypatch.setattr(build, "_checked", lambda library: library)
+    build._load.__wrapped__(())
+    (path,) = loaded
+    assert not path.is_relative_to(tmp_path) and not path.exists() and not any(shared.iterdir())
+    assert "the kernels are compiled anew in each process" in caplog.text
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_directory_for_libraries_is_private(tmp_path: Path) -> None:
+    library = build.build("c++", tmp_path / "cache" / "new", ())
+    for made in (library.parent, library.parent.parent):
+        assert made.stat().st_mode & 0o777 == 0o700
