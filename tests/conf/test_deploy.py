@@ -114,6 +114,7 @@ def test_the_image_serves_as_another_user_than_root() -> None:
     config = composed([*entry[3:], "--model-id", "a/b"], environment)
     assert dict(made)["EXPOSE"] == str(config.port)
     assert config.huggingface_hub_cache == dict(made)["VOLUME"] == "/data"
+    assert Path(config.shard_uds_path).parents[1] == Path("/tmp"), "its own directory is made"
     stages = [index for index, (word, _) in enumerate(made) if word == "FROM"]
     users = [rest for word, rest in made[: stages[1]] if word == "USER"]
     assert users == ["10001"] and made[-1] == ("FROM", "server")
@@ -151,7 +152,7 @@ def test_the_pod_serves_what_the_image_can() -> None:
     assert port["containerPort"] == config.port > 1023, "a user that is not root may not have it otherwise"
     assert pod["metadata"]["annotations"]["prometheus.io/port"] == str(config.port)
     mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
-    assert {"/dev/shm", "/tmp", "/data", str(Path(config.shard_uds_path).parent)} <= mounted
+    assert {"/dev/shm", "/tmp", "/data", str(Path(config.shard_uds_path).parents[1])} <= mounted, "its own directory is made"
     assert config.api_key_file is not None and str(Path(config.api_key_file).parent) in mounted
     assert {mount["name"] for mount in container["volumeMounts"]} == {v["name"] for v in pod["spec"]["volumes"]}
     assert LONGEST_STOP < pod["spec"]["terminationGracePeriodSeconds"] <= LONGEST_STOP + 30

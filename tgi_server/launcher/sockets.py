@@ -136,14 +136,19 @@ def _claim(held: str, option: str) -> socket.socket:
 def clear(options: ShardOptions, paths: list[Path]) -> None:
     """Remove the sockets a crashed server left, so that a socket file always means a ready shard.
 
+    Their directory is made, for this user alone, where only that is missing.
+
     Raises:
         ConfigError: a path is too long, cannot be written, is no socket, or belongs to a running server.
     """
     option = f"shard_uds_path={options.shard_uds_path}"
     if (excess := max(len(os.fsencode(path)) for path in paths) - _LONGEST_PATH) > 0:
         raise ConfigError(f"{option}: too long for a socket by {excess} bytes")
-    if not os.access(paths[0].parent, os.W_OK | os.X_OK):
-        raise ConfigError(f"{option}: no files can be made in {paths[0].parent}")
+    directory = paths[0].parent
+    with contextlib.suppress(OSError):  # whoever cannot make it reads so below
+        directory.mkdir(mode=0o700)
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise ConfigError(f"{option}: no files can be made in {directory}")
     for path in paths:
         if path.is_socket() and _is_alive(path):
             raise ConfigError(f"{option}: another server is using {path}")
@@ -152,16 +157,17 @@ def clear(options: ShardOptions, paths: list[Path]) -> None:
     remove(paths)
     if foreign := next(filter(os.path.lexists, paths), None):
         raise ConfigError(f"{option}: {foreign} belongs to another user and cannot be removed")
-    if _is_open_to_all(paths[0].parent):
+    if _is_open_to_others(directory):
         logger.warning(
             "%s: other users can put sockets of theirs in the place of the shards': a private one is safe", option
         )
 
 
-def _is_open_to_all(directory: Path) -> bool:
-    """Whether any user may remove files of this one."""
-    mode = directory.stat().st_mode
-    return bool(mode & stat.S_IWOTH and not mode & stat.S_ISVTX)
+def _is_open_to_others(directory: Path) -> bool:
+    """Whether another user than root may remove files of this one: any, or the directory's owner."""
+    found = directory.stat()
+    mode = found.st_mode
+    return found.st_uid not in (0, os.geteuid()) or bool(mode & stat.S_IWOTH and not mode & stat.S_ISVTX)
 
 
 def is_socket(path: Path) -> bool:

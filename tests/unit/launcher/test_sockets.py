@@ -98,6 +98,24 @@ def test_a_directory_open_to_all_is_warned_of(
     assert ("other users can put sockets" in caplog.text) == warned
 
 
+def test_a_missing_directory_is_made_for_this_user_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tmp_path.chmod(0o2777)  # as Kubernetes makes an emptyDir
+    options = ShardOptions(shard_uds_path=str(tmp_path / "own" / "shard"))
+    sockets.clear(options, sockets.shard_paths(options, 1))
+    assert (tmp_path / "own").stat().st_mode & 0o777 == 0o700
+    assert not caplog.text
+
+
+def test_a_directory_of_another_user_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ShardOptions(shard_uds_path=str(tmp_path / "shard"))
+    found = tmp_path.stat()
+    monkeypatch.setattr(Path, "stat", lambda *_, **__: os.stat_result([*found[:4], 12345, *found[5:]]))
+    sockets.clear(options, sockets.shard_paths(options, 1))
+    assert "other users can put sockets" in caplog.text
+
+
 @pytest.mark.parametrize(("address", "kept"), [("localhost", True), ("127.0.0.1", True), ("192.0.2.1", False)])
 def test_shards_that_meet_at_a_loopback_address_stay_there(address: str, kept: bool) -> None:
     found = sockets.private_interface(ShardOptions(master_addr=address))
