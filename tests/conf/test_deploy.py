@@ -155,7 +155,9 @@ def test_the_pod_serves_what_the_image_can() -> None:
     assert {"/dev/shm", "/tmp", "/data", str(Path(config.shard_uds_path).parents[1])} <= mounted, "its own directory is made"
     assert config.api_key_file is not None and str(Path(config.api_key_file).parent) in mounted
     assert {mount["name"] for mount in container["volumeMounts"]} == {v["name"] for v in pod["spec"]["volumes"]}
-    assert LONGEST_STOP < pod["spec"]["terminationGracePeriodSeconds"] <= LONGEST_STOP + 30
+    command, pause = container["lifecycle"]["preStop"]["exec"]["command"]
+    stop = LONGEST_STOP + float(pause)
+    assert command == "sleep" and stop < pod["spec"]["terminationGracePeriodSeconds"] <= stop + 30
     assert pod["spec"]["securityContext"]["runAsUser"] == 10001
 
 
