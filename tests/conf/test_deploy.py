@@ -132,6 +132,12 @@ def test_compose_serves_what_the_image_can() -> None:
     assert service["stop_grace_period"] == "2m" and LONGEST_STOP < 120
 
 
+def test_keys_get_neither_into_the_repository_nor_into_images() -> None:
+    (secret,) = yaml.safe_load((DOCKER / "compose.yaml").read_text())["secrets"].values()
+    path = (DOCKER / secret["file"]).relative_to(ROOT)
+    assert all(str(path) in (ROOT / name).read_text().splitlines() for name in (".gitignore", ".dockerignore"))
+
+
 def documents() -> Iterator[dict[str, Any]]:
     for path in sorted(KUBERNETES.glob("*.yaml")):
         yield from yaml.safe_load_all(path.read_text())
