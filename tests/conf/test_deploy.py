@@ -77,6 +77,8 @@ def test_systemd_takes_the_service(tmp_path: Path) -> None:
     )
     command = ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(copy)]
     checked = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    if "unrecognized option" in checked.stderr:
+        pytest.skip("systemd is older than 250")
     assert (checked.returncode, checked.stderr) == (0, "")
 
 
@@ -158,7 +160,8 @@ def test_the_pod_serves_what_the_image_can() -> None:
     assert port["containerPort"] == config.port > 1023, "a user that is not root may not have it otherwise"
     assert pod["metadata"]["annotations"]["prometheus.io/port"] == str(config.port)
     mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
-    assert {"/dev/shm", "/tmp", "/data", str(Path(config.shard_uds_path).parents[1])} <= mounted, "its own directory is made"
+    assert {"/dev/shm", "/tmp", "/data"} <= mounted
+    assert str(Path(config.shard_uds_path).parents[1]) in mounted, "its own directory is made"
     assert config.api_key_file is not None and str(Path(config.api_key_file).parent) in mounted
     assert {mount["name"] for mount in container["volumeMounts"]} == {v["name"] for v in pod["spec"]["volumes"]}
     command, pause = container["lifecycle"]["preStop"]["exec"]["command"]
