@@ -226,6 +226,12 @@ SIGN = "Alive"
 HANGS = "Hangs: "
 """Begins a line that tells why part of it is believed to hang."""
 
+LEAVES = "Leaves"
+"""A line on a child's standard error that tells that it is about to end, and gives no more signs."""
+
+UNSETTLED = 3
+"""Exit status of a router that was stopped in order while a shard still worked on a step."""
+
 
 @dataclass(frozen=True, slots=True)
 class GroupInfo:

@@ -280,12 +280,30 @@ def test_a_killed_child_ends_all(start: Start, program: str) -> None:
     assert ("about to work" in launcher.output) == (program == "shard.py")
 
 
+def test_a_child_that_takes_long_to_end_does_not_hang(start: Start) -> None:
+    """It ended by itself, for which it has said why."""
+    shard = "print('Alive', 'Leaves', 'Error: out of luck', sep='\\n', file=sys.stderr, flush=True)\ntime.sleep(4.5)\n"
+    launcher = start(f"sock = open_socket()\n{shard}sys.exit(1)\n", DRAIN)
+    assert launcher.ends(1, 20) == "Error: out of luck\n"
+    assert "shard 0 ended with exit code 1; its last words:" in launcher.output and "hangs" not in launcher.output
+
+
+@pytest.mark.parametrize(("end", "status"), [("os.kill(os.getpid(), signal.SIGKILL)", 1), ("1 / 0", 1), ("exit(3)", 0)])
+def test_a_router_that_fails_while_it_drains(start: Start, end: str, status: int) -> None:
+    armed = "print('armed', flush=True)\ntime.sleep(60)\n"
+    launcher = start(SERVE, f"def stop(*_):\n    {end}\nsignal.signal(signal.SIGTERM, stop)\n" + armed)
+    launcher.until("armed")
+    launcher.process.terminate()
+    assert launcher.ends(status).startswith("Error: router " * status)
+
+
 @pytest.mark.alone
 @pytest.mark.parametrize("draining", [False, True])
 def test_a_child_that_hangs_ends_all(start: Start, draining: bool) -> None:
     hangs = "signal.signal(signal.SIGUSR2, lambda *_: print('Hangs: for a test', file=sys.stderr, flush=True))\n"
     shows = "import faulthandler\nfaulthandler.register(signal.SIGUSR1)\n"
-    launcher = start(hangs + shows + SERVE, STUBBORN)
+    said = "print('what it said before', file=sys.stderr, flush=True)\n"
+    launcher = start(hangs + shows + said + SERVE, STUBBORN)
     launcher.until("router serves")
     if draining:
         launcher.process.terminate()
@@ -293,8 +311,9 @@ def test_a_child_that_hangs_ends_all(start: Start, draining: bool) -> None:
     shard, began = launcher.child("shard.py"), time.monotonic()
     shard.send_signal(signal.SIGUSR2)
     assert launcher.ends(1) == f"Error: shard 0 (process {shard.pid}) hangs: for a test\n"
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 10
     assert "most recent call first" in launcher.output
+    assert "hangs: for a test; its last words:" in launcher.output and "what it said before" in launcher.output
 
 
 @pytest.mark.parametrize(("code", "words"), [

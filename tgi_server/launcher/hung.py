@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
-from tgi_server.types import HANGS, SIGN
+from tgi_server.types import HANGS, LEAVES, SIGN
 
 SHARD_SILENCE = 3.5
 """Seconds without a sign after which a shard hangs: nothing keeps its thread for signs from running that long."""
@@ -15,6 +15,8 @@ ROUTER_SILENCE = 10.0
 """The same of the router, whose loop gives the signs itself, between all else that it does."""
 BUSY_SILENCE = 30.0
 """The same of a process that works, or waits for a core or a disk: it may only have had no time for signs."""
+LEAVING_SILENCE = 10.0
+"""Seconds that a process may take to end, once it has said that it will: libraries have things to clear away."""
 PAUSE = 1.0
 """Seconds between two looks after which it was this process, or the machine, that stood still."""
 
@@ -25,18 +27,21 @@ class Signs:
     Attributes:
         last: when the last one came; None before the first.
         complaint: why its work hangs, as the child itself says.
+        leaving: whether it was the very last one, as the child is about to end.
     """
 
     def __init__(self) -> None:
         self.last: float | None = None
         self.complaint: str | None = None
+        self.leaving = False
 
     def take(self, line: str) -> bool:
         """Whether the line is one."""
-        if line != SIGN and not line.startswith(HANGS):
+        if line not in (SIGN, LEAVES) and not line.startswith(HANGS):
             return False
         self.last = time.monotonic()
-        self.complaint = None if line == SIGN else line.removeprefix(HANGS)
+        self.complaint = line.removeprefix(HANGS) if line.startswith(HANGS) else None
+        self.leaving = line == LEAVES
         return True
 
 
@@ -74,12 +79,15 @@ class Watch:
         if signs.complaint is not None:
             return signs.complaint
         silence = now - signs.last
-        if silence <= (ROUTER_SILENCE if child.name == "router" else SHARD_SILENCE):
+        usual = ROUTER_SILENCE if child.name == "router" else SHARD_SILENCE
+        if silence <= (LEAVING_SILENCE if signs.leaving else usual):
             return None
         state = _state(child.pid)
         if state == "traced" or (state == "busy" and silence <= BUSY_SILENCE):
             return None
         stopped = "it was stopped (SIGSTOP), and " if state == "stopped" else ""
+        if signs.leaving:
+            return f"{stopped}it was about to end, and has not for {silence:.1f} s"
         return f"{stopped}there was no sign of life for {silence:.1f} s"
 
     def look(self, children: Iterable[Signing]) -> None:

@@ -123,6 +123,11 @@ class Child:
         return self._process.poll() == 0
 
     @property
+    def status(self) -> int | None:
+        """With what it has ended, below 0 the signal; None while it runs."""
+        return self._process.poll()
+
+    @property
     def error(self) -> str | None:
         """The message of a last line `Error: MESSAGE` on its standard error."""
         last = self._words[-1] if self._words else ""

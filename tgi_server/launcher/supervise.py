@@ -17,11 +17,12 @@ from tgi_server.config.schema import Launch, Resolved, ServerConfig, without_sec
 from tgi_server.errors import TgiError
 from tgi_server.host import usable_cores
 from tgi_server.launcher import sockets
-from tgi_server.launcher.hung import Watch
+from tgi_server.launcher.hung import LEAVING_SILENCE, Watch
 from tgi_server.launcher.leftovers import Leftovers
 from tgi_server.launcher.process import Child, Children, environment
 from tgi_server.launcher.progress import Progress
 from tgi_server.telemetry.logging import Lines
+from tgi_server.types import UNSETTLED
 
 _REMINDER = 10.0
 """Seconds between two lines that say what is still waited for."""
@@ -33,6 +34,8 @@ _STACKS = 0.6
 """Seconds that a child that hangs has to show where."""
 _MARGIN = 5.0
 """Seconds beyond `shutdown_timeout` after which a draining router is killed."""
+_IN_ORDER = (None, 0, -signal.SIGTERM, UNSETTLED)
+"""How a router that was told to stop may have ended; with SIGTERM before it knew what to do about it."""
 _LOADING = "Loading the model"
 
 logger = logging.getLogger(__name__)
@@ -207,13 +210,20 @@ class Server:
             self._step(over if may_end else lambda: False)
 
     def drain(self, config: ServerConfig) -> None:
-        """Let the router finish its requests, and end. Raises ChildFailedError when a child fails or hangs."""
+        """Let the router finish its requests, and end. Raises ChildFailedError when a child fails or hangs.
+
+        A router that has finished them and does not end is killed, which is no failure.
+        """
         logger.info("stopping: running requests have %g s to finish", config.shutdown_timeout)
         deadline = time.monotonic() + config.shutdown_timeout + _MARGIN
-        if self._router is not None:
-            self._router.terminate()
-            while self._router.alive and time.monotonic() < deadline and not self._hurried():
+        if (router := self._router) is not None:
+            router.terminate()
+            while router.alive and time.monotonic() < deadline and not self._hurried():
                 self._step(lambda: True)
+                if router.signs.leaving and router.signs.last is not None:
+                    deadline = min(deadline, router.signs.last + LEAVING_SILENCE)
+            if router.status not in _IN_ORDER:
+                raise self._failure(router)
         self.stop_router(0)
 
     def _hurried(self) -> bool:
@@ -263,21 +273,27 @@ class Server:
         for child in self._children.ended():
             if child is not self._router or not done():
                 raise self._failure(child)
-        self._check_signs()
+        self._check_signs(done)
 
-    def _check_signs(self) -> None:
-        """Raise ChildFailedError for a child that hangs. It is killed, so that those who wait for it learn that."""
+    def _check_signs(self, done: Callable[[], bool]) -> None:
+        """Raise ChildFailedError for a child that hangs, but a router that leaves when `done`.
+
+        It is killed, so that those who wait for it learn that.
+        """
         children = [*self._shards, *([self._router] if self._router else [])]
         self._watch.look(children)
         for child in children:
+            if child is self._router and child.signs.leaving and done():
+                continue
             if problem := self._watch.problem(child):
                 name = f"{child.name} (process {child.pid})"
-                logger.error("%s hangs: %s", name, problem)
+                words, lines, error = child.last_words, child.last_lines, child.error  # before its stacks
+                logger.error("%s hangs: %s; its last words:\n%s", name, problem, Lines(words or "(none)"))
                 stacks = self._children.stacks(child, _STACKS)
                 logger.error("%s: its stacks:\n%s", name, Lines("\n".join(stacks) or "(it does not show them)"))
                 child.kill()
                 self._failed = True
-                raise ChildFailedError(f"{name} hangs: {problem}", child.last_lines)
+                raise ChildFailedError((child.signs.leaving and error) or f"{name} hangs: {problem}", lines)
 
     def _failure(self, child: Child) -> ChildFailedError:
         self._failed = True

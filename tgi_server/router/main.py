@@ -33,6 +33,7 @@ from tgi_server.rpc.client import GrpcShards
 from tgi_server.telemetry import logging as log_setup
 from tgi_server.telemetry import signs
 from tgi_server.telemetry.metrics import Metrics
+from tgi_server.types import UNSETTLED
 
 logger = logging.getLogger("tgi_server.router.main")  # this module runs as __main__
 
@@ -129,9 +130,11 @@ async def serve(
         raise ConfigError(f"cannot listen on {host} port {port}: {error.strerror or error}") from None
     if failed:
         logger.error("Stopped because the shards are lost")
-    elif not settled:
+        return 1
+    if not settled:
         logger.warning("Stopped while the shards still worked")
-    return 0 if settled and not failed else 1
+        return UNSETTLED
+    return 0
 
 
 async def drain(server: Server, engine: Engine, grace: float) -> None:

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from tgi_server.types import HANGS, SIGN
+from tgi_server.types import HANGS, LEAVES, SIGN
 
 INTERVAL = 1.0
 """Seconds between two signs."""
@@ -25,13 +25,14 @@ SHOW_STACKS = signal.SIGUSR1
 
 @contextmanager
 def of_this_loop() -> Iterator[None]:
-    """Give signs meanwhile, as long as the event loop goes round that this is called in."""
+    """Give signs meanwhile, as long as the event loop goes round that this is called in; at the end a last one."""
     faulthandler.register(SHOW_STACKS)
     task = asyncio.create_task(_give())
     try:
         yield
     finally:
         task.cancel()
+        _write(LEAVES)
 
 
 async def _give() -> None:
@@ -42,7 +43,7 @@ async def _give() -> None:
 
 @contextmanager
 def of_a_thread(problem: Callable[[], str | None]) -> Iterator[None]:
-    """Give signs from a thread, meanwhile.
+    """Give signs from a thread, meanwhile; at the end a last one.
 
     Args:
         problem: says why the rest of the process is believed to hang; None when it is not.
@@ -63,6 +64,7 @@ def of_a_thread(problem: Callable[[], str | None]) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
+        _write(LEAVES)
 
 
 def _write(line: str) -> None:

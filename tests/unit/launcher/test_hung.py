@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tgi_server.launcher.hung import BUSY_SILENCE, PAUSE, ROUTER_SILENCE, SHARD_SILENCE, Signs, Watch
-from tgi_server.types import HANGS, SIGN
+from tgi_server.launcher.hung import BUSY_SILENCE, LEAVING_SILENCE, PAUSE, ROUTER_SILENCE, SHARD_SILENCE, Signs, Watch
+from tgi_server.types import HANGS, LEAVES, SIGN
 
 
 @dataclass
@@ -95,3 +95,13 @@ def test_a_child_may_complain_itself_and_take_it_back() -> None:
     assert child.signs.take(SIGN)
     child.signs.last = clock.now
     assert watch.problem(child) is None
+
+
+@pytest.mark.parametrize("name", ["shard 0", "router"])
+def test_who_is_about_to_end_has_time_for_that(name: str, sleeper: subprocess.Popen[bytes]) -> None:
+    clock = Clock()
+    watch, child = Watch(clock), FakeChild(name, sleeper.pid)
+    assert child.signs.take(f"{HANGS}a step has not ended for 130 s") and child.signs.take(LEAVES)
+    child.signs.last = clock.now
+    assert passes(watch, clock, child, LEAVING_SILENCE - 0.1) is None
+    assert passes(watch, clock, child, 0.2) == "it was about to end, and has not for 10.1 s"
