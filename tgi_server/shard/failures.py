@@ -57,8 +57,9 @@ def parts(plan: Plan, state: BatchState) -> list[Plan]:
     if not state.repeatable:
         return []
     counts = dict(zip(plan.ids, plan.counts, strict=True))
-    written = [id for id in plan.ids if state.computed(id) >= state.prompt_length(id)]
-    prompts, new = [id for id in plan.ids if id not in set(written)], {new.id for new in plan.new}
+    written, prompts, new = list[int](), list[int](), {new.id for new in plan.new}
+    for id in plan.ids:
+        (written if state.computed(id) >= state.prompt_length(id) else prompts).append(id)
     prompts.sort(key=new.__contains__)  # those that begin may share what the others compute
     groups = [written] * bool(written) + [[id] for id in prompts]
     return [_part(plan, ids, counts) for ids in groups]
@@ -71,6 +72,7 @@ def halves(plan: Plan) -> list[Plan]:
 
 
 def _part(plan: Plan, ids: list[int], counts: Mapping[int, int]) -> Plan:
+    """Of some sequences; without guesses, which only make a step larger."""
     return Plan(plan.step, ids, [counts[id] for id in ids])
 
 

@@ -15,7 +15,8 @@ from llguidance import LLMatcher, LLParserLimits
 
 from tests.router_app import EOS_ID, TOKENIZER
 from tgi_server.shard.ending import unpacked
-from tgi_server.shard.guides import GuidedSequence, Guides, Vocabulary
+from tgi_server.shard.guided import GuidedSequence, Vocabulary
+from tgi_server.shard.guides import Guides
 from tgi_server.types import Guide, NewSequence, Plan, SamplingParams
 
 SIZE = TOKENIZER.get_vocab_size() + 7  # models are often padded
@@ -173,6 +174,33 @@ def test_a_grammar_that_breaks_on_the_way_fails_its_own_sequence_only(tokenizer_
     assert list(guides.failures([1, 2, 3])) == [1]
     guides.update(Plan(1, [3], [1], finished=[1, 2]))
     assert guides.allowed([1, 2, 3], torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize("broken", ["__init__", "masks", "follow", "reach"])
+def test_a_defect_of_a_guide_fails_its_own_sequence_only(
+    tokenizer_json: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, broken: str
+) -> None:
+    kept = getattr(GuidedSequence, broken)
+    sound, unsound = (Guide(LLMatcher.grammar_from_regex("(yes|no)"), most) for most in (9, 8))
+
+    def breaks(self: GuidedSequence, *given: Any) -> Any:
+        if unsound in given or getattr(self, "_guide", None) is unsound:
+            raise RuntimeError("a defect")
+        return kept(self, *given)
+
+    monkeypatch.setattr(GuidedSequence, broken, breaks)
+    guides = Guides(tokenizer_json, SIZE, [EOS_ID])
+    new = [NewSequence(id, [0], [[0]], SamplingParams(guide=guide), 10) for id, guide in enumerate((sound, unsound))]
+    guides.update(Plan(0, [0, 1], [1, 1], new))
+    yes = TOKENIZER.encode("y").ids
+    assert 0 in guides.cut({0: yes, 1: yes})
+    allowed = guides.allowed([0, 1], torch.device("cpu"))
+    assert allowed is not None
+    masks = allowed.result()
+    assert masks is not None and 0 in masks.rows
+    assert [guides.follow(id, yes, []) for id in (0, 1)] == [yes, yes] and guides.complete([0, 1]) == []
+    assert guides.failures([0, 1]) == {1: "the grammar cannot be followed any further: RuntimeError"}
+    assert len([record for record in caplog.records if record.exc_info]) == 1
 
 
 def test_a_tokenizer_that_cannot_be_used(tmp_path: Path, tokenizer_json: Path) -> None:

@@ -38,7 +38,8 @@ from tgi_server.shard.batch import BatchState, StepInputs
 from tgi_server.shard.drafting import Drafting
 from tgi_server.shard.ending import unpacked
 from tgi_server.shard.failures import Complaints
-from tgi_server.shard.guides import GuidedSequence, Guides, Vocabulary
+from tgi_server.shard.guided import GuidedSequence, Vocabulary
+from tgi_server.shard.guides import Guides
 from tgi_server.shard.sampler import Watermark, choose
 from tgi_server.shard.step import Stepper
 from tgi_server.speculate.base import Drafter
