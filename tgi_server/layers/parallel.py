@@ -37,28 +37,29 @@ def _meeting(rank: int, world: int, address: str, port: int) -> Any:
 class Group:
     """The ranks of one model; with `world == 1` every collective is the identity.
 
+    Args:
+        store: where they met, and tell each other of failures.
+
     Attributes:
         collectives: how many this rank has taken part in.
     """
 
-    def __init__(self, rank: int = 0, world: int = 1) -> None:
+    def __init__(self, rank: int = 0, world: int = 1, store: Any = None) -> None:
         self.rank = rank
         self.world = world
         self.collectives = 0
+        self._store = store
         self._failures = 0
+        self._said: str | None = None
 
     @classmethod
     def join(cls, rank: int, world: int, address: str, port: int, device: torch.device) -> Group:
         """Meet the other ranks at `address` and `port` (NCCL on GPUs, gloo on CPUs)."""
-        if world > 1:
-            dist.init_process_group(
-                "nccl" if device.type == "cuda" else "gloo",
-                store=_meeting(rank, world, address, port),
-                rank=rank,
-                world_size=world,
-                timeout=TIMEOUT,
-            )
-        return cls(rank, world)
+        if world == 1:
+            return cls()
+        store, backend = _meeting(rank, world, address, port), "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=TIMEOUT)
+        return cls(rank, world, store)
 
     def agree(self, place: str) -> bool:
         """Whether every rank has failed at the same place, which each says by calling this; then none waits for others.
@@ -69,14 +70,16 @@ class Group:
         if self.world == 1:
             return True
         self._failures += 1
-        store = dist.distributed_c10d._get_default_store()
         where = f"failure {self._failures}, {place} after {self.collectives}"
         keys = [f"{where}, rank {rank}" for rank in range(self.world)]
-        store.set(keys[self.rank], "")
+        self._store.set(keys[self.rank], "")
         try:
-            store.wait(keys, AGREEMENT)
+            self._store.wait(keys, AGREEMENT)
         except RuntimeError:  # a rank is elsewhere, or gone
             return False
+        if self._said is not None:  # all have come from there to here: nobody waits for it any more
+            self._store.delete_key(self._said)
+        self._said = keys[self.rank]
         return True
 
     def span(self, size: int) -> Span:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import psutil
+from torch.distributed import HashStore
 
 from tests.integration.server import free_port
-from tgi_server.layers.parallel import _meeting
+from tgi_server.layers.parallel import Group, _meeting
 
 
 def test_ranks_meet_where_nobody_else_comes() -> None:
@@ -19,3 +22,12 @@ def test_ranks_meet_where_nobody_else_comes() -> None:
         assert store.get("a") == b"b"
     finally:
         del store
+
+
+def test_ranks_that_fail_alike_for_ever_leave_little_in_the_store() -> None:
+    store = HashStore()
+    groups = [Group(rank, 2, store) for rank in range(2)]
+    with ThreadPoolExecutor(2) as threads:
+        for place in ("layers", "logits", "layers", "layers"):
+            assert all(threads.map(lambda group, place=place: group.agree(place), groups))
+        assert store.num_keys() == 2
