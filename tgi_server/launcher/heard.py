@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -14,8 +13,6 @@ from pathlib import Path
 from tgi_server.config.schema import NetworkOptions
 from tgi_server.launcher import job
 from tgi_server.launcher.supervise import StoppedError
-
-logger = logging.getLogger(__name__)
 
 _POLL = 0.1
 """Seconds between two questions whether the server is ready."""
@@ -36,17 +33,7 @@ class Answer:
 
     def take(self, line: bytes) -> None:
         """The next line."""
-        try:
-            kind, *content = json.loads(line)
-        except ValueError:  # of a library that writes where it should not
-            logger.warning("%s", line.decode(errors="replace").rstrip())
-            return
-        if kind == job.LOG:
-            job.relog(*content)
-        elif kind == job.PROGRESS:
-            self._report(*content)
-        else:
-            self.result = kind, content[0]
+        self.result = job.heard(line, self._report) or self.result
 
 
 @contextmanager

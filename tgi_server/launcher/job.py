@@ -22,12 +22,16 @@ from collections.abc import Callable, Iterable, Mapping
 from tgi_server.errors import ModelError, TgiError
 from tgi_server.launcher.process import for_child
 
+logger = logging.getLogger(__name__)
+
 Report = Callable[[str, float], None]
 """Takes the name of the running stage and how much of it is done, from 0 to 1."""
 
 PROGRESS = "progress"
 LOG = "log"
 """The kinds of the lines before the last one."""
+_LAST = ("done", "failed")
+"""Those of the last one."""
 _BEAT = 0.2
 """Seconds between two progress lines."""
 _GRACE = 2.0
@@ -51,6 +55,7 @@ def run(module: str, *arguments: str, report: Report, extra: Mapping[str, str] |
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
+        errors="replace",  # of what libraries write there
         start_new_session=True,
         env=for_child(extra),
     ) as child:
@@ -74,21 +79,33 @@ def run(module: str, *arguments: str, report: Report, extra: Mapping[str, str] |
 def _follow(lines: Iterable[str], report: Report) -> tuple[str, str]:
     """Pass progress on until the last message, which is returned; ("", "") when there is none."""
     for line in lines:
-        kind, *content = json.loads(line)
-        if kind == LOG:
-            relog(*content)
-        elif kind == PROGRESS:
-            report(*content)
-        else:
-            return kind, content[0]
+        if result := heard(line, report):
+            return result
     return "", ""
+
+
+def heard(line: str | bytes, report: Report) -> tuple[str, str] | None:
+    """Take a line of a child: log what is to be logged, report progress, return kind and content of the last one."""
+    try:
+        kind, *content = json.loads(line)
+    except (ValueError, TypeError):
+        kind, content = "", []
+    if kind == LOG:
+        relog(*content)
+    elif kind == PROGRESS:
+        report(*content)
+    elif kind in _LAST:
+        return kind, content[0]
+    else:  # of a library that writes where it should not
+        logger.warning("%s", (line if isinstance(line, str) else line.decode(errors="replace")).rstrip())
+    return None
 
 
 def relog(name: str, level: int, message: str, traceback: str | None) -> None:
     """Log what a child did."""
-    logger = logging.getLogger(name)
-    if logger.isEnabledFor(level):
-        logger.handle(
+    source = logging.getLogger(name)
+    if source.isEnabledFor(level):
+        source.handle(
             logging.makeLogRecord(
                 {
                     "name": name, "levelno": level, "levelname": logging.getLevelName(level), "msg": message,

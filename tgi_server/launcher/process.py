@@ -24,7 +24,9 @@ from tgi_server.types import PROGRESS
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
 _CHUNK = 65536
-"""Bytes read from a child at once; a longer line is passed on in pieces."""
+"""Bytes read from a child at once."""
+_LONGEST_LINE = 1 << 20
+"""Bytes; a longer line is passed on in pieces. Our own are shorter, with all that is escaped in them."""
 _LAST_WORDS = 20
 """Lines of standard error that are remembered."""
 _TICK = 0.05
@@ -101,7 +103,7 @@ class Child:
         )
         assert self._process.stdin and self._process.stdout and self._process.stderr
         self.pipes = {
-            self._process.stdout: _Lines(take or self._relay, None if take else _CHUNK),
+            self._process.stdout: _Lines(take or self._relay, None if take else _LONGEST_LINE),
             self._process.stderr: _Lines(self._remember),
         }
         with self._process.stdin as stdin, contextlib.suppress(BrokenPipeError):
@@ -216,7 +218,7 @@ def _end_with(launcher: int) -> Callable[[], None] | None:
 class _Lines:
     """Cuts a stream of bytes into lines; those of more than `longest` bytes, if that is given, into pieces."""
 
-    def __init__(self, take: Callable[[bytes], None], longest: int | None = _CHUNK) -> None:
+    def __init__(self, take: Callable[[bytes], None], longest: int | None = _LONGEST_LINE) -> None:
         self._take = take
         self._longest = longest
         self._rest = b""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import sys
+import time
+
 import pytest
 
 from tgi_server.config.schema import ServerConfig, secrets, without_secrets
@@ -29,3 +33,23 @@ def test_a_configuration_without_secrets() -> None:
     bare = without_secrets(config)
     assert secrets() >= {"api_key", "ngrok_authtoken"}
     assert (bare.api_key, bare.ngrok_authtoken, bare.port) == (None, None, 7) and config.api_key == "k"
+
+
+TELLS = """
+import logging
+from tgi_server.config.schema import TelemetryOptions
+from tgi_server.telemetry.logging import setup
+setup(TelemetryOptions(json_output=True), "router")
+logging.getLogger("tgi_server").error("\\U0001f600" * 9000, extra={"more": "\\U0001f600" * 9000})
+"""
+
+
+def test_the_longest_line_stays_one(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    with process.Children() as children:
+        child = children.start("router", [sys.executable, "-c", TELLS], "", {})
+        deadline = time.monotonic() + 30
+        while child.alive and time.monotonic() < deadline:
+            children.poll()
+        children.hear_out(child, 5)
+    (line,) = capfdbinary.readouterr().out.splitlines()
+    assert len(line) > 65536 and json.loads(line)["level"] == "ERROR"

@@ -51,6 +51,11 @@ def test_result_and_progress_come_back(run: Run) -> None:
     assert ("Working", 0.5) in seen
 
 
+def test_what_a_library_writes_between_the_lines_is_logged(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    result, _ = run("os.write(1, b'chatter \\xff\\n7\\n[1, 2]\\n'); return 'the result'")
+    assert result == "the result" and caplog.messages == ["chatter \ufffd", "7", "[1, 2]"]
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
