@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import logging
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -45,6 +46,10 @@ logger = logging.getLogger(__name__)
 HUB_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_API_TOKEN")
 """Variables with which the hub library finds out who asks."""
 
+_TRACING = re.compile("OTEL_.*HEADERS")
+_SECRETS = re.compile(f"AWS_.*|{_TRACING.pattern}")
+"""Variables of other programs with which these show who they are."""
+
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of this process, with additions."""
@@ -57,7 +62,13 @@ def for_child(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     A model's own code may run in a child (`trust_remote_code`), and whoever runs as this user can read it there.
     """
     kept = {*HUB_TOKENS, *(name.upper() for name in secrets())}
-    return {**{name: value for name, value in os.environ.items() if name not in kept}, **(extra or {})}
+    inherited = {name: value for name, value in os.environ.items() if not (name in kept or _SECRETS.fullmatch(name))}
+    return {**inherited, **(extra or {})}
+
+
+def for_tracing() -> dict[str, str]:
+    """The variables with which a collector of traces finds out who sends them, which only routers need."""
+    return {name: value for name, value in os.environ.items() if _TRACING.fullmatch(name)}
 
 
 class Child:

@@ -19,7 +19,7 @@ from tgi_server.host import usable_cores
 from tgi_server.launcher import sockets
 from tgi_server.launcher.hung import LEAVING_SILENCE, Watch
 from tgi_server.launcher.leftovers import Leftovers
-from tgi_server.launcher.process import Child, Children, environment
+from tgi_server.launcher.process import Child, Children, environment, for_tracing
 from tgi_server.launcher.progress import Progress
 from tgi_server.telemetry.logging import Lines
 from tgi_server.types import UNSETTLED
@@ -163,7 +163,7 @@ class Server:
         number = listener.fileno()
         pids = [shard.pid for shard in self._shards]
         text = load.dump(Launch(config, replace(resolved, listen_fd=number, shard_pids=pids, watched=True)))
-        self._router = self._children.start("router", self._programs.router, text, {}, [number])
+        self._router = self._children.start("router", self._programs.router, text, for_tracing(), [number])
 
     def start_instead(
         self, command: Sequence[str], config: ServerConfig, resolved: Resolved, take: Callable[[bytes], None]

@@ -15,10 +15,19 @@ from tgi_server.launcher import places, process
 def test_children_inherit_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("API_KEY", "NGROK_AUTHTOKEN", "HF_TOKEN", "HF_API_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.setenv(name, "secret-1")
+    for name in ("AWS_SECRET_ACCESS_KEY", "OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"):
+        monkeypatch.setenv(name, "secret-1")
     monkeypatch.setenv("HF_HOME", "/x")
     child = process.for_child({"A": "b"})
     assert "secret-1" not in child.values()
     assert (child["HF_HOME"], child["A"]) == ("/x", "b") and "PATH" in child
+
+
+def test_only_routers_show_the_collector_who_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=x")
+    monkeypatch.setenv("AWS_PROFILE", "x")
+    assert process.for_tracing()["OTEL_EXPORTER_OTLP_HEADERS"] == "authorization=x"
+    assert "AWS_PROFILE" not in process.for_tracing()
 
 
 def test_only_who_asks_the_hub_gets_its_token(monkeypatch: pytest.MonkeyPatch) -> None:
