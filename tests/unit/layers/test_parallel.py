@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import psutil
-from torch.distributed import HashStore
+from torch.distributed import HashStore  # type: ignore[attr-defined]  # documented, but not to type checkers
 
 from tests.integration.server import free_port
 from tgi_server.layers.parallel import Group, _meeting
