@@ -54,7 +54,7 @@ def requests() -> list[Request]:
         _post("/v1/completions", 400, prompt=CANARY, suffix=CANARY),
         _post("/v1/chat/completions", 200, messages=SAID, max_tokens=2, metadata={"a": CANARY}),
         _post("/v1/chat/completions", 200, messages=SAID, max_tokens=2, stream=True, stop=[CANARY]),
-        _post("/v1/chat/completions", None, messages=[{"role": "critic", "content": CANARY}]),
+        _post("/v1/chat/completions", None, messages=[{"role": "critic", "content": CANARY}], max_tokens=2),
         _post("/v1/chat/completions", 400, messages=[{"role": "user", "content": [{"type": CANARY}]}]),
         _post("/v1/chat/completions", 400, messages=SAID, tools=_function(strict=True, parameters=SCHEMA)),
         _post("/v1/chat/completions", 400, messages=SAID, tools=_function(parameters={}), tool_choice=f"{CANARY}x"),
