@@ -410,7 +410,7 @@ def test_a_port_that_another_server_will_use_is_refused(start: Start) -> None:
 
 @pytest.mark.parametrize(("arguments", "environ", "status", "words"), [
     ([], {"NUM_SHARD": "two"}, 2, ["num_shard=two", "environment variable NUM_SHARD"]),
-    (["shard_uds_path=/nowhere/uds"], {}, 1, ["shard_uds_path=/nowhere/uds"]),
+    (["shard_uds_path=/nowhere/at/all"], {}, 1, ["shard_uds_path=/nowhere/at/all"]),
     (["hostname=203.0.113.9"], {}, 1, ["hostname=203.0.113.9"]),
 ])  # fmt: skip
 def test_mistakes_are_one_line(
