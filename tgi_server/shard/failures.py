@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -13,10 +12,8 @@ import torch
 
 from tgi_server.layers.parallel import Group
 from tgi_server.shard.batch import BatchState
+from tgi_server.telemetry.seldom import Seldom
 from tgi_server.types import Outcome, Plan
-
-SILENCE = 60.0
-"""Seconds in which the traceback of a failure is not told again."""
 
 
 class UndecidedError(Exception):
@@ -115,14 +112,11 @@ class Complaints:
 
     def __init__(self, log: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
         self._log = log
-        self._clock = clock
-        self._told: dict[str, float] = {}
+        self._tracebacks = Seldom(clock)
 
     def error(self, what: str, why: str, error: Exception) -> None:
         """Log it."""
-        now = self._clock()
-        if now - self._told.get(why, -math.inf) < SILENCE:
+        if self._tracebacks.due(why):
+            self._log.error("%s", what, exc_info=error)
+        else:
             self._log.error("%s again: %s", what, why)
-            return
-        self._told = {why: now}
-        self._log.error("%s", what, exc_info=error)

@@ -4,8 +4,9 @@ import logging
 
 import pytest
 
-from tgi_server.router.http.turned_away import SILENCE, TurnedAway
+from tgi_server.router.http.turned_away import TurnedAway
 from tgi_server.telemetry.metrics import Metrics
+from tgi_server.telemetry.seldom import SILENCE
 
 
 def test_all_are_counted_and_some_told(caplog: pytest.LogCaptureFixture) -> None:
