@@ -220,6 +220,9 @@ class Outcome:
 PROGRESS = "Progress: "
 """Begins a line on a shard's standard error that tells how much of its model is loaded, from 0 to 1."""
 
+SETTLED = "Settled: "
+"""Begins a line on a shard's standard error that tells options it has found numbers for, as JSON: lengths that fit."""
+
 SIGN = "Alive"
 """A line on a child's standard error that tells that it works, or waits for work."""
 

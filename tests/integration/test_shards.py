@@ -19,9 +19,11 @@ def test_same_text_as_one_shard(float32_server: Server, num_shard: int, prompts:
     def answers(server: Server) -> list[Any]:
         return [server.generate(prompt, max_new_tokens=new_tokens)["generated_text"] for prompt in PROMPTS[:prompts]]
 
-    with Server("model=smollm2", "dtype=float32", f"num_shard={num_shard}", "max_total_tokens=2000") as server:
+    with Server("model=smollm2", "dtype=float32", f"num_shard={num_shard}", "max_total_tokens=auto") as server:
         assert len(server.named("tgi_server.shard.main")) == num_shard
         assert answers(server) == answers(float32_server)
+        info = server.client.get("/info").json()
+        assert (info["max_input_length"], info["max_total_tokens"]) == (4096, 8192), "auto: what the model reads"
 
 
 def test_more_shards_than_heads_are_refused() -> None:

@@ -69,6 +69,7 @@ def _compose(arguments: Arguments) -> Composition:
         if provenance.chosen_by_a_file(defaults, "deployment") == "sagemaker":
             raise UsageError("deployment=sagemaker has to be chosen on the command line: it adds environment variables")
         origins |= provenance.origins_in_files(loader, defaults) | _typed_origins(arguments)
+        _put_in_words(composed, origins)
         targets = typed_parts.put_in(composed, origins)
         config = typed_parts.config(composed, targets, origins)
     if problems := dict(describe.out_of_bounds(config, origins)):
@@ -86,6 +87,20 @@ def _composed(arguments: Arguments, loader: ConfigLoader) -> tuple[DictConfig, D
             f"config_name={arguments.config_name}: its defaults list must begin with `- config` or `- schema`"
         )
     return composed, loader.compute_defaults_list(arguments.config_name, overrides, RunMode.RUN)
+
+
+def _put_in_words(composed: DictConfig, origins: dict[str, str]) -> None:
+    """Give the options that take words besides numbers their types; prompts are as long as may be where texts are.
+
+    Raises:
+        UsageError: tells all values that are neither.
+    """
+    problems = dict(typed_parts.put_in_words(composed, origins))
+    if problems:
+        raise UsageError("; ".join(problems.values()), problems)
+    if composed.max_total_tokens == "auto" and "max_input_length" not in origins:
+        composed.max_input_length = "auto"
+        origins["max_input_length"] = "as max_total_tokens"
 
 
 def combinations(arguments: Arguments) -> list[list[str]]:

@@ -29,6 +29,11 @@ def expectation(hint: Any) -> str:
     return f"{words}, or null" if is_optional(hint) else words
 
 
+def expected(name: str) -> str:
+    """What may be written for an option."""
+    return " or ".join([expectation(options.hint(name)), *options.words(name)])
+
+
 def shown(value: Any) -> str:
     """A value as it would be written on the command line, passwords within URLs left out."""
     if value is None:
@@ -49,7 +54,8 @@ def masked_url(text: str) -> str:
 
 def assigned(name: str, value: Any) -> str:
     """`NAME=VALUE`, a secret left out; the field of a job under its short name."""
-    return f"{options.short(name)}={MASK if value and options.is_secret(name) else shown(value)}"
+    hidden = value and options.is_secret(name)
+    return f"{options.short(name)}={MASK if hidden else shown(options.in_words(name, value))}"
 
 
 def command(argv: Sequence[str]) -> str:
@@ -121,6 +127,8 @@ def out_of_bounds(config: ServerConfig, origins: Mapping[str, str]) -> Iterator[
 def _broken_bound(value: Any, bounds: Mapping[str, Any]) -> str | None:
     if value == "" or (isinstance(value, list) and "" in value):
         return "may not be empty"
+    if value in (bounds.get("words") or {}).values():
+        return None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     if not math.isfinite(value):

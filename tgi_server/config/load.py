@@ -102,6 +102,7 @@ def as_yaml(composed: Composition, resolve: bool = False) -> str:
 
 def _resolved(config: ServerConfig) -> dict[str, Any]:
     values = dataclasses.asdict(config, dict_factory=_plain)
+    values |= {name: options.in_words(name, values[name]) for name in options.NAMES}
     for name in parts.PARTS:
         part = getattr(config, name)
         values[name] = {"_target_": part._target_, **parts.values(name, part)}

@@ -90,6 +90,17 @@ def is_secret(name: str) -> bool:
     return parts.is_secret(field)
 
 
+def words(name: str) -> Mapping[str, int]:
+    """Words that may stand for an option's number, and what they are kept as."""
+    found: Mapping[str, int] = _METADATA.get(name, {}).get("words") or {}
+    return found
+
+
+def in_words(name: str, value: Any) -> Any:
+    """The value as it is written: `auto` for what that is kept as."""
+    return next((word for word, kept in words(name).items() if kept == value), value)
+
+
 def concerns(name: str) -> tuple[str, ...]:
     """Which of `schema.CONCERNED` have to be started anew when an option, a part or a field of one changes."""
     part, _, field = name.partition(".")

@@ -7,6 +7,7 @@ frozen once `config.load` has checked them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields, replace
 from enum import Enum
 from typing import Any, ClassVar, Optional
@@ -30,6 +31,10 @@ class LogLevel(Enum):
     error = "error"
 
 
+AUTO = 0
+"""What the word `auto` is kept as: a length that is settled once it is known what fits (`cache.lengths`)."""
+
+
 class RopeScaling(Enum):
     """Ways to stretch rotary positions."""
 
@@ -49,6 +54,7 @@ def option(
     maximum: float | None = None,
     secret: bool = False,
     concerns: tuple[str, ...] = (),
+    words: Mapping[str, int] | None = None,
 ) -> Any:
     """A documented field, of a group or of a part.
 
@@ -58,8 +64,9 @@ def option(
         maximum: the greatest number allowed.
         secret: whether its value is never shown.
         concerns: which of `CONCERNED` have to be started anew when it changes; as its group says when not given.
+        words: that may stand for a whole number, and what they are kept as; only of a group's field.
     """
-    return field(default=default, metadata=_metadata(help, minimum, maximum, secret, concerns))
+    return field(default=default, metadata=_metadata(help, minimum, maximum, secret, concerns, words))
 
 
 def _metadata(
@@ -68,8 +75,12 @@ def _metadata(
     maximum: float | None = None,
     secret: bool = False,
     concerns: tuple[str, ...] = (),
+    words: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
-    return {"help": help, "minimum": minimum, "maximum": maximum, "secret": secret, "concerns": concerns}
+    return {
+        "help": help, "minimum": minimum, "maximum": maximum, "secret": secret, "concerns": concerns,
+        "words": words or {},
+    }  # fmt: skip
 
 
 CONCERNED = ("launcher", "shard", "router", "job")
@@ -244,8 +255,20 @@ class BatchingOptions(Options):
     max_concurrent_requests: int = option(
         128, "Requests being validated, waiting or running at a time; further ones are refused (429).", minimum=1
     )
-    max_input_length: int = option(1024, "Longest prompt in tokens.", minimum=1)
-    max_total_tokens: int = option(2048, "Longest prompt and answer together, in tokens.", minimum=2)
+    max_input_length: int = option(
+        1024,
+        "Longest prompt in tokens. auto: as long as max_total_tokens and one prefill allow; so it is left out beside "
+        "max_total_tokens=auto.",
+        minimum=1,
+        words={"auto": AUTO},
+    )
+    max_total_tokens: int = option(
+        2048,
+        "Longest prompt and answer together, in tokens. auto: as many as the model was made for and the memory holds; "
+        "/info and the log tell.",
+        minimum=2,
+        words={"auto": AUTO},
+    )
     waiting_served_ratio: float = option(
         1.2,
         "Running requests are paused for a prefill once this many times their number is waiting "

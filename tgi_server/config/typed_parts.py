@@ -8,28 +8,33 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, IntegerNode, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from tgi_server.config import parts
+from tgi_server.config import options, parts
 from tgi_server.config.arguments import BOOLEANS
-from tgi_server.config.describe import expectation, nearest, refused
+from tgi_server.config.describe import expectation, expected, nearest, refused
 from tgi_server.config.options import inner_type, is_list
 from tgi_server.config.schema import Part, ServerConfig
 from tgi_server.errors import UsageError
 
 _INTERPOLATION = "${"
 
+_WORDED = [name for name in options.TYPES if options.words(name)]
+"""Options that take words besides numbers."""
+
 SCHEMA = dataclasses.make_dataclass(
     "Schema",
     [
         (name, Any, dataclasses.field(default_factory=partial(dict, _target_=parts.PARTS[name]["target"])))
         for name in parts.PARTS
-    ],
+    ]
+    + [(name, Any, dataclasses.field(default=getattr(ServerConfig, name))) for name in _WORDED],
     bases=(ServerConfig,),
 )
 SCHEMA.__module__, SCHEMA.__qualname__ = __name__, "SCHEMA"  # where another process finds it
-"""What Hydra composes: anything may stand in a part until it is known which class it names."""
+"""What Hydra composes: anything may stand in a part until it is known which class it names, and in an option that takes
+words besides numbers."""
 
 
 _Problem = tuple[str, str]
@@ -61,6 +66,23 @@ def put_in(composed: DictConfig, origins: Mapping[str, str]) -> dict[str, str]:
     return targets
 
 
+def put_in_words(composed: DictConfig, origins: Mapping[str, str]) -> Iterator[_Problem]:
+    """Make numbers of what is no word in the options that take either; yields those that are none, and their lines."""
+    for name in _WORDED:
+        value = composed[name]
+        if value not in options.words(name):
+            try:
+                number = IntegerNode(value, is_optional=False)._value()
+            except OmegaConfBaseException:
+                yield name, refused(name, value, f"expected {expected(name)}", origins.get(name))
+                continue
+            if number in options.words(name).values():
+                low = options.metadata(name)["minimum"]
+                yield name, refused(name, str(number), f"must be at least {low}", origins.get(name))
+            if not OmegaConf.is_interpolation(composed, name):
+                composed[name] = number
+
+
 def config(composed: DictConfig, targets: Mapping[str, str], origins: Mapping[str, str]) -> ServerConfig:
     """The configuration out of a `SCHEMA` whose parts are typed; `targets` as `put_in` returned them.
 
@@ -69,6 +91,7 @@ def config(composed: DictConfig, targets: Mapping[str, str], origins: Mapping[st
     """
     made = {name: _part(name, path, composed[name], origins) for name, path in targets.items()}
     values = {**vars(OmegaConf.to_object(composed)), **made}
+    values |= {name: options.words(name).get(values[name], values[name]) for name in _WORDED}
     return ServerConfig(**{field.name: values[field.name] for field in dataclasses.fields(ServerConfig)})
 
 

@@ -130,7 +130,7 @@ def _entry(name: str, default: Any, metadata: Mapping[str, Any]) -> Entry:
     return Entry(
         flag=_flag(name, hint),
         help=metadata["help"],
-        allowed=_allowed(hint, metadata["minimum"], metadata["maximum"]),
+        allowed=" or ".join([_allowed(hint, metadata["minimum"], metadata["maximum"]), *metadata["words"]]),
         default=shown(default) if default not in (None, []) else "",
         variable=_variable(name),
         concerns=options.concerns(name),

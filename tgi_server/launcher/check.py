@@ -10,7 +10,7 @@ from pathlib import Path
 from tgi_server import api_keys, traffic
 from tgi_server.config import describe
 from tgi_server.config.options import values
-from tgi_server.config.schema import LogLevel, ServerConfig
+from tgi_server.config.schema import AUTO, LogLevel, ServerConfig
 from tgi_server.errors import ConfigError, UsageError
 from tgi_server.telemetry import tracing
 
@@ -59,9 +59,10 @@ def _budgets(config: ServerConfig) -> Iterator[Problem]:
     """Budgets that contradict each other, or that no request or step could ever use."""
     longest, total = config.max_input_length, config.max_total_tokens
     prefill, cache = config.max_batch_prefill_tokens, config.max_batch_total_tokens
-    if longest >= total:
-        room = f"leaves no room for an answer within max_total_tokens={total}"
-        yield "max_input_length", f"{room}; set max_input_length to at most {total - 1}"
+    name, most = ("max_batch_total_tokens", cache) if total == AUTO else ("max_total_tokens", total)
+    if most is not None and longest >= most:
+        room = f"leaves no room for an answer within {name}={most}"
+        yield "max_input_length", f"{room}; set max_input_length to at most {most - 1}"
     if longest > prefill and config.prefill_chunk_tokens is None:
         room = f"is less than one prompt of max_input_length={longest}"
         yield "max_batch_prefill_tokens", f"{room}; set max_batch_prefill_tokens to at least {longest}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import logging
 import os
 import re
@@ -20,7 +21,7 @@ from tgi_server.config.schema import secrets
 from tgi_server.launcher.hung import Signs
 from tgi_server.telemetry.logging import relayed
 from tgi_server.telemetry.signs import SHOW_STACKS
-from tgi_server.types import PROGRESS
+from tgi_server.types import PROGRESS, SETTLED
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
@@ -85,8 +86,8 @@ class Child:
     ) -> None:
         """Start `command`, which reads `text` from its standard input.
 
-        Its attribute `progress` is the part of its start (0 to 1) that the child has told to be done, `signs` are those
-        of life that it has given.
+        Its attribute `progress` is the part of its start (0 to 1) that the child has told to be done, `settled` are the
+        options that it has found numbers for, `signs` those of life that it has given.
 
         Args:
             name: how logs call it.
@@ -96,6 +97,7 @@ class Child:
         """
         self.name = name
         self.progress: float | None = None
+        self.settled: dict[str, int] = {}
         self.signs = Signs()
         self._words: deque[str] = deque(maxlen=_LAST_WORDS)
         self._said: deque[str] = deque(maxlen=_LAST_WORDS)
@@ -205,6 +207,9 @@ class Child:
         if text.startswith(PROGRESS):
             with contextlib.suppress(ValueError):  # a library's line that happens to begin like ours
                 self.progress = float(text.removeprefix(PROGRESS))
+        elif text.startswith(SETTLED):
+            with contextlib.suppress(ValueError):
+                self.settled = json.loads(text.removeprefix(SETTLED))
         elif text and not self.signs.take(text):
             self._words.append(text)
             if self._stacks is not None:

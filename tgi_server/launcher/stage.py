@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from tgi_server.cache import lengths
 from tgi_server.cache.kinds import without_effect
 from tgi_server.config import describe, load, options
 from tgi_server.config.arguments import Arguments, Composition
@@ -44,6 +45,7 @@ class _Running:
     Attributes:
         held: what it occupies; closed to stop it.
         shards: the options that its shards were made of.
+        settled: those that the shards have found numbers for.
         router: those of its router; None where there is none.
     """
 
@@ -51,7 +53,13 @@ class _Running:
     held: ExitStack
     resolved: Resolved
     shards: Mapping[str, Any]
+    settled: Mapping[str, int]
     router: Mapping[str, Any] | None = None
+
+    def of(self, config: ServerConfig) -> ServerConfig:
+        """The configuration with numbers for the lengths that its shards have settled."""
+        settled: dict[str, Any] = dict(self.settled)
+        return lengths.longest(replace(config, **settled), None)
 
 
 class Stage:
@@ -105,7 +113,7 @@ class Stage:
         with self._kept(run, None, router=False) as server:
             assert self._running is not None
             command = [sys.executable, "-m", module, *arguments]
-            server.start_instead(command, run.config, self._running.resolved, lines.take)
+            server.start_instead(command, self._running.of(run.config), self._running.resolved, lines.take)
             try:
                 server.watch(lambda: self._stop.requested or lines.result is not None, may_end=True)
             except ChildFailedError:
@@ -174,7 +182,7 @@ class Stage:
         self._keep(run.config, wanted if router else None)
         running = self._running = self._running or self._started(run, gpus, bar)
         if router and running.router is None:
-            running.server.start_router(run.config, running.resolved, self._listener(run.config))
+            running.server.start_router(running.of(run.config), running.resolved, self._listener(run.config))
             running.router = wanted
         return running.server
 
@@ -202,7 +210,7 @@ class Stage:
 
         Raises ConfigError or ModelError where all the others do not go with it.
         """
-        shards, resolved = _concerned(config, "shard"), running.resolved
+        shards, resolved = _of_shards(config), running.resolved
         changed = {name for name in {**shards, **running.shards} if shards.get(name) != running.shards.get(name)}
         if not changed or not changed <= without_effect([]):
             return changed
@@ -242,9 +250,9 @@ class Stage:
             resolved = replace(prepare.resolved(model, num_shard, dtype, gpu=gpus > 0), description=description)
             server = held.enter_context(Server(self._programs, self._stop))
             began = time.monotonic()
-            server.start_shards(config, resolved, bar)
+            settled = server.start_shards(config, resolved, bar)
             resolved = replace(resolved, load_seconds=round(time.monotonic() - began, 3))
-            return _Running(server, held.pop_all(), resolved, _concerned(config, "shard"))
+            return _Running(server, held.pop_all(), resolved, _of_shards(config), settled)
 
     def _listener(self, config: ServerConfig) -> Any:
         """A socket bound to the configured address, kept as long as that is the same."""
@@ -281,6 +289,12 @@ def _concerned(config: ServerConfig, *kinds: str) -> dict[str, Any]:
     """The values of the options that concern one of these."""
     values = options.values(config, whole=True)
     return {name: value for name, value in values.items() if not set(kinds).isdisjoint(options.concerns(name))}
+
+
+def _of_shards(config: ServerConfig) -> dict[str, Any]:
+    """The values of the options that shards are made of; of prompts that are `auto` what bounds these."""
+    bounded = lengths.longest(config, None)
+    return _concerned(bounded, "shard") | {"max_total_tokens": config.max_total_tokens}
 
 
 def _join(server: Server, thread: threading.Thread) -> None:

@@ -145,13 +145,18 @@ class Server:
             if self._leftovers is not None:
                 self._leftovers.close()
 
-    def start_shards(self, config: ServerConfig, resolved: Resolved, bar: bool = True) -> None:
-        """Until all answer; with a bar on a terminal. Raises ChildFailedError when one ends, StoppedError."""
+    def start_shards(self, config: ServerConfig, resolved: Resolved, bar: bool = True) -> dict[str, int]:
+        """Until all answer; with a bar on a terminal. Raises ChildFailedError when one ends, StoppedError.
+
+        Returns:
+            The options that they have found numbers for.
+        """
         self._paths = sockets.shard_paths(config, resolved.num_shard)
         self._leftovers = Leftovers(sockets.files(self._paths))
         for rank in range(resolved.num_shard):
             self._shards.append(self._start_shard(config, resolved, rank))
         self._await_sockets(bar)
+        return self._shards[0].settled
 
     def start_router(self, config: ServerConfig, resolved: Resolved, listener: socket.socket) -> None:
         """Start one at the running shards, which have none.

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tgi_server.cache.kinds import CacheKind
-from tgi_server.cache.lengths import USABLE, lengths_within
+from tgi_server.cache.lengths import USABLE, lengths_within, longest, shortest
 from tgi_server.config.schema import BatchingOptions, DType, ServerConfig
 from tgi_server.errors import ConfigError, ModelError
 from tgi_server.models.description import Description, LayerShape
@@ -103,6 +103,11 @@ def _lengths(spec: Description, options: BatchingOptions) -> Iterator[str]:
             f"max_total_tokens={options.max_total_tokens} is more than the {spec.max_positions} positions the "
             f"model was made for; max_total_tokens={spec.max_positions} works"
         )
+    elif options.max_input_length >= (total := longest(options, spec.max_positions).max_total_tokens):
+        yield (
+            f"max_input_length={options.max_input_length} leaves no room for an answer within the {total} positions "
+            f"the model was made for; max_input_length={total - 1} works"
+        )
 
 
 def _chunks(spec: Description, options: BatchingOptions) -> Iterator[str]:
@@ -130,7 +135,7 @@ def check_memory(
     All shards together, as they share the host. It counts no more than is needed for sure. `beside` are bytes of
     other weights, which are kept with them.
     """
-    item = ITEM_BYTES[dtype]
+    item, options = ITEM_BYTES[dtype], shortest(options)
     weights = beside + sum(_weights(spec, tensors, item, reader))
     slots = 1 if options.max_batch_total_tokens else options.max_concurrent_requests
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from tgi_server.cache import memory
+from tgi_server.cache import lengths, memory
 from tgi_server.config.load import instantiate
 from tgi_server.config.schema import Launch, ServerConfig
 from tgi_server.errors import ConfigError, ModelError
@@ -29,7 +31,17 @@ from tgi_server.shard.step import Stepper
 from tgi_server.shard.timing import STEPS, StepTimer, agreed
 from tgi_server.speculate.base import Drafter, Surroundings
 from tgi_server.speculate.costs import Allotment, Costs
-from tgi_server.types import PROGRESS, CacheKind, GroupInfo, NewSequence, Outcome, Plan, SamplingParams, ShardInfo
+from tgi_server.types import (
+    PROGRESS,
+    SETTLED,
+    CacheKind,
+    GroupInfo,
+    NewSequence,
+    Outcome,
+    Plan,
+    SamplingParams,
+    ShardInfo,
+)
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +65,9 @@ class ModelRunner:
     """
 
     def __init__(self, launch: Launch, spec: Description, rank: int) -> None:
-        config, world = launch.config, launch.resolved.num_shard
+        asked, world = launch.config, launch.resolved.num_shard
+        config = lengths.longest(asked, spec.max_positions)
+        launch = replace(launch, config=config)  # until it is known what fits beside the weights
         self._spec = spec
         self._width = _draft_width(launch, spec)
         self._device = _device(rank, config.cuda_memory_fraction)
@@ -68,6 +82,7 @@ class ModelRunner:
         )  # fmt: skip
         model = self._load(launch, needs)
         drafter = self._drafter(launch, model, needs)  # before the caches, which take what memory is left
+        config = self._settled(asked) if lengths.is_open(asked) else asked
         state = BatchState(config.max_total_tokens, self._device, spec.groups, start=spec.start_token_id)
         blocks = self._allocate(config)
         run = best_forward(model, self._caches, spec, config, config.enable_cuda_graphs, 1 + self._width)
@@ -151,15 +166,36 @@ class ModelRunner:
             self._told = now
             print(f"{PROGRESS}{fraction:.3f}", file=sys.stderr, flush=True)
 
+    def _settled(self, asked: ServerConfig) -> ServerConfig:
+        """The lengths that fit, which rank 0 tells the launcher; the poorest rank decides for all."""
+        positions = self._spec.max_positions
+        plan = self._plan(lengths.longest(asked, positions))
+        free = memory.free_memory(self._device, asked.cuda_memory_fraction)
+        free = self._group.minimum(self._share(free), self._device)
+        config = lengths.settled(asked, positions, lambda shorter: plan.of(shorter).fits_one(free))
+        total, most = config.max_total_tokens, lengths.longest(asked, positions).max_total_tokens
+        if self._group.rank == 0:
+            log.info(
+                "lengths: max_input_length=%d max_total_tokens=%d%s",
+                config.max_input_length, total, "" if total == most else f" of the {most} that the model was made for",
+            )  # fmt: skip
+            print(f"{SETTLED}{json.dumps({'max_total_tokens': total})}", file=sys.stderr, flush=True)
+        return config
+
+    def _share(self, free: int) -> int:
+        """What one rank may take of so many free bytes: on a CPU all share them."""
+        return free // self._group.world if self._device.type == "cpu" else free
+
+    def _plan(self, config: ServerConfig) -> memory.CachePlan:
+        sizes = memory.group_sizes(self._spec, self._group.world, self._dtype)
+        return memory.CachePlan(config, sizes, 1 + self._width)
+
     def _allocate(self, config: ServerConfig) -> list[int]:
         """Make the caches; every rank gets as many blocks as the poorest would hold of the largest."""
         rank, world = self._group.rank, self._group.world
         free = memory.free_memory(self._device, config.cuda_memory_fraction)
-        weights = max(0, self._free - free)
-        if self._device.type == "cpu":
-            free //= world  # the ranks share the host's memory
-        sizes = memory.group_sizes(self._spec, world, self._dtype)
-        plan = memory.CachePlan(config, sizes, 1 + self._width)
+        weights, free = max(0, self._free - free), self._share(free)
+        plan = self._plan(config)
         blocks = plan.blocks(memory.plan_tokens(config, plan, self._group.minimum(free, self._device)))
         spare = 1 if self._device.type == "cuda" else 0  # for the padded rows of CUDA graphs
         self._caches = memory.allocate(

@@ -21,6 +21,7 @@ from tgi_server.bench.load import measure, warm_up_requests
 from tgi_server.bench.options import BenchOptions
 from tgi_server.bench.summary import Summary, summarise
 from tgi_server.bench.workload import Request, Workload
+from tgi_server.cache.lengths import is_open
 from tgi_server.config.schema import ServerConfig
 from tgi_server.errors import UsageError
 from tgi_server.jobs.base import Stage, Stop, Task
@@ -47,6 +48,8 @@ def check(config: ServerConfig, work: Workload) -> None:
         raise UsageError(
             f"speculate={config.speculate}: cannot be simulated, as nobody knows beforehand which guesses are right"
         )
+    if is_open(config):
+        raise UsageError("max_total_tokens=auto: cannot be simulated, as the lengths are not known yet; give numbers")
     if "response_format" in work.sampling:
         raise UsageError("response_format: cannot be simulated, as texts may end before new_tokens")
 

@@ -14,6 +14,7 @@ from tgi_server.bench import main as bench
 from tgi_server.bench.http import BenchError
 from tgi_server.bench.progress import Progress
 from tgi_server.bench.workload import Workload, numbers
+from tgi_server.cache.lengths import is_open
 from tgi_server.config.schema import ServerConfig
 from tgi_server.errors import UsageError
 from tgi_server.jobs.base import Context, Stop, Task
@@ -45,6 +46,8 @@ logger = logging.getLogger(__name__)
 def check(options: TuneOptions, config: ServerConfig, origins: Mapping[str, str]) -> None:
     """See `tgi_server.jobs.tune.Tune.check`."""
     bench.check(options, config, origins)
+    if is_open(config):
+        raise UsageError("max_total_tokens=auto: job=tune compares what serves the same lengths; give numbers")
     objective = options.objective
     if options.target is not None:
         raise UsageError(f"target={options.target}: job=tune starts what it compares; job=bench measures other servers")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
-from tgi_server.config.schema import DType, Part, RopeScaling, ServerConfig
+from tgi_server.config.schema import AUTO, DType, Part, RopeScaling, ServerConfig
 from tgi_server.errors import ConfigError
 from tgi_server.launcher import check
 
@@ -41,6 +42,16 @@ def test_each_budget() -> None:
     assert "max_batch_prefill_tokens to at least 1024" in problem(max_batch_prefill_tokens=100)
     assert "at most 3000" in problem(max_batch_total_tokens=3000)
     assert "at least 2048" in problem(max_batch_total_tokens=2000, max_batch_prefill_tokens=1500)
+
+
+def test_lengths_that_are_settled_later() -> None:
+    works(max_total_tokens=AUTO, max_input_length=AUTO, max_batch_total_tokens=5000)
+    works(max_total_tokens=AUTO, max_input_length=4096)
+    words = "max_input_length=1000: leaves no room for an answer within max_batch_total_tokens=1000; set .* most 999"
+    told = problem(
+        max_total_tokens=AUTO, max_input_length=1000, max_batch_total_tokens=1000, max_batch_prefill_tokens=1000
+    )
+    assert re.search(words, told)
 
 
 def test_a_chunk_takes_the_place_of_the_prefill_budget() -> None:

@@ -148,6 +148,7 @@ def test_a_file_of_other_options_or_of_nothing_is_refused(stage: FakeStage, tmp_
 @pytest.mark.parametrize(("arguments", "reason"), [
     (["target=http://127.0.0.1:1"], "only the configured server"),
     (["speculate=3"], "speculate=3: cannot be simulated"),
+    (["max_total_tokens=auto"], "max_total_tokens=auto: cannot be simulated"),
     (['response_format={"type": "regex", "value": "a*"}'], "response_format: cannot be simulated"),
     (["port=0"], "port=0: to be measured"), (["clients=0"], "expected a number"),
     (["costs=/nowhere/costs.json"], "costs=/nowhere/costs.json: cannot be"),

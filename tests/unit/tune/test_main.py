@@ -15,6 +15,7 @@ from tgi_server.tune.scoring import Load
 
 
 @pytest.mark.parametrize(("argv", "words"), [
+    (["max_total_tokens=auto"], "max_total_tokens=auto: job=tune compares what serves the same lengths"),
     (["objective=goodput"], "objective=goodput: counts requests that keep limits; give one, slo.ttft_p95_ms=500"),
     (["objective=goodput", "slo.itl_p95_ms=50", "request_rate=2"], "request_rate=2: objective=goodput looks for the"),
     (["objective=goodput", "slo.itl_p95_ms=50", "traffic=chat", "traffic_speed=2"], "traffic_speed=2: with objective"),
