@@ -141,6 +141,11 @@ class Engine:
         """
         return self._permits.permit()
 
+    @property
+    def full(self) -> bool:
+        """Whether all places are taken."""
+        return self._permits.full
+
     def begin_drain(self) -> None:
         """Refuse new permits and report unhealthy; what has a permit goes on."""
         self._permits.draining = True

@@ -26,6 +26,11 @@ class Permits:
         """How many are taken."""
         return self.limit - self._free
 
+    @property
+    def full(self) -> bool:
+        """Whether `permit` raises OverloadedError for lack of places."""
+        return self._free <= 0 and not self.draining
+
     @contextmanager
     def permit(self) -> Iterator[None]:
         """Hold one permit. Raises OverloadedError when none is left, ShuttingDownError while draining."""

@@ -26,6 +26,7 @@ from tgi_server.router.http.cors import Cors
 from tgi_server.router.http.keys import Keys
 from tgi_server.router.http.limits import Limits
 from tgi_server.router.http.recording import Recorder
+from tgi_server.router.http.refusals import Refusals
 from tgi_server.router.http.stream import Asgi, Closing
 from tgi_server.router.http.told import Told
 from tgi_server.router.http.tunnel import LocalPaths
@@ -81,23 +82,29 @@ def create_app(
     compute_type = config.compute_type or resolved.compute_type
     native = NativeRoutes(calls, compute_type, resolved.pipeline_tag)
     openai = OpenAIRoutes(calls, template, Served.of(config.model_id, resolved.docker_label), compute_type)
+    responses = ResponsesRoutes(calls, template, config.model_id, compute_type)
+    messages = AnthropicRoutes(calls, template, config.model_id, compute_type)
+    callers = Keys(keys, OPEN_TO_ALL)
     Told(OPEN_TO_ALL).install(app)
-    app.before_request(Keys(keys, OPEN_TO_ALL).check)
+    app.before_request(callers.check)
     app.after_request(Responses(metrics).count)
     tell_server(metrics, config, resolved, engine.info)
     if keys:
         logger.info("Requests need an API key, of which there are %d", len(keys))
     app.register_blueprint(native.blueprint())
     app.register_blueprint(openai.blueprint())
-    app.register_blueprint(ResponsesRoutes(calls, template, config.model_id, compute_type).blueprint())
-    app.register_blueprint(AnthropicRoutes(calls, template, config.model_id, compute_type).blueprint())
+    app.register_blueprint(responses.blueprint())
+    app.register_blueprint(messages.blueprint())
     app.register_blueprint(invocations.blueprint(native, openai, config.messages_api_enabled))
     app.register_blueprint(OpsRoutes(config, resolved, engine, metrics).blueprint())
     app.register_blueprint(PageRoutes(config, bool(keys)).blueprint())
     app.register_blueprint(DocsRoutes(document(config.messages_api_enabled, bool(keys))).blueprint())
     openai_paths = ("/v1/", invocations.PATH) if config.messages_api_enabled else ("/v1/",)
     app.register_error_handler(HTTPException, partial(_http_error, openai_paths))
-    inner: Asgi = Closing(app.asgi_app)
+    refusable = invocations.refusable(native, openai, config.messages_api_enabled)
+    for routes in (native, openai, responses, messages):
+        refusable |= routes.refusable()
+    inner: Asgi = Refusals(Closing(app.asgi_app), refusable, calls, callers, metrics, config.payload_limit)
     if config.ngrok:
         inner = LocalPaths(inner)
     app.asgi_app = Cors(inner, config.cors_allow_origin)  # type: ignore[method-assign]

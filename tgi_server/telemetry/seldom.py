@@ -11,6 +11,11 @@ _KNOWN = 64
 """Things that are remembered, the latest."""
 
 
+def since_last(count: int) -> str:
+    """What a line says of those that were not told: `count` is that of `Seldom.due`."""
+    return f" ({count} since the last such line)" if count > 1 else ""
+
+
 class Seldom:
     """Decides when to tell something, by its name."""
 

@@ -19,6 +19,7 @@ from tgi_server.router.http.answering import respond
 from tgi_server.router.http.body import answer, read
 from tgi_server.router.http.calls import Calls
 from tgi_server.router.http.identity import request_id
+from tgi_server.router.http.refusals import Refusable
 
 PATH = "/v1/messages"
 REQUEST_ID = "request-id"
@@ -48,11 +49,15 @@ class AnthropicRoutes:
         blueprint.after_request(_with_request_id)
         return blueprint
 
+    def refusable(self) -> dict[str, Refusable[MessagesBody]]:
+        """The route that needs a place to generate."""
+        return {PATH: Refusable(MessagesBody, _texts, _refused)}
+
     async def message(self) -> Response:
         """The assistant's answer to a conversation."""
         body = await read(MessagesBody)
         prepare = partial(rules.message, body, self._template)
-        opening = self._calls.begin(prepare, body, lambda: 1, self._calls.origin(bool(body.stream)))
+        opening = self._calls.begin(prepare, body, partial(_texts, body), self._calls.origin(bool(body.stream)))
         making = MessageAnswer(body, self._model, request_id())
         return await respond(opening, making, bool(body.stream), self._compute_type)
 
@@ -64,9 +69,19 @@ class AnthropicRoutes:
         return answer(TokenCount(await loop.run_in_executor(self._calls.pool, count)))
 
 
+def _texts(body: MessagesBody) -> int:
+    return 1
+
+
 async def error_response(error: TgiError) -> Response:
     """The error envelope of the Anthropic API."""
     return answer(envelope(error, request_id()), error_status(error))
+
+
+async def _refused(body: MessagesBody, error: TgiError, id: str) -> Response:
+    response = answer(envelope(error, id), error_status(error))
+    response.headers[REQUEST_ID] = id
+    return response
 
 
 def http_error(status: int, message: str, headers: Mapping[str, str]) -> Response:

@@ -25,14 +25,20 @@ async def read(body_type: type[BodyType]) -> BodyType:
 
 
 async def _read(body_type: type[BodyType]) -> BodyType:
-    content_type = request.headers.get("content-type", "")
-    check_type(content_type)  # it needs no body, and one that is too long is another error
-    encoding = request.headers.get("content-encoding", "identity")
+    content_type = check_head(request.headers)  # it needs no body, and one that is too long is another error
+    data = await request.get_data(cache=False, as_text=False, parse_form_data=False)
+    return parse(body_type, data, content_type)
+
+
+def check_head(headers: Mapping[str, str]) -> str:
+    """The content type of a request with these headers; raises BodyError (415) for one whose body cannot be read."""
+    content_type = headers.get("content-type", "")
+    check_type(content_type)
+    encoding = headers.get("content-encoding", "identity")
     if encoding.strip().lower() not in ("", "identity"):
         message = f"Content-Encoding {encoding} is not supported: send the body as it is"
         raise BodyError(message, 415, logged="another Content-Encoding than identity")
-    data = await request.get_data(cache=False, as_text=False, parse_form_data=False)
-    return parse(body_type, data, content_type)
+    return content_type
 
 
 def answer(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -12,6 +12,7 @@ from tgi_server.router.http.trace import Trace
 from tgi_server.router.http.wire import Body, without_text
 from tgi_server.telemetry.logging import SPAN
 from tgi_server.telemetry.metrics import Metrics
+from tgi_server.telemetry.seldom import Seldom, since_last
 from tgi_server.types import Finish, GenerationRequest
 
 DROPPED_STATUS = 499
@@ -31,12 +32,17 @@ class Times:
 
 
 class Book:
-    """The record of one request with these `parameters`. Every request that has `arrived` has one of the three ends."""
+    """The record of one request with these `parameters`. Every request that has `arrived` has one of the three ends.
 
-    def __init__(self, metrics: Metrics, parameters: Body, trace: Trace) -> None:
+    Args:
+        seldom: knows what is not to be logged of each request.
+    """
+
+    def __init__(self, metrics: Metrics, parameters: Body, trace: Trace, seldom: Seldom) -> None:
         self._metrics = metrics
         self._parameters = parameters
-        self._trace = trace
+        self.trace = trace
+        self._seldom = seldom
         self._prompt_tokens: int | None = None
 
     def arrived(self) -> None:
@@ -49,9 +55,9 @@ class Book:
         self._metrics.observe("tgi_request_input_length", len(request.prompt_ids))
         self._metrics.observe("tgi_request_max_new_tokens", request.stopping.max_new_tokens)
         self._prompt_tokens = len(request.prompt_ids)
-        if self._trace.recording:
+        if self.trace.recording:
             tokens = self._prompt_tokens
-            self._trace.fields |= {
+            self.trace.fields |= {
                 "validation_time": validation_time, "prompt_tokens": tokens, "gen_ai.usage.input_tokens": tokens,
             }  # fmt: skip
 
@@ -69,33 +75,36 @@ class Book:
         tokens, reason = finish.generated_tokens, finish.reason.value
         told = {name: f"{value:.6f}s" for name, value in seconds.items()}
         self._log(logging.INFO, "Success", 200, **told, seed=finish.seed, generated_tokens=tokens, finish_reason=reason)
-        if self._trace.recording:
-            self._trace.fields |= seconds | {"generated_tokens": tokens, "finish_reason": reason}
-            self._trace.fields["gen_ai.response.finish_reasons"] = [reason]
+        if self.trace.recording:
+            self.trace.fields |= seconds | {"generated_tokens": tokens, "finish_reason": reason}
+            self.trace.fields["gen_ai.response.finish_reasons"] = [reason]
             if finish.seed is not None:
-                self._trace.fields["seed"] = str(finish.seed)  # may be more than the 63 bits of a span's number
-        self._trace.end()
+                self.trace.fields["seed"] = str(finish.seed)  # may be more than the 63 bits of a span's number
+        self.trace.end()
 
     def failed(self, error: TgiError) -> None:
         """It was refused, or a shard failed."""
         self._metrics.counter("tgi_request_failure", err=error.label)
         level = logging.ERROR if isinstance(error, (GenerationError, IncompleteGenerationError)) else logging.INFO
-        reason = error.log_message()
-        self._log(level, f"Failed: {reason}", self._parameters.status_of(error), error_type=error.error_type)
-        self._trace.fields["error.type"] = error.error_type
-        self._trace.end(reason, admitted=not isinstance(error, OverloadedError))
+        reason, times = error.log_message(), ""
+        if isinstance(error, OverloadedError):  # clients who do not wait would hide all other lines
+            count = self._seldom.due(reason)
+            level, times = logging.INFO if count else logging.DEBUG, since_last(count)
+        self._log(level, f"Failed: {reason}{times}", self._parameters.status_of(error), error_type=error.error_type)
+        self.trace.fields["error.type"] = error.error_type
+        self.trace.end(reason, admitted=not isinstance(error, OverloadedError))
 
     def dropped(self) -> None:
         """The client went away before the last token."""
         self._metrics.counter("tgi_request_failure", err="dropped")
         self._log(logging.INFO, "Dropped: the client went away", DROPPED_STATUS, error_type="dropped")
-        self._trace.fields["error.type"] = "dropped"
-        self._trace.end("the client went away")
+        self.trace.fields["error.type"] = "dropped"
+        self.trace.end("the client went away")
 
     def _log(self, level: int, message: str, status: int, **fields: Any) -> None:
         if not logger.isEnabledFor(level):
             return
-        origin, trace = self._trace.origin, self._trace
+        origin, trace = self.trace.origin, self.trace
         if "total_time" not in fields:
             fields["total_time"] = f"{time.monotonic() - trace.arrived:.6f}s"
         span = {

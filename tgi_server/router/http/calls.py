@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 from quart import request
 from tokenizers import Tokenizer
@@ -17,16 +18,18 @@ from tgi_server.engine.engine import Engine
 from tgi_server.engine.generation import Bell, Generation
 from tgi_server.errors import IncompleteGenerationError, TgiError
 from tgi_server.router.http.book import Book, Times
-from tgi_server.router.http.identity import known
+from tgi_server.router.http.identity import known_of
 from tgi_server.router.http.limits import Limits, Prepared
 from tgi_server.router.http.recording import Recorder
 from tgi_server.router.http.trace import Origin, Trace
 from tgi_server.router.http.wire import Body
 from tgi_server.telemetry.metrics import Metrics
+from tgi_server.telemetry.seldom import Seldom
 from tgi_server.telemetry.tracing import CONTEXT, Tracer
 from tgi_server.types import Finish, TokenEvent
 
 UNKNOWN = Origin()
+_CONTEXT = frozenset(name.encode() for name in CONTEXT)
 
 Prepare = Callable[[Limits, Tokenizer, int], Prepared]
 """Validation with tokenising; the integer is the seed for a client that gives none."""
@@ -195,15 +198,24 @@ class Calls:
         self._tracer = tracer
         self._recorder = recorder
         self._model = model
+        self._seldom = Seldom()
 
     def origin(self, streamed: bool) -> Origin:
         """What is known of the HTTP request that is handled now, with a span for it. A book is kept about it."""
-        about = known()
+        scope, rule = cast(dict[str, Any], request.scope), request.url_rule
+        return self.origin_of(scope, scope["path"] if rule is None else rule.rule, streamed)
+
+    def origin_of(self, scope: dict[str, Any], route: str, streamed: bool) -> Origin:
+        """The same of the request with this scope."""
+        about = known_of(scope)
         about.booked = True
-        method, path, rule, headers = request.method, request.path, request.url_rule, request.headers
-        context = {name: headers[name] for name in CONTEXT if name in headers}
-        span = self._tracer.begin(f"{method} {path}", context)
-        return Origin(span, about.id, method, path if rule is None else rule.rule, streamed)
+        context = {name.decode(): value.decode("latin1") for name, value in scope["headers"] if name in _CONTEXT}
+        span = self._tracer.begin(f"{scope['method']} {scope['path']}", context)
+        return Origin(span, about.id, scope["method"], route, streamed)
+
+    def refuse(self, error: TgiError, parameters: Body, origin: Origin) -> None:
+        """Keep the books about a request that gets no place."""
+        self._book(parameters, origin).failed(error)
 
     @asynccontextmanager
     async def begin(
@@ -223,12 +235,8 @@ class Calls:
             ValidationError, TemplateError: the request cannot run.
         """
         call: Call | None = None
-        arrived = time.monotonic()
-        trace = Trace(origin, parameters, self._model, arrived)
-        book = Book(self._metrics, parameters, trace)
-        book.arrived()
-        if self._recorder is not None:
-            self._recorder.arrived(arrived)
+        book = self._book(parameters, origin)
+        trace, arrived = book.trace, book.trace.arrived
         try:
             texts = check()
             async with AsyncExitStack() as held:
@@ -258,6 +266,15 @@ class Calls:
             if call is not None:
                 self._record(call)
             raise
+
+    def _book(self, parameters: Body, origin: Origin) -> Book:
+        """That of a request that has just been read."""
+        arrived = time.monotonic()
+        book = Book(self._metrics, parameters, Trace(origin, parameters, self._model, arrived), self._seldom)
+        book.arrived()
+        if self._recorder is not None:
+            self._recorder.arrived(arrived)
+        return book
 
     def _record(self, call: Call) -> None:
         """One line for each prompt, with the longest of its texts."""

@@ -29,8 +29,12 @@ class Known:
 
 
 def known() -> Known:
-    """What is known of the current request. It lives in the connection's scope: whoever has that looks it up fast."""
-    scope = cast(dict[str, Any], request.scope)
+    """What is known of the current request."""
+    return known_of(cast(dict[str, Any], request.scope))
+
+
+def known_of(scope: dict[str, Any]) -> Known:
+    """What is known of a request. It lives in the connection's scope: whoever has that looks it up fast."""
     found: Known | None = scope.get(_KEY)
     if found is None:
         found = scope[_KEY] = Known(_id(scope))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from http.client import responses
 
 from tgi_server.telemetry.metrics import Metrics
-from tgi_server.telemetry.seldom import Seldom
+from tgi_server.telemetry.seldom import Seldom, since_last
 
 logger = logging.getLogger(__name__)
 
@@ -27,5 +27,4 @@ class TurnedAway:
         """One more; `reason` is one of a few sentences of ours."""
         self._metrics.counter("tgi_http_responses", route=OTHER, status=str(status))
         if count := self._seldom.due(reason):
-            times = f" ({count} since the last such line)" if count > 1 else ""
-            logger.info("Turned away: %d %s: %s%s", status, responses[status], reason, times)
+            logger.info("Turned away: %d %s: %s%s", status, responses[status], reason, since_last(count))

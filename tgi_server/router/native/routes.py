@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncGenerator, Callable
 from functools import partial
 
 from quart import Blueprint, Response
@@ -14,6 +15,7 @@ from tgi_server.router.http import headers
 from tgi_server.router.http.body import answer, read
 from tgi_server.router.http.calls import Calls
 from tgi_server.router.http.errors import error_body, error_response
+from tgi_server.router.http.refusals import Refusable
 from tgi_server.router.http.stream import complete, event_stream, token_chunks
 from tgi_server.router.native import rendering, rules
 from tgi_server.router.native.answers import Generated
@@ -46,6 +48,23 @@ class NativeRoutes:
         blueprint.add_url_rule("/tokenize", view_func=self.tokenize, methods=["POST"])
         blueprint.register_error_handler(TgiError, error_response)
         return blueprint
+
+    def refusable(self) -> dict[str, Refusable[GenerateBody]]:
+        """The routes that need a place to generate."""
+        return {
+            "/generate": self._refusable(lambda body: False),
+            "/generate_stream": self._refusable(lambda body: True),
+            "/": self._refusable(lambda body: body.stream),
+        }
+
+    def _refusable(self, streamed: Callable[[GenerateBody], bool]) -> Refusable[GenerateBody]:
+        async def refused(body: GenerateBody, error: TgiError, id: str) -> Response:
+            return self._events(body, _raised(error)) if streamed(body) else await error_response(error)
+
+        def texts(body: GenerateBody) -> int:
+            return self._texts(rules.parameters_of(body), streamed(body))
+
+        return Refusable(GenerateBody, texts, refused, streamed, rules.parameters_of)
 
     async def generate(self) -> Response:
         """The whole text in one answer."""
@@ -85,7 +104,7 @@ class NativeRoutes:
     async def _whole(self, body: GenerateBody, full_text: bool) -> tuple[Generated, dict[str, str]]:
         """The answer and its headers; `full_text` is the default of `return_full_text`."""
         parameters = rules.parameters_of(body)
-        check = partial(rules.check_endpoint, parameters, False, self._calls.limits.max_best_of)
+        check = partial(self._texts, parameters, False)
         opening = self._calls.begin(partial(rules.prepare, body), parameters, check, self._calls.origin(streamed=False))
         async with opening as call:
             generated = rendering.whole(await call.best(), parameters, _before(body, parameters, full_text))
@@ -94,12 +113,23 @@ class NativeRoutes:
     def _stream(self, body: GenerateBody, full_text: bool) -> Response:
         """Errors are events too, also those of validation: the status is always 200."""
         parameters = rules.parameters_of(body)
-        check = partial(rules.check_endpoint, parameters, True, self._calls.limits.max_best_of)
+        check = partial(self._texts, parameters, True)
         opening = self._calls.begin(partial(rules.prepare, body), parameters, check, self._calls.origin(streamed=True))
         events = rendering.StreamAnswer(parameters, _before(body, parameters, full_text))
-        chunks = token_chunks(opening, events.events)
+        return self._events(body, token_chunks(opening, events.events))
+
+    def _texts(self, parameters: Parameters, streaming: bool) -> int:
+        return rules.check_endpoint(parameters, streaming, self._calls.limits.max_best_of)
+
+    def _events(self, body: GenerateBody, chunks: AsyncGenerator[bytes, None]) -> Response:
         told = headers.stream_headers(self._compute_type, len(body.inputs))
         return event_stream(complete(chunks, error_body), told)
+
+
+async def _raised(error: TgiError) -> AsyncGenerator[bytes, None]:
+    """A stream that ends before it begins."""
+    raise error
+    yield
 
 
 def _spans(tokenizer: Tokenizer, text: str, truncate: int | None) -> bytes:

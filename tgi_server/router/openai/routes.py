@@ -13,6 +13,8 @@ from tgi_server.router.chat.template import ChatTemplate
 from tgi_server.router.http.answering import respond
 from tgi_server.router.http.body import answer, read
 from tgi_server.router.http.calls import Calls, Prepare
+from tgi_server.router.http.refusals import Refusable
+from tgi_server.router.http.wire import Body
 from tgi_server.router.openai import rules
 from tgi_server.router.openai.answers import Model, ModelList
 from tgi_server.router.openai.errors import envelope, error_object, error_status
@@ -46,6 +48,11 @@ class OpenAIRoutes:
         blueprint.register_error_handler(TgiError, error_response)
         return blueprint
 
+    def refusable(self) -> dict[str, Refusable[Any]]:
+        """The routes that need a place to generate."""
+        kinds: dict[str, type[OpenAIBody]] = {"/v1/chat/completions": ChatBody, "/v1/completions": CompletionBody}
+        return {path: Refusable(kind, self._texts, refused) for path, kind in kinds.items()}
+
     async def chat(self) -> Response:
         """The assistant's answer to a conversation."""
         body = await read(ChatBody)
@@ -73,9 +80,17 @@ class OpenAIRoutes:
         return {"id": self._served.model, "object": "model", "created": self._created, "owned_by": "tgi_server"}
 
     async def _answer(self, body: OpenAIBody, prepare: Prepare, making: OpenAIAnswer[Any, Any]) -> Response:
-        check = partial(rules.check_texts, body, self._calls.limits)
+        check = partial(self._texts, body)
         opening = self._calls.begin(prepare, body, check, self._calls.origin(bool(body.stream)))
         return await respond(opening, making, bool(body.stream), self._compute_type)
+
+    def _texts(self, body: OpenAIBody) -> int:
+        return rules.check_texts(body, self._calls.limits)
+
+
+async def refused(body: Body, error: TgiError, id: str) -> Response:
+    """The answer to a request that gets no place, as `Refusable` has it."""
+    return await error_response(error)
 
 
 async def error_response(error: TgiError) -> Response:
