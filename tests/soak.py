@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import psutil
+import uvloop
 
 from tests.fuzz import server as servers
 from tests.fuzz.server import Tried
@@ -59,6 +60,7 @@ class Phase:
         memory: seconds since the beginning, and bytes of each process, with its part of those that it shares.
         work: what the server said now and then that it was busy with.
         spent: seconds that the server computed.
+        asking: seconds that the clients did, on the same machine.
     """
 
     clients: int
@@ -68,6 +70,7 @@ class Phase:
     memory: list[tuple[float, dict[str, int]]] = field(default_factory=list)
     work: list[dict[str, float]] = field(default_factory=list)
     spent: float = 0.0
+    asking: float = 0.0
 
     @property
     def warm(self) -> float:
@@ -96,14 +99,14 @@ async def phase(tried: Tried, clients: int, seconds: float, new_tokens: int) -> 
     made = Phase(clients, seconds)
     pool = Pool(Target("127.0.0.1", tried.port))
     asking = Completions(pool, None, {"temperature": 0, "ignore_eos": True})
-    began, spent = time.monotonic(), _computed(tried)
+    began, spent, asking = time.monotonic(), _computed(tried), time.process_time()
     watching = asyncio.create_task(_watch(tried, made, began))
     try:
         await asyncio.gather(*(_client(asking, made, began, new_tokens, number) for number in range(clients)))
     finally:
         watching.cancel()
         pool.close()
-    made.spent = _computed(tried) - spent
+    made.spent, made.asking = _computed(tried) - spent, time.process_time() - asking
     return made
 
 
@@ -192,7 +195,7 @@ async def trial(tried: Tried, clients: int, seconds: float, new_tokens: int, lea
         grown = ", ".join(f"{name} {part:+.2%}" for name, part in made.growth().items())
         busy = ", ".join(f"{name} {statistics.fmean(told[name] for told in made.work):.0f}" for name in made.work[0])
         print(f"{made.clients} clients, {seconds:g} s: {counts}; {made.goodput:.1f} tokens/s; memory {grown}")
-        print(f"    computed for {made.spent:.1f} s; on average {busy}")
+        print(f"    computed for {made.spent:.1f} s, the clients for {made.asking:.1f} s; on average {busy}")
     if few.goodput:
         print(f"goodput with {clients} clients: {many.goodput / few.goodput:.3f} of that with {PLACES}")
     print("idle before:", _told(before), "- after:", _told(after))
@@ -206,7 +209,8 @@ def _told(held: Mapping[str, float]) -> str:
 def _server(arguments: argparse.Namespace) -> AbstractContextManager[Tried]:
     if arguments.fake:
         return servers.fake(max_concurrent_requests=PLACES, step_seconds=0.02)
-    return servers.demo(f"max_concurrent_requests={PLACES}", *arguments.options)
+    # else prompts that are kept fill what is planned for the caches in the first minutes, which looks like a leak
+    return servers.demo(f"max_concurrent_requests={PLACES}", "preallocate_cache=true", *arguments.options)
 
 
 def main() -> int:
@@ -224,8 +228,9 @@ def main() -> int:
     arguments = parser.parse_args()
     # imagined steps take as long whatever is in them: many clients, who are not in step, have more of them
     least = 0.0 if arguments.fake else LEAST_GOODPUT
-    with _server(arguments) as tried:
-        found = asyncio.run(trial(tried, arguments.clients, 60 * arguments.minutes, arguments.new_tokens, least))
+    loop = uvloop.new_event_loop  # the clients share the server's cores
+    with _server(arguments) as tried, asyncio.Runner(loop_factory=loop) as runner:
+        found = runner.run(trial(tried, arguments.clients, 60 * arguments.minutes, arguments.new_tokens, least))
     for wrong in found:
         print("FAULT", wrong)
     return int(bool(found))

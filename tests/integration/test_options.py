@@ -40,6 +40,7 @@ TABLE: Mapping[str, tuple[Any, Any]] = {
     "enable_cuda_graphs": (True, False),
     "disable_custom_kernels": (True, False),
     "cuda_memory_fraction": (0.5, 0.25),
+    "preallocate_cache": (True, False),
     "master_addr": ("10.0.0.1", "::1"),
     "master_port": (29501, 29502),
     "max_concurrent_requests": (64, 65),

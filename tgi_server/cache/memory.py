@@ -158,21 +158,28 @@ def _that_fit(options: BatchingOptions, plan: CachePlan, free: int) -> str:
 
 
 def allocate(
-    spec: Description, blocks: Sequence[int], world: int, dtype: torch.dtype, device: torch.device, rank: int = 0
+    spec: Description,
+    blocks: Sequence[int],
+    world: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    rank: int = 0,
+    written: bool = False,
 ) -> list[LayerCache]:
     """The cache of every layer on one rank, of as many blocks as its group has.
 
-    Left unwritten, so that on a CPU a block costs memory only once it is used.
+    Unless it is to be `written`, a block costs memory on a CPU only once it is used.
     """
+    made = torch.zeros if written and device.type == "cpu" else torch.empty
     caches = []
     for past, group in zip(spec.pasts, spec.group_of, strict=True):
         heads = kv_heads_of_rank(past.kv_heads, world, rank) if past.kv_heads else 0
         keys, values = (
-            torch.empty((blocks[group], heads, BLOCK_SIZE, width), dtype=dtype, device=device)
+            made((blocks[group], heads, BLOCK_SIZE, width), dtype=dtype, device=device)
             for width in (past.key_width, past.value_width)
         )
         states = [
-            torch.empty((blocks[group], *shape), dtype=torch.float32, device=device)
+            made((blocks[group], *shape), dtype=torch.float32, device=device)
             for shape in past.states_of_rank(world, rank)
         ]
         caches.append(LayerCache(keys, values, states=tuple(states)))

@@ -236,6 +236,12 @@ class ShardOptions(Options):
         maximum=1.0,
         concerns=("shard",),
     )
+    preallocate_cache: bool = option(
+        False,
+        "On CPUs, take the memory of the caches from the system at the start, all of it, rather than block by block as "
+        "it is first used: what does not fit fails at once, and the shards do not grow later. On GPUs it is always so.",
+        concerns=("shard",),
+    )
     master_addr: str = option("localhost", "Address where the shards meet (torch.distributed).", concerns=("shard",))
     master_port: int = option(
         29500,

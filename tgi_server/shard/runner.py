@@ -199,11 +199,15 @@ class ModelRunner:
         blocks = plan.blocks(memory.plan_tokens(config, plan, self._group.minimum(free, self._device)))
         spare = 1 if self._device.type == "cuda" else 0  # for the padded rows of CUDA graphs
         self._caches = memory.allocate(
-            self._spec, [count + spare for count in blocks], world, self._dtype, self._device, rank
-        )
+            self._spec, [count + spare for count in blocks], world, self._dtype, self._device, rank,
+            written=config.preallocate_cache,
+        )  # fmt: skip
         sizes = memory.group_sizes(self._spec, world, self._dtype, rank)
         for line in memory.arithmetic(sizes, blocks, weights, free):
             log.info("memory: %s", line)
+        if self._device.type == "cpu":
+            when = "now" if config.preallocate_cache else "as it is first used (preallocate_cache=true: now)"
+            log.info("memory: that of the caches is taken from the system %s", when)
         return blocks
 
     def _warm_up(self, config: ServerConfig) -> None:

@@ -20,7 +20,9 @@ from tgi_server.errors import ConfigError
 from tgi_server.simulate.costs import Loaded, Overheads
 from tgi_server.simulate.findings import Findings
 
-_NO_MATTER = {field.name for field in fields(TelemetryOptions)} | {"shard_uds_path", "master_addr", "master_port"}
+_NO_MATTER = {field.name for field in fields(TelemetryOptions)} | {
+    "shard_uds_path", "master_addr", "master_port", "preallocate_cache",
+}  # fmt: skip
 """Options that shards read, but that change nothing in how long steps take."""
 
 

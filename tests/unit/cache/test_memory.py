@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -46,6 +47,19 @@ def test_a_blocks_size_is_what_is_allocated(tmp_path: Path) -> None:
             assert size.layers == len(spec.pasts)
             sizes.append(size.block_bytes)
         assert group_sizes(spec, world, torch.bfloat16)[0].block_bytes == max(sizes)
+
+
+def test_memory_of_a_cpu_is_taken_when_it_is_used_or_at_once(tmp_path: Path) -> None:
+    write_llama(tmp_path)
+    spec = read_spec(tmp_path)
+    (size,) = group_sizes(spec, 1, torch.float32)
+    count = (128 << 20) // size.block_bytes
+    rss = psutil.Process().memory_info
+    for written, least, most in ((False, 0.0, 0.2), (True, 0.8, 1.2)):
+        before = rss().rss
+        caches = allocate(spec, [count], 1, torch.float32, CPU, written=written)
+        assert least <= (rss().rss - before) / (128 << 20) <= most
+        del caches
 
 
 def test_inferred_capacity_stops_at_what_requests_can_use() -> None:

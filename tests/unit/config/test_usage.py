@@ -18,8 +18,8 @@ ROOT = Path(tgi_server.__file__).parent.parent
 OPTIONS = [
     "model_id", "revision", "trust_remote_code", "dtype", "tokenizer_config_path", "huggingface_hub_cache",
     "weights_cache_override", "conversion_cache", "sharded", "num_shard", "shard_uds_path", "speculate",
-    "enable_cuda_graphs", "disable_custom_kernels", "cuda_memory_fraction", "master_addr", "master_port",
-    "max_concurrent_requests",
+    "enable_cuda_graphs", "disable_custom_kernels", "cuda_memory_fraction", "preallocate_cache", "master_addr",
+    "master_port", "max_concurrent_requests",
     "max_input_length", "max_total_tokens", "waiting_served_ratio", "max_batch_prefill_tokens",
     "max_batch_total_tokens", "max_waiting_tokens", "max_batch_size", "prefill_chunk_tokens", "prefix_caching",
     "validation_workers", "max_best_of", "max_stop_sequences", "max_top_n_tokens", "payload_limit",
