@@ -99,14 +99,14 @@ async def phase(tried: Tried, clients: int, seconds: float, new_tokens: int) -> 
     made = Phase(clients, seconds)
     pool = Pool(Target("127.0.0.1", tried.port))
     asking = Completions(pool, None, {"temperature": 0, "ignore_eos": True})
-    began, spent, asking = time.monotonic(), _computed(tried), time.process_time()
+    began, spent, own = time.monotonic(), _computed(tried), time.process_time()
     watching = asyncio.create_task(_watch(tried, made, began))
     try:
         await asyncio.gather(*(_client(asking, made, began, new_tokens, number) for number in range(clients)))
     finally:
         watching.cancel()
         pool.close()
-    made.spent, made.asking = _computed(tried) - spent, time.process_time() - asking
+    made.spent, made.asking = _computed(tried) - spent, time.process_time() - own
     return made
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from quart import Response, request
+from werkzeug.datastructures import Headers
 
 from tgi_server.router.http.identity import known
 from tgi_server.router.http.wire import BodyError, BodyType, check_type, dumps, parse
@@ -30,7 +31,7 @@ async def _read(body_type: type[BodyType]) -> BodyType:
     return parse(body_type, data, content_type)
 
 
-def check_head(headers: Mapping[str, str]) -> str:
+def check_head(headers: Mapping[str, str] | Headers) -> str:
     """The content type of a request with these headers; raises BodyError (415) for one whose body cannot be read."""
     content_type = headers.get("content-type", "")
     check_type(content_type)

@@ -117,7 +117,10 @@ def counted(router: Router) -> list[str]:
     return sorted(line for line in router.metrics.render().splitlines() if line.startswith(names))
 
 
-async def met(data: list[bytes], caplog: pytest.LogCaptureFixture) -> tuple[list[bytes], list[str], list[Any], int]:
+Met = tuple[list[bytes], list[str], list[Any]]
+
+
+async def met(data: list[bytes], caplog: pytest.LogCaptureFixture) -> tuple[Met, int]:
     """Answers, counters, log lines (at debug, too) and how many requests the framework saw."""
     caplog.clear()
     async with full() as (router, port, seen, _):
@@ -127,7 +130,7 @@ async def met(data: list[bytes], caplog: pytest.LogCaptureFixture) -> tuple[list
             for record in caplog.records
             if hasattr(record, "span")
         ]
-        return answers, counted(router), lines, len(seen)
+        return (answers, counted(router), lines), len(seen)
 
 
 @pytest.mark.parametrize("data", [WELL, WRONG], ids=["well", "wrong"])
@@ -135,9 +138,9 @@ async def test_what_clients_operators_and_logs_see_is_the_same(
     data: list[bytes], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    *early, seen = await met(data, caplog)
+    early, seen = await met(data, caplog)
     monkeypatch.setattr(Engine, "full", False)
-    *late, all_of_them = await met(data, caplog)
+    late, all_of_them = await met(data, caplog)
     for one, other in zip([*early[0], *early[1], *early[2]], [*late[0], *late[1], *late[2]], strict=True):
         assert one == other
     assert all_of_them == len(data) - sum(each.startswith(b"OPTIONS") for each in data)
