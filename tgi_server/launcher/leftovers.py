@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _PROGRAM = """
-import os, sys
+import os, shutil, sys
 if not sys.stdin.buffer.read():
     for path in sys.argv[1:]:
         try:
             os.unlink(path)
+        except IsADirectoryError:
+            shutil.rmtree(path, ignore_errors=True)
         except OSError:
             pass
 """
@@ -23,7 +25,7 @@ class Leftovers:
     """A small process that outlives this one, and then removes files: it reads a pipe that ends with this process.
 
     Args:
-        paths: the files; those that are not there are no problem.
+        paths: the files, or directories with all that is in them; those that are not there are no problem.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:

@@ -112,7 +112,7 @@ class Child:
             env=for_child(extra),
             pass_fds=inherited,
             start_new_session=True,
-            preexec_fn=_end_with(os.getpid()),
+            preexec_fn=end_with(os.getpid()),
         )
         assert self._process.stdin and self._process.stdout and self._process.stderr
         self.pipes = {
@@ -218,8 +218,11 @@ class Child:
             logger.debug("%s: %s", self.name, text)
 
 
-def _end_with(launcher: int) -> Callable[[], None] | None:
-    """What a new child calls before its program starts, so that it dies when this process does, by kill -9 too."""
+def end_with(launcher: int) -> Callable[[], None] | None:
+    """What a new child calls before its program starts, so that it dies when process `launcher` does, by kill -9 too.
+
+    Linux: it dies with the thread that has started it.
+    """
     if _LIBC is None:
         return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 import sys
 import threading
 import time
@@ -70,13 +71,22 @@ class Stage:
         programs: what shards and router are.
         fetch: brings a model to this machine.
         stop: the signals that arrive.
+        listener: bound already, in place of a socket at the configured address; who made it closes it.
     """
 
-    def __init__(self, arguments: Arguments, programs: Programs, fetch: Fetch, stop: StopSignals) -> None:
+    def __init__(
+        self,
+        arguments: Arguments,
+        programs: Programs,
+        fetch: Fetch,
+        stop: StopSignals,
+        listener: socket.socket | None = None,
+    ) -> None:
         self._arguments = arguments
         self._programs = programs
         self._fetch = fetch
         self._stop = stop
+        self._given = listener
         self._running: _Running | None = None
         self._ports = ExitStack()
         self._port: tuple[str, int] | None = None
@@ -244,7 +254,7 @@ class Stage:
             sockets.clear(config, sockets.shard_paths(config, num_shard))
             if num_shard > 1:
                 sockets.check_master_port(config)
-            logger.info("%d shard(s), %s, port %d", num_shard, dtype.name, listener.getsockname()[1])
+            logger.info("%d shard(s), %s, %s", num_shard, dtype.name, _place(listener))
             look = self._look(config, num_shard, dtype)
             model, description = prepare.prepare(config, dtype, self._fetch, look, self._stop, bar)
             resolved = replace(prepare.resolved(model, num_shard, dtype, gpu=gpus > 0), description=description)
@@ -254,8 +264,10 @@ class Stage:
             resolved = replace(resolved, load_seconds=round(time.monotonic() - began, 3))
             return _Running(server, held.pop_all(), resolved, _of_shards(config), settled)
 
-    def _listener(self, config: ServerConfig) -> Any:
-        """A socket bound to the configured address, kept as long as that is the same."""
+    def _listener(self, config: ServerConfig) -> socket.socket:
+        """A socket bound to the configured address, kept as long as that is the same; or the one that was given."""
+        if self._given is not None:
+            return self._given
         if self._port != (config.hostname, config.port):
             self._ports.close()
             self._port = None
@@ -295,6 +307,13 @@ def _of_shards(config: ServerConfig) -> dict[str, Any]:
     """The values of the options that shards are made of; of prompts that are `auto` what bounds these."""
     bounded = lengths.longest(config, None)
     return _concerned(bounded, "shard") | {"max_total_tokens": config.max_total_tokens}
+
+
+def _place(listener: socket.socket) -> str:
+    """Where it listens, in words."""
+    if listener.family == socket.AF_UNIX:
+        return f"socket {listener.getsockname()}"
+    return f"port {listener.getsockname()[1]}"
 
 
 def _join(server: Server, thread: threading.Thread) -> None:

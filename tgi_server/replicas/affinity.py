@@ -1,0 +1,88 @@
+"""Which replica gets a request: one that has seen its beginning, unless that is too busy. Stdlib only, no clock."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import Generic, TypeVar
+
+CAPACITY = 1 << 16
+"""Keys remembered of a replica: with `prompt.CHUNK` characters each, of some millions of characters."""
+MARGIN = 8
+"""Requests by which a replica may be busier than the least busy one and still be chosen for what it has seen."""
+
+R = TypeVar("R", bound=Hashable)
+
+
+class Affinity(Generic[R]):
+    """Remembers of each replica which beginnings of prompts it was given last.
+
+    A prompt is a sequence of keys, one for each chunk of its text, where a key stands for all of the text up to there
+    (`prompt.keys`): two prompts have as much of their beginning in common as they have first keys.
+
+    Args:
+        margin: see `MARGIN`.
+        capacity: see `CAPACITY`; the least recently used keys are forgotten, of one prompt the last ones first.
+    """
+
+    def __init__(self, margin: float = MARGIN, capacity: int = CAPACITY) -> None:
+        self._margin = margin
+        self._capacity = capacity
+        self._seen: dict[R, OrderedDict[Hashable, None]] = {}
+        self._owners: dict[Hashable, set[R]] = {}
+
+    def choose(self, keys: Sequence[Hashable], loads: Mapping[R, float]) -> R:
+        """The replica for a prompt, which is not remembered by this.
+
+        Of those that are not too busy, the ones that have seen most of the prompt's beginning; of these the least busy
+        one, and where that leaves several, the one that remembers least, so that new prompts are spread.
+
+        Args:
+            keys: of the prompt; none where nothing is known of it.
+            loads: requests under way of each replica that may be chosen, at least one.
+        """
+        bound = min(loads.values()) + self._margin
+        best = self._best(keys, [replica for replica, load in loads.items() if load <= bound]) or list(loads)
+        return min(best, key=lambda replica: (loads[replica], len(self._seen.get(replica, ()))))
+
+    def matched(self, keys: Sequence[Hashable], replica: R) -> int:
+        """How many of the first keys the replica has seen."""
+        seen = self._seen.get(replica, {})
+        return next((index for index, key in enumerate(keys) if key not in seen), len(keys))
+
+    def add(self, replica: R, keys: Sequence[Hashable]) -> None:
+        """Remember that a replica was given a prompt."""
+        seen = self._seen.setdefault(replica, OrderedDict())
+        for key in reversed(keys):  # the beginning is used last, and so forgotten last
+            seen[key] = None
+            seen.move_to_end(key)
+            self._owners.setdefault(key, set()).add(replica)
+        while len(seen) > self._capacity:
+            self._disown(replica, [seen.popitem(last=False)[0]])
+
+    def forget(self, replica: R) -> None:
+        """A replica is gone, and its cache with it."""
+        self._disown(replica, self._seen.pop(replica, ()))
+
+    def __iter__(self) -> Iterator[R]:
+        """The replicas that were given something."""
+        return iter(list(self._seen))
+
+    def _best(self, keys: Sequence[Hashable], eligible: Sequence[R]) -> list[R]:
+        """Those of the eligible that have seen most of the first keys; none where nobody has seen the first."""
+        best: list[R] = []
+        left = list(eligible)
+        for key in keys:
+            owners = self._owners.get(key, ())
+            left = [replica for replica in left if replica in owners]
+            if not left:
+                break
+            best = left
+        return best
+
+    def _disown(self, replica: R, keys: Iterable[Hashable]) -> None:
+        for key in keys:
+            owners = self._owners[key]
+            owners.discard(replica)
+            if not owners:
+                del self._owners[key]

@@ -1,0 +1,94 @@
+"""A replica: an actor of Ray that runs a server as its child and passes requests on to it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import AsyncIterator
+from http import HTTPStatus
+
+import aiohttp
+from ray import serve
+from yarl import URL
+
+from tgi_server.config.schema import ServerConfig
+from tgi_server.replicas.call import Call, Head, passed_on
+from tgi_server.replicas.child import ReplicaFailedError, ServerChild
+
+_HOST = "http://replica"
+"""The socket decides where requests go; clients' own Host headers are passed on."""
+_ADDED = (aiohttp.hdrs.ACCEPT, aiohttp.hdrs.ACCEPT_ENCODING, aiohttp.hdrs.CONTENT_TYPE, aiohttp.hdrs.USER_AGENT)
+"""Headers that the HTTP library would add by itself."""
+_LAST_WORDS = 0.5
+"""Seconds in which those who wait for an answer of a server that died are told so."""
+
+
+class Replica:
+    """One server. The methods are called by Ray Serve.
+
+    Args:
+        threads: processors that its shards compute with together.
+    """
+
+    async def __init__(self, config: ServerConfig, threads: int) -> None:
+        self._name = serve.get_replica_context().replica_id.unique_id
+        self._child = ServerChild(config, threads, _die)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.UnixConnector(str(self._child.path), limit=0),
+            timeout=aiohttp.ClientTimeout(),
+            auto_decompress=False,
+            skip_auto_headers=_ADDED,
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+        try:
+            await self._child.until(self._answers)
+        except BaseException:
+            await self._session.close()
+            self._child.stop()
+            raise
+
+    async def __call__(self, call: Call) -> AsyncIterator[Head | bytes]:
+        """The answer: its head, then its body as it comes. Cancelling it ends the request at the server."""
+        async with self._session.request(
+            call.method,
+            URL(_HOST + call.target, encoded=True),
+            headers=[(key.decode("latin-1"), value.decode("latin-1")) for key, value in call.headers],
+            data=call.body or None,
+            allow_redirects=False,
+        ) as answer:
+            yield Head(answer.status, passed_on(answer.raw_headers, b"date"))
+            async for piece in answer.content.iter_any():
+                yield piece
+
+    async def metrics(self) -> tuple[str, str]:
+        """Its name, and what its server says of itself at /metrics."""
+        async with self._session.get(f"{_HOST}/metrics") as answer:
+            return self._name, await answer.text()
+
+    async def lines(self) -> tuple[str, list[str]]:
+        """Its name, and the lines of its server's log since the last call."""
+        return self._name, self._child.take_lines()
+
+    async def check_health(self) -> None:
+        """Raise ReplicaFailedError unless the server says that it is well."""
+        if not await self._answers():
+            raise ReplicaFailedError(f"replica {self._name} is not well")
+
+    def __del__(self) -> None:
+        """Called by Ray Serve when the last request is done."""
+        if hasattr(self, "_child"):
+            self._child.stop()
+
+    async def _answers(self) -> bool:
+        try:
+            async with self._session.get(f"{_HOST}/health") as answer:
+                return answer.status == HTTPStatus.OK
+        except aiohttp.ClientError:
+            return False
+
+
+def _die() -> None:
+    """The server has ended: so does this process, and Ray starts another replica in its place."""
+    threading.Timer(_LAST_WORDS, os._exit, [1]).start()
+    print("the server of this replica has ended", file=sys.stderr)
