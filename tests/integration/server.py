@@ -43,11 +43,17 @@ class Server:
 
     Args:
         program: what python is to run instead.
+        patience: seconds until it has to be ready, as a context manager.
     """
 
     def __init__(
-        self, *arguments: str, env: dict[str, str] | None = None, program: Sequence[str] = ("-m", "tgi_server")
+        self,
+        *arguments: str,
+        env: dict[str, str] | None = None,
+        program: Sequence[str] = ("-m", "tgi_server"),
+        patience: float = 90,
     ) -> None:
+        self.patience = patience
         self.port = free_port()
         self.directory = tempfile.TemporaryDirectory(prefix="tgi")
         self.sockets = Path(self.directory.name)
@@ -100,7 +106,7 @@ class Server:
 
     def __enter__(self) -> Server:
         try:
-            self.wait_ready()
+            self.wait_ready(self.patience)
         except BaseException:
             self.__exit__(None, None, None)
             raise

@@ -110,6 +110,7 @@ class ServerChild:
         if self.alive:
             self._process.kill()  # its children end with it
             self._process.wait()
+        self._reader.join(_POLL)  # of its last lines
         self._leftovers.close()
         shutil.rmtree(self._directory, ignore_errors=True)
 
@@ -130,10 +131,11 @@ class ServerChild:
         return process
 
     def _read(self, output: IO[bytes]) -> None:
-        for line in output:
-            text = line.decode(errors="replace").rstrip("\n")
-            self._lines.append(text)
-            self._last = text or self._last
+        with output:
+            for line in output:
+                text = line.decode(errors="replace").rstrip("\n")
+                self._lines.append(text)
+                self._last = text or self._last
         self._process.wait()
         if not self._told:
             self._ended()

@@ -1,0 +1,91 @@
+"""Ray Serve's request router as it is called: who gets a request, and what is under way where."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("ray.serve.request_router", reason="Ray Serve is not installed")
+
+from tgi_server.replicas.call import Call
+from tgi_server.replicas.router import PrefixRouter
+
+REPLICAS: list[Any] = [SimpleNamespace(replica_id=name) for name in "abc"]
+
+
+def made(prefixes: bool = True, margin: int = 8) -> PrefixRouter:
+    router = PrefixRouter.__new__(PrefixRouter)  # the rest of it needs a cluster
+    router.initialize_state(prefixes, margin)
+    return router
+
+
+def request(number: int, *keys: int) -> Any:
+    return SimpleNamespace(
+        args=[Call("POST", "/", [], b"", list(keys))],
+        metadata=SimpleNamespace(internal_request_id=str(number)),
+        routing_context=SimpleNamespace(should_backoff=False),
+        future=asyncio.get_running_loop().create_future(),
+    )
+
+
+async def chosen(router: PrefixRouter, asked: Any) -> str:
+    [[replica]] = await router.choose_replicas(REPLICAS, asked)
+    return str(replica.replica_id)
+
+
+async def test_requests_follow_the_beginnings_of_others() -> None:
+    router = made()
+    first = await chosen(router, request(0, 1, 2, 3))
+    other = await chosen(router, request(1, 7, 8))
+    assert other != first
+    assert await chosen(router, request(2, 1, 2, 9)) == first
+    assert await chosen(router, request(3, 7, 8, 9)) == other
+
+
+async def test_without_prefixes_the_least_busy_is_chosen() -> None:
+    router = made(prefixes=False)
+    assert len({await chosen(router, request(number, 1, 2, 3)) for number in range(3)}) == 3
+
+
+async def test_a_burst_is_spread_before_any_of_it_has_arrived() -> None:
+    router = made()
+    counts = Counter([await chosen(router, request(number)) for number in range(12)])
+    assert set(counts.values()) == {4}
+
+
+async def test_what_is_done_is_no_load_any_more_and_counts_once() -> None:
+    router = made(margin=0)
+    replica = await chosen(router, request(0, 1))
+    assert await chosen(router, request(1, 1)) != replica
+    for _ in range(2):
+        router.on_request_completed(replica, "0")  # type: ignore[arg-type]  # a name in place of Ray's id
+    assert await chosen(router, request(2, 1)) == replica
+    assert sorted(router._under_way.values()) == [1, 1]
+
+
+async def test_a_request_that_is_given_up_or_chosen_for_again_is_counted_once() -> None:
+    router = made()
+    asked = request(0)
+    await chosen(router, asked)
+    await chosen(router, asked)
+    assert sum(router._under_way.values()) == 1
+    asked.future.cancel()
+    await asyncio.sleep(0)
+    assert sum(router._under_way.values()) == 0
+
+
+async def test_a_replica_that_died_has_no_beginnings_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.serve.request_router.RequestRouter.on_replica_actor_died", lambda self, replica: None)
+    router = made()
+    first: Any = await chosen(router, request(0, 1, 2))
+    router.on_request_completed(first, "0")
+    second: Any = await chosen(router, request(1, 7, 8))
+    router.on_request_completed(second, "1")
+    router.on_replica_actor_died(first)
+    left = next(replica for replica in REPLICAS if replica.replica_id not in (first, second))
+    assert await chosen(router, request(2, 1, 2)) in (first, left.replica_id)  # with an empty cache, as if new
+    assert router._affinity.matched([7, 8], second) == 2
