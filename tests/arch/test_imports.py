@@ -15,7 +15,7 @@ WITHOUT_TORCH = [
     "tgi_server.jobs.bench", "tgi_server.bench.main", "tgi_server.host", "tgi_server.models.check",
     "tgi_server.launcher.examine",
     "tgi_server.compress.start", "tgi_server.speculate.ngram", "tgi_server.speculate.suffix",
-    "tgi_server.watermark",
+    "tgi_server.watermark", "tgi_server.jobs.ray", "tgi_server.replicas.start", "tgi_server.replicas.affinity",
 ]  # fmt: skip
 
 

@@ -491,8 +491,8 @@ class ServerConfig(
     router: Part = part("tgi_server.router.app.create_app", "What the router process serves.", ("router",), typed=False)
     job: Part = part(
         "tgi_server.jobs.serve.Serve",
-        "What to do with the configured server: serve it, measure it (or another) under load, simulate that, find what "
-        "serves best, or make a quantised checkpoint of its model.",
+        "What to do with the configured server: serve it, serve several of it (replicas on Ray Serve), measure it (or "
+        "another) under load, simulate that, find what serves best, or make a quantised checkpoint of its model.",
         ("job",),
         offers=("perform",),
     )

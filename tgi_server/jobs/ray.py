@@ -22,10 +22,10 @@ class Ray(RayOptions):
     starts_server: ClassVar[bool] = False
 
     def check(self, config: ServerConfig, origins: Mapping[str, str]) -> None:
-        """Raise UsageError where options contradict each other, ConfigError where Ray is not installed."""
+        """Raise UsageError or ConfigError where options cannot go together, ConfigError where Ray is not installed."""
         from tgi_server.replicas import start
 
-        start.check(self, config)
+        start.check(self, config, origins)
 
     @classmethod
     def perform(cls, tasks: Sequence[Task], context: Context) -> None:
@@ -33,4 +33,4 @@ class Ray(RayOptions):
         from tgi_server.replicas import start
 
         for task in tasks:
-            start.run(task.job, task.run.config, context.stop)
+            start.run(task.job, task, context.stop)

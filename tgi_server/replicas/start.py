@@ -8,10 +8,12 @@ import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
 
-from tgi_server.config import load
+from tgi_server.config import describe, load
 from tgi_server.config.schema import Launch, Resolved, ServerConfig
 from tgi_server.errors import ConfigError, TgiError, UsageError
-from tgi_server.jobs.base import Stop
+from tgi_server.jobs.base import Stop, Task
+from tgi_server.launcher import check as launcher
+from tgi_server.launcher.prepare import accelerators
 from tgi_server.launcher.process import HUB_TOKENS, Children, environment
 from tgi_server.replicas import plan
 from tgi_server.replicas.options import RayOptions
@@ -34,9 +36,13 @@ class ReplicasFailedError(TgiError):
     """The process that all requests come by ended though nobody asked it to."""
 
 
-def check(options: RayOptions, config: ServerConfig) -> None:
-    """Raise UsageError where options contradict each other, ConfigError where Ray is not installed."""
+def check(options: RayOptions, config: ServerConfig, origins: Mapping[str, str]) -> None:
+    """Raise UsageError or ConfigError where options cannot go together, ConfigError where Ray is not installed."""
     plan.check(options)
+    if config.sharded and config.num_shard is None:
+        raise UsageError("sharded=true: a replica does not take all GPUs; set num_shard", ["sharded"])
+    if options.ray_address is None:  # else other machines decide
+        launcher.options(config, origins, accelerators())
     for name in ("ngrok", "record_traffic"):
         if getattr(config, name):
             raise UsageError(f"{name}: cannot be used with job=ray, where several processes would do it", [name])
@@ -44,10 +50,14 @@ def check(options: RayOptions, config: ServerConfig) -> None:
         raise ConfigError(MISSING)
 
 
-def run(options: RayOptions, config: ServerConfig, stop: Stop) -> None:
+def run(options: RayOptions, task: Task, stop: Stop) -> None:
     """Run the replicas until told to stop. Raises what `check` raises; ReplicasFailedError."""
-    check(options, config)
+    config, origins = task.run.config, task.run.origins
+    check(options, config, origins)
     log_setup.setup(config, "launcher")
+    for warning in [*task.arguments.warnings, *task.arguments.suspects]:
+        logger.warning(warning)
+    logger.info("options that differ from their defaults: %s", ", ".join(describe.changed(config, origins)))
     with Children() as children:
         front = children.start("front", _COMMAND, load.dump(Launch(config, Resolved())), _variables(options))
         while front.alive and not stop.requested:

@@ -42,6 +42,8 @@ FIELDS = {
         "frequency_penalty", "presence_penalty", "watermark", "response_format", "sampling_seed", "seed", "output",
         "objective", "slo_ttft_p95_ms", "slo_itl_p95_ms", "slo_whole_p95_ms", "budget", "candidates", "record",
         "costs", "cost_seconds",
+        "replicas", "max_replicas", "min_replicas", "target_requests", "upscale_delay", "downscale_delay",
+        "replica_cpus", "replica_gpus", "ray_address", "prefix_routing", "prefix_margin",
         "out", "method", "bits", "group_size", "act_order", "symmetric", "damping", "calibration", "samples",
         "sample_tokens", "repeats", "simulate",
     ],

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+_factory = logging.getLogRecordFactory()
 pytest.importorskip("ray.serve.request_router", reason="Ray Serve is not installed")
+logging.setLogRecordFactory(_factory)  # Ray's adds a field to what all tests log
 
-from tgi_server.replicas.call import Call
-from tgi_server.replicas.router import PrefixRouter
+from tgi_server.replicas.call import Call  # noqa: E402
+from tgi_server.replicas.router import PrefixRouter  # noqa: E402
 
 REPLICAS: list[Any] = [SimpleNamespace(replica_id=name) for name in "abc"]
 
