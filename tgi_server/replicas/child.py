@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import IO
@@ -120,7 +120,7 @@ class ServerChild:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=for_child(_variables(self._config, threads)),
+            env=_environment(self._config, threads),
             pass_fds=[number],
             start_new_session=True,
             preexec_fn=end_with(os.getpid()),
@@ -159,8 +159,10 @@ def own_config(config: ServerConfig, directory: Path) -> ServerConfig:
     )
 
 
-def _variables(config: ServerConfig, threads: int) -> Mapping[str, str]:
-    """Additions to the environment: who asks the hub, and the threads of each shard in place of Ray's own number."""
+def _environment(config: ServerConfig, threads: int) -> dict[str, str]:
+    """That of this process: with who asks the hub, the threads of each shard in place of Ray's number of them, and
+    without what opens Ray to those who know it."""
     shards = 1 if config.sharded is False else config.num_shard or 1
     tokens = {name: value for name, value in environment().items() if name in HUB_TOKENS}
-    return {**tokens, "OMP_NUM_THREADS": str(max(1, threads // shards))}
+    found = for_child({**tokens, "OMP_NUM_THREADS": str(max(1, threads // shards))})
+    return {name: value for name, value in found.items() if not name.startswith("RAY_")}

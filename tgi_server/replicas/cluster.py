@@ -118,8 +118,12 @@ class Deployment:
         return self._running
 
     def look(self) -> None:
-        """Ask Serve how many replicas are running."""
-        application = serve.status().applications.get(self._name)
+        """Ask Serve how many replicas are running; where it does not answer, as many as before."""
+        try:
+            application = serve.status().applications.get(self._name)
+        except (RayError, RayServeException) as error:
+            logger.warning("Ray Serve does not tell how many replicas are running: %s", _first_line(error))
+            return
         states = application.deployments["replicas"].replica_states if application else {}
         now = states.get("RUNNING", 0)
         if now != self._running:

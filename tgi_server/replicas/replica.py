@@ -33,7 +33,7 @@ class Replica:
 
     async def __init__(self, config: ServerConfig, threads: int) -> None:
         self._name = serve.get_replica_context().replica_id.unique_id
-        self._child = ServerChild(config, threads, _die)
+        self._child = ServerChild(config, threads, self._die)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.UnixConnector(str(self._child.path), limit=0),
             timeout=aiohttp.ClientTimeout(),
@@ -87,8 +87,9 @@ class Replica:
         except aiohttp.ClientError:
             return False
 
-
-def _die() -> None:
-    """The server has ended: so does this process, and Ray starts another replica in its place."""
-    threading.Timer(_LAST_WORDS, os._exit, [1]).start()
-    print("the server of this replica has ended", file=sys.stderr)
+    def _die(self) -> None:
+        """The server has ended: so does this process, and Ray starts another replica in its place."""
+        threading.Timer(_LAST_WORDS, os._exit, [1]).start()
+        for line in self._child.take_lines():  # which nobody will ask for any more; Ray keeps them in a file
+            print(line)
+        sys.stdout.flush()

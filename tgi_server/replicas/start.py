@@ -28,6 +28,7 @@ _QUIET = {
     "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",  # seconds, so that a load is noticed soon
     "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
 }
+_OWN = {"RAY_memory_monitor_refresh_ms": "0"}  # the server plans its memory itself: nothing is killed to make room
 
 logger = logging.getLogger(__name__)
 
@@ -79,5 +80,5 @@ def _variables(options: RayOptions) -> Mapping[str, str]:
     """
     known = environment()
     tokens = {name: known[name] for name in HUB_TOKENS if name in known}
-    closed = {} if options.ray_address else {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    return {**_QUIET, **tokens, **closed}
+    own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), **_OWN}
+    return {**_QUIET, **tokens, **({} if options.ray_address else own)}

@@ -55,7 +55,8 @@ def soon(true: Callable[[], bool]) -> bool:
     return true()
 
 
-async def test_it_gets_its_configuration_and_is_reached_by_its_user_only() -> None:
+async def test_it_gets_its_configuration_and_is_reached_by_its_user_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
     gone: list[bool] = []
     child = started(LISTENS, lambda: gone.append(True))
     try:
