@@ -52,7 +52,7 @@ class Affinity(Generic[R]):
 
     def add(self, replica: R, keys: Sequence[Hashable]) -> None:
         """Remember that a replica was given a prompt."""
-        seen = self._seen.setdefault(replica, OrderedDict())
+        seen: OrderedDict[Hashable, None] = self._seen.setdefault(replica, OrderedDict())
         for key in reversed(keys):  # the beginning is used last, and so forgotten last
             seen[key] = None
             seen.move_to_end(key)

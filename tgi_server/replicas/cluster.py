@@ -139,12 +139,16 @@ class Deployment:
             async for piece in answer:
                 yield piece
             over = True
-        except (RayError, RayServeException) as error:
+        except Exception as error:  # of Ray, or what was raised at the replica
             over = True
             raise LostError(_first_line(error)) from error
         finally:
             if not over:
                 answer.cancel()
+
+    async def all(self, call: Call) -> list[tuple[Head, bytes]]:
+        """See `front.Replicas`."""
+        return await self._all("whole", call)
 
     async def metrics(self) -> dict[str, str]:
         """See `front.Replicas`."""
@@ -161,11 +165,12 @@ class Deployment:
         found = re.search(r"ReplicaFailedError: (.+)", message)
         return found[1] if found else None
 
-    async def _all(self, method: str) -> list[Any]:
+    async def _all(self, method: str, *arguments: Call) -> list[Any]:
         """What those replicas answer that do."""
         assert self._handle is not None
         try:
-            said = await self._handle.broadcast(method).results_async(timeout_s=_PATIENCE, return_exceptions=True)
+            asked = self._handle.broadcast(method, *arguments)
+            said = await asked.results_async(timeout_s=_PATIENCE, return_exceptions=True)
         except (RayError, RayServeException, TimeoutError):
             return []
         return [each for each in said if not isinstance(each, BaseException)]

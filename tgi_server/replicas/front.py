@@ -19,6 +19,10 @@ from tgi_server.router.openai import errors as openai
 from tgi_server.telemetry.metrics import CONTENT_TYPE
 
 METRICS = "/metrics"
+LIVE = {"/livez", "/startupz"}
+"""Pages by which a process says that it runs, whatever others do."""
+HEALTH = {"/", "/health", "/ping", "/readyz"}
+"""Pages by which a server says that it is well: all replicas are asked, and one that is well will do."""
 _ANTHROPIC = "/v1/messages"
 _EVENTS = b"text/event-stream"
 _LOST = "the replica that worked on the request was lost"
@@ -35,6 +39,9 @@ class Replicas(Protocol):
 
     def send(self, call: Call) -> AsyncIterator[Head | bytes]:
         """The answer of one of them. Raises LostError where that dies meanwhile."""
+
+    async def all(self, call: Call) -> list[tuple[Head, bytes]]:
+        """The answers of all of them that answer."""
 
     async def metrics(self) -> dict[str, str]:
         """What each says at /metrics, by its name."""
@@ -81,12 +88,17 @@ class Front:
             await relay
 
     async def _answer(self, scope: Any, body: bytes, send: Any) -> None:
-        if scope["path"] == METRICS and scope["method"] in ("GET", "HEAD"):
+        read = scope["method"] in ("GET", "HEAD")
+        if read and scope["path"] == METRICS:
             await self._tell_metrics(send)
+        elif read and scope["path"] in LIVE:
+            await _plain(200, b"text/plain; charset=utf-8", b"", send)
         elif self.draining:
             await _refuse(scope, ShuttingDownError() if scope["method"] == "POST" else UnhealthyError(), send)
         elif not self._replicas.running:
             await _refuse(scope, UnhealthyError("no replica is running"), send)
+        elif read and scope["path"] in HEALTH:
+            await self._tell_health(scope, send)
         else:
             await self._relay(scope, _call(scope, body), send)
 
@@ -105,6 +117,15 @@ class Front:
             await _tell_loss(scope, head, send)
             return
         await send({"type": "http.response.body", "body": b""})
+
+    async def _tell_health(self, scope: Any, send: Any) -> None:
+        answers = await self._replicas.all(_call(scope, b""))
+        if not answers:
+            await _refuse(scope, UnhealthyError("no replica answers"), send)
+            return
+        head, body = min(answers, key=lambda answer: answer[0].status)
+        await send({"type": "http.response.start", "status": head.status, "headers": head.headers})
+        await send({"type": "http.response.body", "body": body})
 
     async def _tell_metrics(self, send: Any) -> None:
         texts = await self._replicas.metrics()

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from http import HTTPStatus
 
 import aiohttp
@@ -49,17 +50,24 @@ class Replica:
             raise
 
     async def __call__(self, call: Call) -> AsyncIterator[Head | bytes]:
-        """The answer: its head, then its body as it comes. Cancelling it ends the request at the server."""
-        async with self._session.request(
-            call.method,
-            URL(_HOST + call.target, encoded=True),
-            headers=[(key.decode("latin-1"), value.decode("latin-1")) for key, value in call.headers],
-            data=call.body or None,
-            allow_redirects=False,
-        ) as answer:
-            yield Head(answer.status, passed_on(answer.raw_headers, b"date"))
-            async for piece in answer.content.iter_any():
-                yield piece
+        """The answer: its head, then its body as it comes. Cancelling it ends the request at the server.
+
+        Raises:
+            ReplicaFailedError: the server does not answer, or not to the end.
+        """
+        try:
+            async with self._asked(call) as answer:
+                yield Head(answer.status, passed_on(answer.raw_headers, b"date"))
+                async for piece in answer.content.iter_any():
+                    yield piece
+        except aiohttp.ClientError as error:
+            raise ReplicaFailedError(f"its server: {error}") from None
+
+    async def whole(self, call: Call) -> tuple[Head, bytes]:
+        """The same, but in one piece."""
+        head, *pieces = [piece async for piece in self(call)]
+        assert isinstance(head, Head)
+        return head, b"".join(piece for piece in pieces if isinstance(piece, bytes))
 
     async def metrics(self) -> tuple[str, str]:
         """Its name, and what its server says of itself at /metrics."""
@@ -79,6 +87,15 @@ class Replica:
         """Called by Ray Serve when the last request is done."""
         if hasattr(self, "_child"):
             self._child.stop()
+
+    def _asked(self, call: Call) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        return self._session.request(
+            call.method,
+            URL(_HOST + call.target, encoded=True),
+            headers=[(key.decode("latin-1"), value.decode("latin-1")) for key, value in call.headers],
+            data=call.body or None,
+            allow_redirects=False,
+        )
 
     async def _answers(self) -> bool:
         try:

@@ -26,6 +26,7 @@ class Fake:
         self.running = running
         self.calls: list[Call] = []
         self.ended = asyncio.Event()
+        self.health: list[tuple[Head, bytes]] = []
         self._answer = answer
 
     async def send(self, call: Call) -> AsyncIterator[Head | bytes]:
@@ -35,6 +36,9 @@ class Fake:
                 yield piece
         finally:
             self.ended.set()
+
+    async def all(self, call: Call) -> list[tuple[Head, bytes]]:
+        return self.health
 
     async def metrics(self) -> dict[str, str]:
         return {"b": "# HELP m h\n# TYPE m gauge\nm 2\n", "a": "# HELP m h\n# TYPE m gauge\nm 1\n"}
@@ -131,6 +135,16 @@ async def test_without_replicas_nothing_waits() -> None:
     assert not fake.calls
 
 
+@pytest.mark.parametrize(("statuses", "expected"), [([503, 200], 200), ([200], 200), ([503, 503], 503), ([], 503)])
+async def test_one_replica_that_is_well_will_do(statuses: list[int], expected: int) -> None:
+    fake = Fake(dies)
+    fake.health = [(Head(status, JSON), str(status).encode()) for status in statuses]
+    client, _ = client_of(fake)
+    answer = await client.get("/health")
+    assert answer.status_code == expected
+    assert answer.text == str(expected) if statuses else "no replica" in answer.text
+
+
 async def test_while_it_drains_new_requests_are_refused() -> None:
     fake = Fake(echo)
     client, front = client_of(fake)
@@ -138,6 +152,7 @@ async def test_while_it_drains_new_requests_are_refused() -> None:
     assert (await client.get("/health")).status_code == 503
     assert (await client.post("/generate", json={})).json()["error"] == "Server is shutting down"
     assert (await client.get("/metrics")).status_code == 200
+    assert (await client.get("/livez")).status_code == 200
     assert not fake.calls
 
 

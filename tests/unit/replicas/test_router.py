@@ -65,7 +65,7 @@ async def test_what_is_done_is_no_load_any_more_and_counts_once() -> None:
     replica = await chosen(router, request(0, 1))
     assert await chosen(router, request(1, 1)) != replica
     for _ in range(2):
-        router.on_request_completed(replica, "0")  # type: ignore[arg-type]  # a name in place of Ray's id
+        router.on_request_completed(replica, "0")
     assert await chosen(router, request(2, 1)) == replica
     assert sorted(router._under_way.values()) == [1, 1]
 
