@@ -109,7 +109,8 @@ async def hits(url: str, prefixes: int, turns: int, clients: int) -> tuple[Load,
     before = read()
     seen = await load(url, shared(prefixes, turns), clients, 4)
     after = read()
-    return seen, *(total(after, name) - total(before, name) for name in (HITS, ASKED))
+    found, asked = (total(after, name) - total(before, name) for name in (HITS, ASKED))
+    return seen, found, asked
 
 
 def main() -> None:

@@ -78,7 +78,7 @@ def found(server: Server, part: str) -> list[psutil.Process]:
 
 async def stream(client: httpx.AsyncClient, prompt: str, new_tokens: int, times: list[float] | None = None) -> str:
     """The text of an answer, or its error after `Error: `."""
-    text = ""
+    text: str = ""
     body = {"inputs": prompt, "parameters": {"max_new_tokens": new_tokens}}
     async with client.stream("POST", "/generate_stream", json=body) as answer:
         async for line in answer.aiter_lines():
@@ -88,7 +88,7 @@ async def stream(client: httpx.AsyncClient, prompt: str, new_tokens: int, times:
                     return f"Error: {event['error']}"
                 if times is not None:
                     times.append(time.monotonic())
-                text += event["token"]["text"]
+                text += str(event["token"]["text"])
                 if event["generated_text"] is not None:
                     return text
     return f"Error: ended after {text!r}"

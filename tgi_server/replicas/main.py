@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import signal
 import socket
@@ -20,6 +19,7 @@ from tgi_server.errors import TgiError
 from tgi_server.launcher import sockets
 from tgi_server.replicas.cluster import Deployment, connected
 from tgi_server.replicas.front import Front
+from tgi_server.replicas.merge import named
 from tgi_server.replicas.options import RayOptions
 from tgi_server.router.http.clients import allow_many
 from tgi_server.router.main import Server
@@ -119,18 +119,8 @@ async def _tell(deployment: Deployment, log: TextIO) -> None:
     """Write what the replicas have logged, each line with its replica."""
     for name, lines in await deployment.lines():
         for line in lines:
-            print(_named(line, name), file=log)
+            print(named(line, name), file=log)
     log.flush()
-
-
-def _named(line: str, name: str) -> str:
-    """A line of a replica's log, of either format."""
-    if not line.startswith("{"):
-        return f"{name} {line}"
-    try:
-        return json.dumps({**json.loads(line), "replica": name})
-    except ValueError:
-        return line
 
 
 if __name__ == "__main__":

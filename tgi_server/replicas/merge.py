@@ -1,7 +1,8 @@
-"""The metrics of all replicas as one text, each series with the replica that it is of. Stdlib only."""
+"""Metrics and log lines of all replicas in one place, each with the replica that it is of. Stdlib only."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 LABEL = "replica"
@@ -35,3 +36,13 @@ def labelled(line: str, replica: str) -> str:
         return f'{name}{{{LABEL}="{replica}",{rest}'
     name, _, value = line.partition(" ")
     return f'{name}{{{LABEL}="{replica}"}} {value}'
+
+
+def named(line: str, replica: str) -> str:
+    """A line of a replica's log with its name: in front of text, as a field of JSON."""
+    if line.startswith("{"):
+        try:
+            return json.dumps({**json.loads(line), LABEL: replica})
+        except ValueError:
+            pass
+    return f"{replica} {line}"

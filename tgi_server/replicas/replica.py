@@ -32,7 +32,7 @@ class Replica:
         threads: processors that its shards compute with together.
     """
 
-    async def __init__(self, config: ServerConfig, threads: int) -> None:
+    async def __init__(self, config: ServerConfig, threads: int) -> None:  # type: ignore[misc]  # Ray Serve awaits it
         self._name = serve.get_replica_context().replica_id.unique_id
         self._child = ServerChild(config, threads, self._die)
         self._session = aiohttp.ClientSession(

@@ -42,11 +42,11 @@ def check(options: RayOptions, config: ServerConfig, origins: Mapping[str, str])
     plan.check(options)
     if config.sharded and config.num_shard is None:
         raise UsageError("sharded=true: a replica does not take all GPUs; set num_shard", ["sharded"])
-    if options.ray_address is None:  # else other machines decide
-        launcher.options(config, origins, accelerators())
     for name in ("ngrok", "record_traffic"):
         if getattr(config, name):
             raise UsageError(f"{name}: cannot be used with job=ray, where several processes would do it", [name])
+    if options.ray_address is None:  # else other machines decide
+        launcher.options(config, origins, accelerators())
     if find_spec("ray") is None:
         raise ConfigError(MISSING)
 

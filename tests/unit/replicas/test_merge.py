@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 from tests.integration.server import series
-from tgi_server.replicas.merge import labelled, merged
+from tgi_server.replicas.merge import labelled, merged, named
 from tgi_server.telemetry.metrics import Metrics
 
 
@@ -48,3 +50,11 @@ def test_labels_with_anything_in_them_stay_as_they_are() -> None:
 def test_no_replica_tells_nothing() -> None:
     assert merged({}) == ""
     assert merged({"a": ""}) == ""
+
+
+def test_lines_of_logs_have_their_replica() -> None:
+    assert named("2026-01-01 INFO router: hello", "a") == "a 2026-01-01 INFO router: hello"
+    assert named("{no json", "a") == "a {no json"
+    assert json.loads(named('{"level": "INFO", "fields": {"x": "é"}}', "a")) == {
+        "level": "INFO", "fields": {"x": "é"}, "replica": "a",
+    }  # fmt: skip
