@@ -29,7 +29,8 @@ def test_what_cannot_be_is_refused(options: dict[str, Any], config: dict[str, An
 
 def test_what_other_machines_decide_is_left_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(start, "find_spec", lambda name: name)
-    config = ServerConfig(enable_cuda_graphs=True)  # there is no GPU here
+    monkeypatch.setattr(start, "accelerators", lambda: 0)
+    config = ServerConfig(enable_cuda_graphs=True)
     start.check(RayOptions(ray_address="auto"), config, {})
     with pytest.raises(ConfigError, match="enable_cuda_graphs"):
         start.check(RayOptions(), config, {})
