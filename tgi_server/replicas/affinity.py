@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Generic, TypeVar
 
 CAPACITY = 1 << 16
@@ -47,7 +47,7 @@ class Affinity(Generic[R]):
 
     def matched(self, keys: Sequence[Hashable], replica: R) -> int:
         """How many of the first keys the replica has seen."""
-        seen = self._seen.get(replica, {})
+        seen: Collection[Hashable] = self._seen.get(replica, ())
         return next((index for index, key in enumerate(keys) if key not in seen), len(keys))
 
     def add(self, replica: R, keys: Sequence[Hashable]) -> None:
