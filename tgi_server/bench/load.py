@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import orjson
@@ -33,7 +33,7 @@ class Run:
     """One measurement."""
 
     clients: int
-    records: list[Record]
+    records: Sequence[Record]
 
 
 async def find_model(target: Target) -> str | None:

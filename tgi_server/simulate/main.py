@@ -24,10 +24,11 @@ from tgi_server.config import describe
 from tgi_server.config.schema import ServerConfig
 from tgi_server.errors import UsageError
 from tgi_server.jobs.base import Context, Task
-from tgi_server.simulate import predict
+from tgi_server.simulate import fleet, predict
 from tgi_server.simulate.kept import Learned
 from tgi_server.simulate.options import SimulateOptions
 from tgi_server.simulate.predict import Predictor, Simulator
+from tgi_server.simulate.routing import Fleet
 from tgi_server.telemetry import logging as log
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ def check(options: SimulateOptions, config: ServerConfig) -> None:
         raise UsageError(
             f"target={options.target}: only the configured server can be simulated, as it is measured step by step"
         )
-    predict.check(config, Workload.of(options))
+    predict.check(config, fleet.work(options))
     api_keys.read(config)
     if not options.known:
         bench.own_address(config)
@@ -49,12 +50,13 @@ def check(options: SimulateOptions, config: ServerConfig) -> None:
 
 
 @dataclass(frozen=True)
-class _Simulated:
+class _Done:
     """One task done: its runs, one a number of clients, and the seconds that these took, and their prompts."""
 
     task: Task
     work: Workload
     runs: Sequence[Run]
+    shared: Sequence[fleet.Shared]
     took: float
     prompts: float
 
@@ -103,21 +105,26 @@ def _progress(bar: bool) -> Iterator[Callable[[str, float], None]]:
         progress.finish()
 
 
-def _simulated(task: Task, simulator: Simulator) -> _Simulated:
-    work = Workload.of(task.job)
+def _simulated(task: Task, simulator: Simulator) -> _Done:
+    work, servers = fleet.work(task.job), Fleet.of(task.job)
     began, before = time.perf_counter(), simulator.prompt_seconds
-    runs = [
-        Run(clients, simulator.records(task.run.config, work, clients, number))
+    made = [
+        simulator.records(task.run.config, work, clients, number, servers)
         for number, clients in enumerate(work.clients)
     ]
     prompts = simulator.prompt_seconds - before
-    return _Simulated(task, work, runs, time.perf_counter() - began - prompts, prompts)
+    took = time.perf_counter() - began - prompts
+    runs = [Run(clients, records) for clients, records in zip(work.clients, made, strict=True)]
+    return _Done(task, work, runs, [fleet.Shared.of(records, servers.replicas) for records in made], took, prompts)
 
 
-def _tell(done: Sequence[_Simulated]) -> None:
+def _tell(done: Sequence[_Done]) -> None:
     """One table of all points, and how fast that was."""
     summaries = [summary for each in done for summary in each.summaries]
     lines = report.table(summaries).split("\n")
+    if any(each.task.job.replicas > 1 for each in done):
+        more = fleet.table([shared for each in done for shared in each.shared])
+        lines = [*(f"{line}  {beside}" for line, beside in zip(lines, more, strict=False)), lines[-1]]
     if len(done) > 1:
         settings = describe.varied([each.task.run.config for each in done])
         names = [" ".join(words) for each, words in zip(done, settings, strict=True) for _ in each.runs]
@@ -133,7 +140,7 @@ def _tell(done: Sequence[_Simulated]) -> None:
     print(f"to make and tokenise the prompts took {prompts:.2f} s")
 
 
-def _write(done: _Simulated) -> None:
+def _write(done: _Done) -> None:
     options: SimulateOptions = done.task.job
     if options.output is None:
         return

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Optional
 
 from tgi_server.bench.options import BenchOptions
 from tgi_server.config.schema import option
+from tgi_server.replicas.affinity import MARGIN
+
+
+class Routing(Enum):
+    """Which of several replicas gets a request."""
+
+    prefix = "prefix"
+    """The one that was given most of its prompt's beginning, unless it is too busy."""
+    least_loaded = "least_loaded"
+    """The one with the fewest requests under way."""
+    round_robin = "round_robin"
+    """One after the other."""
 
 
 @dataclass
@@ -22,6 +35,29 @@ class SimulateOptions(BenchOptions):
     cost_seconds: float = option(
         45.0,
         "Seconds of measuring what steps cost, on a server started for it; not used where costs has it.",
+        minimum=1,
+    )
+    replicas: int = option(
+        1, "Servers of the same configuration behind one address, among which requests are shared out.", minimum=1
+    )
+    per_replica: bool = option(
+        False, "clients, request_rate, traffic_speed and requests are those of each replica, not of all together."
+    )
+    routing: Routing = option(
+        Routing.prefix,
+        "Which replica gets a request: prefix, the one that was given most of its prompt's beginning before, unless it "
+        "is too busy (prefix_margin); least_loaded, the one with the fewest requests under way; round_robin, one after "
+        "the other.",
+    )
+    prefix_margin: int = option(
+        MARGIN,
+        "Requests under way that a replica may have more than the least busy one, and still be sent a request for what "
+        "it has cached.",
+        minimum=0,
+    )
+    front_routers: int = option(
+        1,
+        "Processes that share out the requests, in turns; each knows the beginnings of those only that it sent itself.",
         minimum=1,
     )
 

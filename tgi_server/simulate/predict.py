@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -29,6 +29,8 @@ from tgi_server.simulate import learn
 from tgi_server.simulate.costs import Overheads, StepCosts
 from tgi_server.simulate.findings import Findings
 from tgi_server.simulate.kept import Learned, decisive, place
+from tgi_server.simulate.routing import Fleet
+from tgi_server.simulate.shards import Simulated
 from tgi_server.simulate.world import Load, simulate
 
 PROBE = "tgi_server.simulate.probe"
@@ -150,10 +152,18 @@ class Simulator:
         """Seconds that it took so far to make prompts up and to tokenise them."""
         return self._prompts.seconds
 
-    def records(self, config: ServerConfig, work: Workload, clients: int, run: int) -> list[Record]:
-        """What happens to each request; see `bench.load.measure` for the arguments."""
+    def records(
+        self, config: ServerConfig, work: Workload, clients: int, run: int, fleet: Fleet | None = None
+    ) -> list[Simulated]:
+        """What happens to each request; see `bench.load.measure` for the arguments.
+
+        Args:
+            fleet: the servers; by default one.
+        """
         known = self._learned
-        return simulated(config, known.findings, known.loaded, known.overheads, self._prompts, work, clients, run)
+        return simulated(
+            config, known.findings, known.loaded, known.overheads, self._prompts, work, clients, run, fleet
+        )
 
 
 def measured(stage: Stage, task: Task, seconds: float, report: Report) -> Learned:
@@ -171,7 +181,7 @@ def measured(stage: Stage, task: Task, seconds: float, report: Report) -> Learne
             found.append(learn.Observed.of(clients, made.records))
         return found
 
-    def simulate(costs: StepCosts, overheads: Overheads, work: Workload, clients: int) -> list[Record]:
+    def simulate(costs: StepCosts, overheads: Overheads, work: Workload, clients: int) -> Sequence[Record]:
         run = [each for each, _ in works].index(clients)
         return simulated(config, findings, costs, overheads, prompts, work, clients, run)
 
@@ -237,13 +247,13 @@ class Sent:
 
 def simulated(
     config: ServerConfig, findings: Findings, costs: StepCosts, overheads: Overheads, prompts: Prompts,
-    work: Workload, clients: int, run: int,
-) -> list[Record]:  # fmt: skip
+    work: Workload, clients: int, run: int, fleet: Fleet | None = None,
+) -> list[Simulated]:  # fmt: skip
     """The records of one measurement."""
     load = Load(clients, work.closed, work.requests, work.duration, work.time_limit)
     asked = prompts.asked(work, f"run {run}")
     warmup = _warmup(prompts, work, clients, run)
-    return simulate(config, findings.info, costs, overheads, asked, load, prompts.ids, warmup)
+    return simulate(config, findings.info, costs, overheads, asked, load, prompts.ids, warmup, fleet)
 
 
 def _warmup(prompts: Prompts, work: Workload, clients: int, run: int) -> tuple[Iterator[Request], Load] | None:

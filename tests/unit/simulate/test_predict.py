@@ -180,3 +180,14 @@ def test_the_job(stage: FakeStage, tmp_path: Path, capsys: pytest.CaptureFixture
         ["max_waiting_tokens=1", "1"], ["max_waiting_tokens=1", "4"], ["max_waiting_tokens=30", "1"],
         ["max_waiting_tokens=30", "4"],
     ]  # fmt: skip
+
+
+def test_the_job_with_replicas(stage: FakeStage, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = [f"costs={tmp_path}/costs.json", "clients=2", "requests=6", "per_replica=true", "traffic=agent"]
+    context = Context(stage, SimpleNamespace(requested=False), main.run, "")  # type: ignore[arg-type]  # as above
+    points = [task(*asked, "log_level=error", f"replicas={count}", "routing=round_robin") for count in (1, 3)]
+    Simulate.perform(points, context)
+    head, one, three, *_ = capsys.readouterr().out.splitlines()
+    assert head.split()[-5:] == ["cached", "%", "requests", "a", "replica"]
+    assert (one.split()[:3], one.split()[-3:]) == (["replicas=1", "2", "6"], ["6", "to", "6"])
+    assert (three.split()[:3], three.split()[-3:]) == (["replicas=3", "6", "18"], ["6", "to", "6"])

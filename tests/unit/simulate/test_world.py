@@ -19,7 +19,7 @@ from tgi_server.bench.workload import Request, poisson
 from tgi_server.config.schema import BatchingOptions
 from tgi_server.engine.engine import Engine
 from tgi_server.rpc.fake import FAKE_INFO, FakeShards
-from tgi_server.simulate import world
+from tgi_server.simulate import shards
 from tgi_server.simulate.costs import Overheads, Shape
 from tgi_server.simulate.world import Load, simulate
 from tgi_server.telemetry.metrics import Metrics
@@ -190,14 +190,14 @@ async def test_the_plans_are_those_of_the_engine(options: BatchingOptions, monke
     await engine.stop()
 
     planned: list[tuple[list[int], list[int]]] = []
-    send = world._Shards.send
+    send = shards.Shards.send
 
-    def listening(self: world._Shards, plan: Plan, now: float) -> None:
+    def listening(self: shards.Shards, plan: Plan, now: float) -> None:
         planned.append(([*plan.ids], [*plan.counts]))
         send(self, plan, now)
 
-    monkeypatch.setattr(world._Shards, "send", listening)
-    monkeypatch.setattr(world._World, "_skip", lambda self, event: False)
+    monkeypatch.setattr(shards.Shards, "send", listening)
+    monkeypatch.setattr(shards.Shards, "alike", False)
     simulate(options, FAKE_INFO, Costs(), Overheads(), iter(asked), Load(8, requests=8), ids)
     assert planned == sent
 
