@@ -54,6 +54,29 @@ def ticks_at(axes: Axes, values: Collection[float]) -> None:
         axes.set_xlim(low / 2, high * 2)
 
 
+def few_ticks(axes: Axes, values: Sequence[float]) -> None:
+    """Ticks of an x axis at those of the values, which rise, that are a twentieth of its length apart."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    spots = axes.transAxes.inverted().transform(axes.transData.transform([(value, 1.0) for value in values]))[:, 0]
+    kept: list[tuple[float, float]] = []
+    for value, spot in zip(values, spots, strict=True):
+        if not kept or spot - kept[-1][1] > 0.05:
+            kept.append((value, spot))
+    axes.xaxis.set_major_locator(FixedLocator([value for value, _ in kept]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def powers(axes: Axes) -> None:
+    """Ticks of a logarithmic y axis at powers of ten, as whole numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axes.yaxis.set_major_locator(LogLocator(base=10))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+
+
 def name_places(axes: Axes, names: Sequence[str]) -> None:
     """Names below the places 0, 1, ..., slanted where they are long; of many only some."""
     step = -(-len(names) // _MOST)

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tgi_server.report import placing
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Points = Sequence[tuple[float, float]]
+Scale = Literal["linear", "log", "symlog"]
 Spots = Mapping[str, tuple[float, float]]
 """Points by name."""
 
@@ -50,24 +51,41 @@ def available() -> bool:
         return False
 
 
-def lines(title: str, x_label: str, y_label: str, curves: Mapping[str, Points]) -> str:
-    """A picture for a file: lines with names, x logarithmic, y from 0, on white.
+def lines(
+    title: str, x_label: str, y_label: str, curves: Mapping[str, Points], x_scale: Scale = "log",
+    y_scale: Scale = "linear",
+) -> str:  # fmt: skip
+    """A picture for a file: lines with names, on white.
 
     Args:
-        curves: at least one point in all, each with a positive x.
+        curves: at least one point in all, each with positive numbers where a scale is logarithmic.
+        x_scale: with ticks at the points; `symlog` is linear from 0 to 1.
+        y_scale: from 0 where it is linear.
     """
     with _figure(title, (6.4, 4.0)) as (figure, axes):
         _name(axes, title, x_label, y_label)
-        axes.set_xscale("log")
+        axes.set_xscale(x_scale, **({"linthresh": 1} if x_scale == "symlog" else {}))
         for number, (name, points) in enumerate(curves.items()):
             axes.plot(*zip(*sorted(points), strict=True), label=placing.shortened(name, _LONGEST), **_look(number))
-        axes.set_ylim(bottom=0)
-        if all(y == 0 for points in curves.values() for _, y in points):
-            axes.set_ylim(0, 1)
-        placing.round_ticks(axes)
-        placing.ticks_at(axes, {x for points in curves.values() for x, _ in points})
+        _scale_y(axes, y_scale, [y for points in curves.values() for _, y in points])
+        places = {x for points in curves.values() for x, _ in points}
+        if x_scale == "log":
+            placing.ticks_at(axes, places)
+        else:
+            placing.few_ticks(axes, sorted(places))
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
         return _svg(figure, title, page=False)
+
+
+def _scale_y(axes: Axes, scale: Scale, values: Sequence[float]) -> None:
+    axes.set_yscale(scale)
+    if scale == "log":
+        placing.powers(axes)
+        return
+    axes.set_ylim(bottom=0)
+    if not any(values):
+        axes.set_ylim(0, 1)
+    placing.round_ticks(axes)
 
 
 def effect(title: str, label: str, unit: str, means: Mapping[str, float], single: Mapping[str, Sequence[float]]) -> str:

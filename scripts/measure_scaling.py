@@ -1,0 +1,92 @@
+"""Simulated replicas, many of them: numbers for docs/plots/scaling.json, and pictures. See scripts/measure-scaling."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import orjson
+
+from scripts.scaling import draw, front
+from scripts.scaling.costs import PAGE, costs
+from scripts.scaling.points import Point, same
+from tgi_server.simulate.costs import MeasuredCosts
+
+FILE = PAGE.parent / "plots/scaling.json"
+RATE = 8.0
+"""Requests a second and replica, which one replica bears where it finds nearly all system prompts."""
+PROMPTS = 10
+"""System prompts for each replica."""
+
+_TIMES = {10: (15.0, 25.0), 30: (15.0, 20.0), 100: (12.0, 10.0), 300: (10.0, 8.0), 1000: (6.0, 6.0)}
+"""Seconds before those that count, and of those, for so many replicas: a request takes some milliseconds to simulate."""
+
+
+def replicas() -> Iterator[Point]:
+    """More and more replicas, and as many more requests and prompts."""
+    for count in (1, 3, 10, 30, 100, 300, 1000):
+        warm, seconds = next(times for most, times in _TIMES.items() if count <= most)
+        for routing in ("prefix", "round_robin", "least_loaded") if count <= 100 else ("prefix", "round_robin"):
+            yield Point(count, routing, RATE, PROMPTS * count, warm=warm, seconds=seconds)
+
+
+def load() -> Iterator[Point]:
+    """More and more requests."""
+    for rate in (2.0, 4.0, 5.0, 6.0, 6.5, 7.0, 8.0, 9.0, 10.0, 11.0):
+        for routing in ("prefix", "least_loaded", "round_robin"):
+            yield Point(16, routing, rate, 16 * PROMPTS)
+
+
+def margin() -> Iterator[Point]:
+    """How far a replica may be ahead of the least busy one: with many prompts, and with one that all share."""
+    for prompts, rate in ((16 * PROMPTS, RATE), (1, 4.0)):
+        base = Point(16, "prefix", rate, prompts)
+        yield from (same(base, margin=margin) for margin in (0, 1, 2, 4, 8, 16, 32))
+        yield same(base, routing="least_loaded")
+
+
+def routers() -> Iterator[Point]:
+    """More and more processes that do not tell each other what they sent where."""
+    for count in (1, 2, 4, 8, 16, 32):
+        yield Point(32, "prefix", RATE, 32 * PROMPTS, routers=count)
+    yield Point(32, "least_loaded", RATE, 32 * PROMPTS)
+
+
+PARTS: Mapping[str, Callable[[], Iterator[Point]]] = {
+    "replicas": replicas, "load": load, "margin": margin, "routers": routers,
+}  # fmt: skip
+OTHERS: Mapping[str, Callable[[MeasuredCosts], Any]] = {"front": front.delays, "choice": lambda _: front.choices()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="measure-scaling", description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=[*PARTS, *OTHERS], help="parts to simulate [all]")
+    parser.add_argument("--draw", action="store_true", help="simulate nothing")
+    arguments = parser.parse_args()
+    if not arguments.draw:
+        known = costs(PAGE.read_text(encoding="utf-8"))
+        for name in arguments.only or [*PARTS, *OTHERS]:
+            found = list(_told(PARTS[name](), known)) if name in PARTS else OTHERS[name](known)
+            _keep(name, found, known)
+    for path, text in draw.pictures(orjson.loads(FILE.read_bytes())).items():
+        (FILE.parent / path).write_text(text, encoding="utf-8")
+
+
+def _told(points: Iterator[Point], known: MeasuredCosts) -> Iterator[dict[str, Any]]:
+    for point in points:
+        found = point.run(known)
+        print(found, file=sys.stderr, flush=True)
+        yield found
+
+
+def _keep(name: str, found: Any, known: MeasuredCosts) -> None:
+    content = orjson.loads(FILE.read_bytes()) if FILE.exists() else {}
+    content |= {"costs": asdict(known), name: found}
+    FILE.write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2) + b"\n")
+
+
+if __name__ == "__main__":
+    main()

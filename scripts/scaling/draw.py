@@ -1,0 +1,100 @@
+"""The pictures of docs/scaling.md."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from scripts.scaling.front import CARRIES
+from tgi_server.report.plots import Points, lines
+
+BUSY = 0.7
+"""The part of what a front router carries that it is given."""
+_NAMES = {"prefix": "by prefix", "least_loaded": "least loaded", "round_robin": "round robin"}
+_TOKENS = (100, 1000, 10_000)
+"""A second and replica."""
+
+Found = Sequence[Mapping[str, Any]]
+
+
+def pictures(found: Mapping[str, Any]) -> dict[str, str]:
+    """Names of files, and what is in them."""
+    many, load = found["replicas"], found["load"]
+    return {
+        "scaling-goodput.svg": lines(
+            "Requests within the limits", "replicas", "requests a second", _curves(many, "replicas", "goodput"),
+            y_scale="log",
+        ),
+        "scaling-replica.svg": lines(
+            "Requests within the limits, a replica", "replicas", "requests a second and replica",
+            _curves(many, "replicas", lambda point: point["goodput"] / point["replicas"]),
+        ),
+        "scaling-cached.svg": lines(
+            "Prompt tokens found in caches", "replicas", "% of prompt tokens", _curves(many, "replicas", _cached)
+        ),
+        "scaling-load.svg": lines(
+            "16 replicas under more and more load", "requests a second and replica that arrive",
+            "of these within the limits", _curves(load, "rate", lambda point: point["goodput"] / point["replicas"]),
+            x_scale="linear",
+        ),
+        "scaling-margin.svg": _margin(found["margin"]),
+        "scaling-routers.svg": _routers(found["routers"]),
+        "scaling-front.svg": _needed(),
+        "scaling-delay.svg": lines(
+            f"Waiting in one front router of {CARRIES:,.0f} tokens/s", "its load, %", "ms that a token waits",
+            {name: [(100 * point["tokens"] / CARRIES, 1000 * point[name]) for point in found["front"]]
+             for name in ("p50", "p95", "p99")}, x_scale="linear", y_scale="log",
+        ),
+    }  # fmt: skip
+
+
+def _curves(points: Found, x: str, y: str | Callable[[Mapping[str, Any]], float]) -> dict[str, Points]:
+    """A line for each way of routing."""
+    value = y if callable(y) else lambda point: point[y]
+    return {
+        name: [(point[x], value(point)) for point in points if point["routing"] == routing]
+        for routing, name in _NAMES.items()
+    }
+
+
+def _cached(point: Mapping[str, Any]) -> float:
+    return float(100 * point["cached"])
+
+
+def _margin(points: Found) -> str:
+    """First tokens by prefix with more and more margin, and without any look at prefixes."""
+    curves: dict[str, Points] = {}
+    for prompts, name in ((160, "160 system prompts"), (1, "one for all")):
+        own = [point for point in points if point["prompts"] == prompts]
+        first = {
+            routing: [
+                (point["margin"], 1000 * point["first_token_p95"]) for point in own if point["routing"] == routing
+            ]
+            for routing in _NAMES
+        }
+        ((_, without),) = first["least_loaded"]
+        curves[f"{name}, by prefix"] = first["prefix"]
+        curves[f"{name}, least loaded"] = [(margin, without) for margin, _ in first["prefix"]]
+    title = "First token of 95 in 100 requests, 16 replicas"
+    return lines(title, "prefix_margin, requests", "ms", curves, x_scale="symlog")
+
+
+def _routers(points: Found) -> str:
+    """What processes find that do not know of each other."""
+    by_prefix = [(point["routers"], _cached(point)) for point in points if point["routing"] == "prefix"]
+    (without,) = (_cached(point) for point in points if point["routing"] == "least_loaded")
+    curves = {"by prefix": by_prefix, "least loaded": [(routers, without) for routers, _ in by_prefix]}
+    return lines("Prompt tokens found in caches, 32 replicas", "front routers", "% of prompt tokens", curves)
+
+
+def _needed() -> str:
+    """On paper: as many as carry all tokens."""
+    sizes = [1, 3, 10, 30, 100, 300, 1000]
+    curves = {f"{tokens:,} tokens/s a replica": [(size, needed(size, tokens)) for size in sizes] for tokens in _TOKENS}
+    return lines("Front routers that are needed", "replicas", "front routers", curves, y_scale="log")
+
+
+def needed(replicas: int, tokens: float) -> int:
+    """Front routers for so many replicas of so many tokens a second each."""
+    return math.ceil(replicas * tokens / (BUSY * CARRIES))
