@@ -22,7 +22,7 @@ PROMPTS = 10
 """System prompts for each replica."""
 
 _TIMES = {10: (15.0, 25.0), 30: (15.0, 20.0), 100: (12.0, 10.0), 300: (10.0, 8.0), 1000: (6.0, 6.0)}
-"""Seconds before those that count, and of those, for so many replicas: a request takes some milliseconds to simulate."""
+"""Seconds before those that count, and of those, for so many replicas: each request takes milliseconds to simulate."""
 
 
 def replicas() -> Iterator[Point]:

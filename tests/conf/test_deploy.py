@@ -7,20 +7,20 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
+from tests.conf.manifests import kind
 from tests.documented import DOCUMENT
 from tgi_server.config import cli, load
 from tgi_server.config.schema import ServerConfig, documented_options
 from tgi_server.launcher import supervise
 
 ROOT = Path(__file__).parents[2]
-SYSTEMD, DOCKER, KUBERNETES = (ROOT / "deploy" / name for name in ("systemd", "docker", "kubernetes"))
+SYSTEMD, DOCKER = (ROOT / "deploy" / name for name in ("systemd", "docker"))
 UNIT = SYSTEMD / "tgi-server.service"
 VARIABLES = {field.name.upper() for field in documented_options()} | {
     "HOME", "XDG_CACHE_HOME", "PYTHONUNBUFFERED", "HF_TOKEN",
@@ -138,16 +138,6 @@ def test_keys_get_neither_into_the_repository_nor_into_images() -> None:
     (secret,) = yaml.safe_load((DOCKER / "compose.yaml").read_text())["secrets"].values()
     path = (DOCKER / secret["file"]).relative_to(ROOT)
     assert all(str(path) in (ROOT / name).read_text().splitlines() for name in (".gitignore", ".dockerignore"))
-
-
-def documents() -> Iterator[dict[str, Any]]:
-    for path in sorted(KUBERNETES.glob("*.yaml")):
-        yield from yaml.safe_load_all(path.read_text())
-
-
-def kind(name: str) -> dict[str, Any]:
-    (found,) = (document for document in documents() if document["kind"] == name)
-    return found
 
 
 def test_the_pod_serves_what_the_image_can() -> None:
