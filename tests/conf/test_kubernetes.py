@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 from jsonschema import ValidationError
 
 from tests.conf.manifests import FILES, documents, kind, validator
+from tests.conf.test_deploy import VARIABLES, composed
 from tests.queries import selectors
 from tgi_server.config.schema import ServerConfig
 from tgi_server.telemetry.names import FAMILIES
 
-REPLICAS = "replicas.yaml"
+REPLICAS, NODES = "replicas.yaml", "nodes.yaml"
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -91,3 +94,49 @@ def test_the_number_of_replicas_follows_our_gauges() -> None:
     under_way = {name for name, _ in selectors(scaled["triggers"][0]["metadata"]["query"])}
     assert under_way == {"tgi_queue_size", "tgi_batch_current_size"}
     assert float(scaled["triggers"][0]["metadata"]["threshold"]) == ServerConfig().max_concurrent_requests / 2
+
+
+def test_nodes_are_those_of_a_group() -> None:
+    """What LeaderWorkerSet tells each pod is what the server asks for."""
+    template = kind("LeaderWorkerSet", NODES)["spec"]["leaderWorkerTemplate"]
+    told = {
+        "leaderTemplate": {"LWS_GROUP_SIZE": "2", "LWS_WORKER_INDEX": "0", "POD_IP": "10.0.0.7"},
+        "workerTemplate": {"LWS_GROUP_SIZE": "2", "LWS_WORKER_INDEX": "1", "LWS_LEADER_ADDRESS": "tgi-nodes-0.there"},
+    }
+    for rank, (name, variables) in enumerate(told.items()):
+        pod = template[name]["spec"]
+        (container,) = pod["containers"]
+        words = [_filled(word, variables) for word in container["args"]]
+        environment = {each["name"]: each.get("value", "x") for each in container["env"] if each["name"] != "POD_IP"}
+        assert environment.keys() <= VARIABLES
+        config = composed(["--deployment", "docker", *words], environment)
+        assert (config.num_nodes, config.node_rank) == (template["size"], rank)
+        assert config.master_addr == variables.get("LWS_LEADER_ADDRESS", variables.get("POD_IP"))
+        mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
+        assert config.node_token_file is not None and str(Path(config.node_token_file).parent) in mounted
+        assert {mount["name"] for mount in container["volumeMounts"]} <= {volume["name"] for volume in pod["volumes"]}
+        assert ("readinessProbe" in container) is (rank == 0), "only node 0 has HTTP"
+
+
+def _filled(word: str, variables: Mapping[str, str]) -> str:
+    """An argument as Kubernetes hands it over."""
+    return re.sub(r"\$\((\w+)\)", lambda found: variables[found[1]], word)
+
+
+def test_a_group_is_one_server() -> None:
+    spec = kind("LeaderWorkerSet", NODES)["spec"]
+    leader, worker = (spec["leaderWorkerTemplate"][name] for name in ("leaderTemplate", "workerTemplate"))
+    assert spec["leaderWorkerTemplate"]["restartPolicy"] == "RecreateGroupOnPodRestart"
+    one = kind("Deployment", "server.yaml")["spec"]["template"]["spec"]
+    for name in ("securityContext", "terminationGracePeriodSeconds", "automountServiceAccountToken"):
+        assert one[name] == leader["spec"][name] == worker["spec"][name]
+    (single,), (first,), (other,) = (each["containers"] for each in (one, leader["spec"], worker["spec"]))
+    for name in ("startupProbe", "readinessProbe", "livenessProbe", "lifecycle", "ports"):
+        assert single[name] == first[name]
+    for name in ("image", "securityContext", "resources", "lifecycle"):
+        assert single[name] == first[name] == other[name]
+    service, policy = (kind(name, NODES)["spec"] for name in ("Service", "NetworkPolicy"))
+    assert service["selector"].items() <= leader["metadata"]["labels"].items()
+    assert not service["selector"].items() <= worker["metadata"]["labels"].items()
+    for template in (leader, worker):
+        assert policy["podSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
