@@ -21,22 +21,29 @@ RATE = 8.0
 PROMPTS = 10
 """System prompts for each replica."""
 
-_TIMES = {10: (15.0, 25.0), 30: (15.0, 20.0), 100: (12.0, 10.0), 300: (10.0, 8.0), 1000: (6.0, 6.0)}
-"""Seconds before those that count, and of those, for so many replicas: each request takes milliseconds to simulate."""
+_REPLICAS = {
+    1: (15.0, 25.0), 3: (15.0, 25.0), 10: (15.0, 25.0), 30: (15.0, 20.0), 100: (12.0, 10.0), 300: (10.0, 8.0),
+    1000: (5.0, 5.0),
+}  # fmt: skip
+"""Seconds before those that count, and of those: a request takes milliseconds to simulate."""
+_RATES = {
+    "prefix": {1000: (8,)}, "least_loaded": {10: (8,)}, "round_robin": {100: (4, 5, 8), 1000: (4,)},
+}  # fmt: skip
+"""Requests a second and replica, for so many replicas at most."""
 
 
 def replicas() -> Iterator[Point]:
-    """More and more replicas, and as many more requests and prompts."""
-    for count in (1, 3, 10, 30, 100, 300, 1000):
-        warm, seconds = next(times for most, times in _TIMES.items() if count <= most)
-        for routing in ("prefix", "round_robin", "least_loaded") if count <= 100 else ("prefix", "round_robin"):
-            yield Point(count, routing, RATE, PROMPTS * count, warm=warm, seconds=seconds)
+    """More and more replicas, and as many more requests and prompts; under loads around what they bear."""
+    for count, (warm, seconds) in _REPLICAS.items():
+        for routing, known in _RATES.items():
+            for rate in next((rates for most, rates in known.items() if count <= most), ()):
+                yield Point(count, routing, float(rate), PROMPTS * count, warm=warm, seconds=seconds)
 
 
 def load() -> Iterator[Point]:
     """More and more requests."""
-    for rate in (2.0, 4.0, 5.0, 6.0, 6.5, 7.0, 8.0, 9.0, 10.0, 11.0):
-        for routing in ("prefix", "least_loaded", "round_robin"):
+    for rate in (2.0, 4.0, 5.0, 6.0, 6.5, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0):
+        for routing in ("prefix", "least_loaded", "round_robin") if rate <= 11 else ("prefix",):
             yield Point(16, routing, rate, 16 * PROMPTS)
 
 

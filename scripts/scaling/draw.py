@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scripts.scaling.front import CARRIES
@@ -20,23 +20,22 @@ Found = Sequence[Mapping[str, Any]]
 
 def pictures(found: Mapping[str, Any]) -> dict[str, str]:
     """Names of files, and what is in them."""
-    many, load = found["replicas"], found["load"]
+    many = _loads(found["replicas"])
+    good = {name: [(point["replicas"], point["goodput"]) for point in points] for name, points in many.items()}
+    cached = {name: [(point["replicas"], _cached(point)) for point in points] for name, points in many.items()}
     return {
         "scaling-goodput.svg": lines(
-            "Requests within the limits", "replicas", "requests a second", _curves(many, "replicas", "goodput"),
-            y_scale="log",
+            "Requests within the limits", "replicas", "requests a second",
+            {name: [spot for spot in spots if spot[1] > 0] for name, spots in good.items()}, y_scale="log",
         ),
         "scaling-replica.svg": lines(
-            "Requests within the limits, a replica", "replicas", "requests a second and replica",
-            _curves(many, "replicas", lambda point: point["goodput"] / point["replicas"]),
+            "Requests within the limits, of each replica", "replicas", "requests a second and replica",
+            {name: [(size, rate / size) for size, rate in spots] for name, spots in good.items()},
         ),
-        "scaling-cached.svg": lines(
-            "Prompt tokens found in caches", "replicas", "% of prompt tokens", _curves(many, "replicas", _cached)
-        ),
+        "scaling-cached.svg": lines("Prompt tokens found in caches", "replicas", "% of prompt tokens", cached),
         "scaling-load.svg": lines(
             "16 replicas under more and more load", "requests a second and replica that arrive",
-            "of these within the limits", _curves(load, "rate", lambda point: point["goodput"] / point["replicas"]),
-            x_scale="linear",
+            "of these within the limits", _curves(found["load"]), x_scale="linear",
         ),
         "scaling-margin.svg": _margin(found["margin"]),
         "scaling-routers.svg": _routers(found["routers"]),
@@ -49,11 +48,18 @@ def pictures(found: Mapping[str, Any]) -> dict[str, str]:
     }  # fmt: skip
 
 
-def _curves(points: Found, x: str, y: str | Callable[[Mapping[str, Any]], float]) -> dict[str, Points]:
-    """A line for each way of routing."""
-    value = y if callable(y) else lambda point: point[y]
+def _loads(points: Found) -> dict[str, list[Mapping[str, Any]]]:
+    """The points of each routing and load."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for point in points:
+        found.setdefault(f"{_NAMES[point['routing']]}, {point['rate']:g}/s arrive", []).append(point)
+    return dict(sorted(found.items()))
+
+
+def _curves(points: Found) -> dict[str, Points]:
+    """What a replica answers in time under each load, for each way of routing."""
     return {
-        name: [(point[x], value(point)) for point in points if point["routing"] == routing]
+        name: [(point["rate"], point["goodput"] / point["replicas"]) for point in points if point["routing"] == routing]
         for routing, name in _NAMES.items()
     }
 
