@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Sequence
 
 from scripts.scaling.points import Point
 from tgi_server.replicas.affinity import Affinity
@@ -11,7 +12,7 @@ from tgi_server.simulate.costs import MeasuredCosts
 
 CARRIES = 31_000.0
 """Tokens a second of one router process (docs/benchmarks.md, ./scripts/bench-router)."""
-_MOST = 64
+_MOST = 60
 _SECONDS = (10.0, 20.0)
 
 
@@ -20,22 +21,29 @@ def delays(costs: MeasuredCosts) -> list[dict[str, float]]:
 
     The tokens are those of simulated replicas: a step brings one for each of its sequences, at the same moment.
     """
-    import numpy as np
-
     records = Point(_MOST, "least_loaded", 8.0, 1, warm=0.0, seconds=_SECONDS[1]).records(costs)
     found = []
-    for count in (8, 16, 24, 32, 40, 48, 52, 56, 58, 60, 62, 64):
-        moments = np.sort(
-            np.array([moment for record in records if record.replica < count for moment in record.arrivals])
-        )
-        moments = moments[(moments > _SECONDS[0]) & (moments < _SECONDS[1])]
-        work = np.arange(len(moments)) / CARRIES
-        ends = np.maximum.accumulate(moments - work) + work + 1 / CARRIES
-        waited = ends - moments
+    for count in (8, 16, 24, 32, 40, 48, 52, 56, 58, 60):
+        arrivals = [moment for record in records if record.replica < count for moment in record.arrivals]
+        moments = sorted(moment for moment in arrivals if _SECONDS[0] < moment < _SECONDS[1])
+        waited = sorted(waits(moments, CARRIES))
+        p50, p95, p99 = (waited[int(part * len(waited))] for part in (0.5, 0.95, 0.99))
         rate = len(moments) / (_SECONDS[1] - _SECONDS[0])
-        p50, p95, p99 = np.quantile(waited, (0.5, 0.95, 0.99))
         found.append({"replicas": count, "tokens": rate, "p50": p50, "p95": p95, "p99": p99})
-    return [{name: float(value) for name, value in each.items()} for each in found]
+    return found
+
+
+def waits(moments: Sequence[float], rate: float) -> list[float]:
+    """Seconds until each token has passed a process that takes them one after the other, so many a second.
+
+    Args:
+        moments: at which they come, rising.
+    """
+    free, found = 0.0, []
+    for moment in moments:
+        free = max(free, moment) + 1 / rate
+        found.append(free - moment)
+    return found
 
 
 def choices() -> list[dict[str, float]]:
