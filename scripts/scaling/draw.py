@@ -69,19 +69,21 @@ def _cached(point: Mapping[str, Any]) -> float:
 
 
 def _margin(points: Found) -> str:
-    """First tokens by prefix with more and more margin, and without any look at prefixes."""
-    curves: dict[str, Points] = {}
-    for prompts, name in ((160, "160 system prompts"), (1, "one for all")):
-        own = [point for point in points if point["prompts"] == prompts]
-        first = {
-            routing: [
-                (point["margin"], 1000 * point["first_token_p95"]) for point in own if point["routing"] == routing
-            ]
-            for routing in _NAMES
-        }
-        ((_, without),) = first["least_loaded"]
-        curves[f"{name}, by prefix"] = first["prefix"]
-        curves[f"{name}, least loaded"] = [(margin, without) for margin, _ in first["prefix"]]
+    """First tokens by prefix with more and more margin, and where all share one prompt, without any look at it."""
+
+    def first(prompts: int, routing: str) -> list[tuple[float, float]]:
+        return [
+            (point["margin"], 1000 * point["first_token_p95"])
+            for point in points
+            if point["prompts"] == prompts and point["routing"] == routing
+        ]
+
+    ((_, without),) = first(1, "least_loaded")
+    curves = {
+        "160 system prompts, 8/s arrive": first(160, "prefix"),
+        "one for all, 4/s arrive": first(1, "prefix"),
+        "one for all, least loaded": [(margin, without) for margin, _ in first(1, "prefix")],
+    }
     title = "First token of 95 in 100 requests, 16 replicas"
     return lines(title, "prefix_margin, requests", "ms", curves, x_scale="symlog")
 
@@ -98,7 +100,8 @@ def _needed() -> str:
     """On paper: as many as carry all tokens."""
     sizes = [1, 3, 10, 30, 100, 300, 1000]
     curves = {f"{tokens:,} tokens/s a replica": [(size, needed(size, tokens)) for size in sizes] for tokens in _TOKENS}
-    return lines("Front routers that are needed", "replicas", "front routers", curves, y_scale="log")
+    title = f"Front routers of {CARRIES:,.0f} tokens/s, at {100 * BUSY:.0f} % of it"
+    return lines(title, "replicas", "front routers", curves, y_scale="log")
 
 
 def needed(replicas: int, tokens: float) -> int:

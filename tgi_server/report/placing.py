@@ -28,11 +28,11 @@ def shortened(text: str, longest: int) -> str:
     return plain if len(plain) <= longest else plain[: longest - 1] + "…"
 
 
-def round_ticks(axes: Axes, x: bool = False) -> None:
-    """Few ticks at round numbers on the y axis, or on both."""
+def round_ticks(axes: Axes, x: bool = False, y: bool = True) -> None:
+    """Few ticks at round numbers on the y axis, or on both, or on x alone."""
     from matplotlib.ticker import MaxNLocator
 
-    for axis in (axes.yaxis, axes.xaxis) if x else (axes.yaxis,):
+    for axis in ([axes.yaxis] if y else []) + ([axes.xaxis] if x else []):
         axis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
 
 

@@ -59,7 +59,7 @@ def lines(
 
     Args:
         curves: at least one point in all, each with positive numbers where a scale is logarithmic.
-        x_scale: with ticks at the points; `symlog` is linear from 0 to 1.
+        x_scale: with ticks at the points, or at round numbers where it is linear; `symlog` is linear from 0 to 1.
         y_scale: from 0 where it is linear.
     """
     with _figure(title, (6.4, 4.0)) as (figure, axes):
@@ -68,10 +68,12 @@ def lines(
         for number, (name, points) in enumerate(curves.items()):
             axes.plot(*zip(*sorted(points), strict=True), label=placing.shortened(name, _LONGEST), **_look(number))
         _scale_y(axes, y_scale, [y for points in curves.values() for _, y in points])
+        if y_scale == "linear" or x_scale == "linear":
+            placing.round_ticks(axes, x=x_scale == "linear", y=y_scale == "linear")
         places = {x for points in curves.values() for x, _ in points}
         if x_scale == "log":
             placing.ticks_at(axes, places)
-        else:
+        elif x_scale == "symlog":
             placing.few_ticks(axes, sorted(places))
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
         return _svg(figure, title, page=False)
@@ -85,7 +87,6 @@ def _scale_y(axes: Axes, scale: Scale, values: Sequence[float]) -> None:
     axes.set_ylim(bottom=0)
     if not any(values):
         axes.set_ylim(0, 1)
-    placing.round_ticks(axes)
 
 
 def effect(title: str, label: str, unit: str, means: Mapping[str, float], single: Mapping[str, Sequence[float]]) -> str:

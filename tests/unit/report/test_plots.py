@@ -117,3 +117,15 @@ def test_agreement_has_its_points() -> None:
     picture = plots.agreement("t", "ms", {"1": (10.0, 10.0), "2": (20.0, 30.0)}, 0.15)
     assert len(marks(picture)[-1]) == 2
     assert {"1", "2", "equal", "± 15 %", "measured, ms", "simulated, ms"} <= set(texts(picture))
+
+
+def test_other_scales() -> None:
+    curves = {"a": [(0.0, 1.0), (1.0, 10.0), (4.0, 100.0), (16.0, 1000.0)]}
+    picture = plots.lines("t", "margin", "ms", curves, x_scale="symlog", y_scale="log")
+    (line,) = marks(picture)
+    ys = [y for _, y in line]
+    assert ys[0] - ys[1] == pytest.approx(ys[1] - ys[2], abs=0.01)
+    assert line[2][0] - line[1][0] == pytest.approx(line[3][0] - line[2][0], abs=0.01)
+    assert {"0", "1", "4", "16", "10", "1,000"} <= set(texts(picture)) and not touching(picture)
+    picture = plots.lines("t", "load", "ms", {"a": [(13.6245, 1.0), (99.8845, 2.0)]}, x_scale="linear")
+    assert "13.6245" not in texts(picture) and {"20", "40", "100"} & set(texts(picture))
