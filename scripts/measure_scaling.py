@@ -48,11 +48,14 @@ def load() -> Iterator[Point]:
 
 
 def margin() -> Iterator[Point]:
-    """How far a replica may be ahead of the least busy one: with many prompts, and with one that all share."""
+    """How far a replica may be ahead of the least busy one: with many prompts, and with one that all share; of few."""
     for prompts, rate in ((16 * PROMPTS, RATE), (1, 4.0)):
         base = Point(16, "prefix", rate, prompts)
         yield from (same(base, margin=margin) for margin in (0, 1, 2, 4, 8, 16, 32))
         yield same(base, routing="least_loaded")
+    few = Point(2, "prefix", 2.0, 1)
+    yield from (same(few, margin=margin) for margin in (0, 1, 2, 4, 8))
+    yield same(few, routing="least_loaded")
 
 
 def routers() -> Iterator[Point]:

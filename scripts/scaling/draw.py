@@ -75,7 +75,7 @@ def _margin(points: Found) -> str:
         return [
             (point["margin"], 1000 * point["first_token_p95"])
             for point in points
-            if point["prompts"] == prompts and point["routing"] == routing
+            if (point["replicas"], point["prompts"], point["routing"]) == (16, prompts, routing)
         ]
 
     ((_, without),) = first(1, "least_loaded")
