@@ -14,13 +14,13 @@ import pytest
 from tokenizers import Tokenizer, models
 
 from tgi_server.batching.scheduler import Scheduler
-from tgi_server.bench.completion import Record
 from tgi_server.bench.workload import Request, poisson
 from tgi_server.config.schema import BatchingOptions
 from tgi_server.engine.engine import Engine
 from tgi_server.rpc.fake import FAKE_INFO, FakeShards
 from tgi_server.simulate import shards
 from tgi_server.simulate.costs import Overheads, Shape
+from tgi_server.simulate.shards import Simulated
 from tgi_server.simulate.world import Load, simulate
 from tgi_server.telemetry.metrics import Metrics
 from tgi_server.types import CacheKind, GenerationRequest, GroupInfo, Plan, SamplingParams, StoppingParams
@@ -59,7 +59,7 @@ def due(requests: Iterator[Request], moments: Iterator[float]) -> Iterator[Reque
 def run(
     load: Load, costs: Costs | None = None, overheads: Overheads | None = None,
     asked: Iterator[Request] | None = None, blocks: int = 4096, **options: Any,
-) -> list[Record]:  # fmt: skip
+) -> list[Simulated]:  # fmt: skip
     info = replace(FAKE_INFO, groups=[GroupInfo(CacheKind.FULL, None, blocks)])
     batching = BatchingOptions(**options)
     return simulate(batching, info, costs or Costs(), overheads or Overheads(), asked or requests(), load, ids)
@@ -149,7 +149,7 @@ def test_chunks_keep_the_others_going() -> None:
 
 
 def test_the_same_load_gives_the_same_records() -> None:
-    def once() -> list[Record]:
+    def once() -> list[Simulated]:
         chance = random.Random(3)
         asked = (one(n, 9, chance.randint(1, 200), chance.randint(1, 90)) for n in itertools.count())
         load = Load(5, closed=False, duration=300)

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from tests.unit.simulate.synthetic import INFO
-from tgi_server.bench.completion import Record
 from tgi_server.bench.options import BenchOptions
 from tgi_server.bench.workload import Workload
 from tgi_server.config.schema import BatchingOptions
 from tgi_server.simulate.costs import Overheads, Shape
+from tgi_server.simulate.shards import Simulated
 from tgi_server.simulate.world import Load, simulate
 
 
@@ -25,7 +25,7 @@ class Steps:
         return 0.001 * shape.prompt_tokens + (0.01 if shape.rows else 0.0)
 
 
-def run(overheads: Overheads | None = None, batching: Any = None, **asked: Any) -> tuple[list[Record], list[Shape]]:
+def run(overheads: Overheads | None = None, batching: Any = None, **asked: Any) -> tuple[list[Simulated], list[Shape]]:
     work, steps = Workload.of(BenchOptions(**asked)), Steps([])
     load = Load(work.clients[0], work.closed, work.requests, work.duration, work.time_limit)
     options = BatchingOptions(**(batching or {}))
