@@ -26,7 +26,7 @@ _REPLICAS = {
     1000: (5.0, 5.0),
 }  # fmt: skip
 """Seconds before those that count, and of those: a request takes milliseconds to simulate."""
-_RATES = {
+_RATES: Mapping[str, Mapping[int, tuple[int, ...]]] = {
     "prefix": {1000: (8,)}, "least_loaded": {10: (8,)}, "round_robin": {100: (4, 5, 8), 1000: (4,)},
 }  # fmt: skip
 """Requests a second and replica, for so many replicas at most."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol
 
@@ -27,7 +27,7 @@ from tgi_server.tune.work import run_number, work
 class Simulator(Protocol):
     """See `simulate.predict.Simulator`."""
 
-    def records(self, config: ServerConfig, work: Workload, clients: int, run: int) -> list[Record]:
+    def records(self, config: ServerConfig, work: Workload, clients: int, run: int) -> Sequence[Record]:
         """What happens to each request."""
 
 
