@@ -237,6 +237,25 @@ UNSETTLED = 3
 
 
 @dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a rank lives.
+
+    `device` is the number of its accelerator among those of its `node`. `address` is what a router calls it by:
+    `unix:PATH` on the router's own node, `host:port` on others.
+    """
+
+    rank: int
+    node: int
+    device: int
+    address: str
+
+    @property
+    def name(self) -> str:
+        """How logs and errors call it."""
+        return f"shard {self.rank}" if self.node == 0 else f"shard {self.rank} (node {self.node}, {self.address})"
+
+
+@dataclass(frozen=True, slots=True)
 class GroupInfo:
     """The cache of a group of layers whose past is held alike: `num_blocks` blocks, or slots of a group of states.
 

@@ -201,7 +201,8 @@ class ShardOptions(Options):
     )
     num_shard: Optional[int] = option(
         None,
-        "Number of shard processes. Unset: the number of visible accelerators, 1 where there is none. Of a "
+        "Number of shard processes, of all nodes together. Unset: the number of visible accelerators, 1 where there is "
+        "none, on each node. Of a "
         "decoder any number up to its attention heads works; the work is even where it divides the key/value heads. "
         "For others the numbers that work are told when one does not.",
         minimum=1,
@@ -249,6 +250,48 @@ class ShardOptions(Options):
         minimum=1,
         maximum=65535,
         concerns=("launcher", "shard"),
+    )
+    num_nodes: int = option(
+        1,
+        "Number of machines that the model is spread over. Each runs a launcher with the same options but node_rank, "
+        "has the model, and runs num_shard / num_nodes of the shards.",
+        minimum=1,
+    )
+    node_rank: int = option(
+        0,
+        "Number of this machine among num_nodes, from 0. Node 0 serves HTTP, and has master_addr; the others only run "
+        "shards.",
+        minimum=0,
+        concerns=("launcher", "shard"),
+    )
+    node_port: Optional[int] = option(
+        None,
+        "First of the ports between nodes: the launcher of node 0 listens on it, shards of other nodes on those after "
+        "it. Unset: the one after master_port.",
+        minimum=1,
+        maximum=65535,
+    )
+    node_token: Optional[str] = option(
+        None,
+        "Secret that all nodes share and prove to each other, at least 16 characters; it or node_token_file is "
+        "required with num_nodes.",
+        secret=True,
+        concerns=("launcher",),
+    )
+    node_token_file: Optional[str] = option(
+        None, "File that holds it, instead. It is read at the start only.", concerns=("launcher",)
+    )
+    node_timeout: float = option(
+        10.0,
+        "Seconds without a word of another node after which it is lost, which ends the service.",
+        minimum=2,
+        maximum=50,
+    )
+    node_start_timeout: float = option(
+        600.0,
+        "Seconds in which all nodes have to be there; how long they take to get and load the model does not count.",
+        minimum=1,
+        concerns=("launcher",),
     )
 
 
@@ -555,6 +598,10 @@ class Resolved(Options):
     """Name of the container image."""
     description: Optional[str] = None
     """What was found out of a model of no family (`models.fallback.spec`); None for others."""
+    node_hosts: list[str] = field(default_factory=list)
+    """Address of each node; empty where there is only this one."""
+    call_key: Optional[str] = None
+    """What a router shows to shards of other nodes; made anew at each start."""
     load_seconds: Optional[float] = None
     """From the start of the shards until all had loaded the model; None where nobody waited for that."""
 

@@ -12,6 +12,9 @@ from tgi_server.config import describe
 from tgi_server.config.options import values
 from tgi_server.config.schema import AUTO, LogLevel, ServerConfig
 from tgi_server.errors import ConfigError, UsageError
+from tgi_server.launcher import sockets
+from tgi_server.launcher.nodes import link
+from tgi_server.placement import node_port
 from tgi_server.telemetry import tracing
 
 LEVEL = rf"(launcher|router|shard|tgi_server(\.\w+)*)=({'|'.join(LogLevel.__members__)})"
@@ -34,6 +37,7 @@ def options(config: ServerConfig, origins: Mapping[str, str], accelerators: int)
         *_request_limits(config),
         *_model(config),
         *_shards(config, accelerators),
+        *_nodes(config, origins, accelerators),
         *_devices(config, accelerators),
         *_network(config),
         *_keys(config),
@@ -48,7 +52,7 @@ def number_of_shards(config: ServerConfig, accelerators: int) -> int:
     """Shard processes to start, of options that have been checked (decisions D3 and D4)."""
     if config.sharded is False:
         return 1
-    return config.num_shard or max(1, accelerators)
+    return config.num_shard or max(1, accelerators) * config.num_nodes
 
 
 def _line(config: ServerConfig, origins: Mapping[str, str], name: str, reason: str) -> str:
@@ -96,15 +100,53 @@ def _model(config: ServerConfig) -> Iterator[Problem]:
 def _shards(config: ServerConfig, accelerators: int) -> Iterator[Problem]:
     """How many shards, and where they meet."""
     found = f"{accelerators} accelerator(s) visible"
-    wanted = number_of_shards(config, accelerators)
+    wanted, nodes = number_of_shards(config, accelerators), config.num_nodes
     if config.sharded and config.num_shard == 1:
         yield "num_shard", "sharded=true spreads the model over at least 2 shards; set num_shard to 2 or more"
-    elif config.sharded and config.num_shard is None and accelerators < 2:
+    elif config.sharded and config.num_shard is None and accelerators < 2 and nodes == 1:
         yield "sharded", f"{found}, and at least 2 are needed; sharded=false works"
-    elif 0 < accelerators < wanted:
-        yield "num_shard", f"{found}; {'sharded=false' if accelerators == 1 else f'num_shard={accelerators}'} works"
+    elif 0 < accelerators * nodes < wanted:
+        most = "sharded=false" if accelerators * nodes == 1 else f"num_shard={accelerators * nodes}"
+        yield "num_shard", f"{found}{' on this node' if nodes > 1 else ''}; {most} works"
+    if wanted % nodes and config.sharded is not False:
+        fewer, more = wanted // nodes * nodes, (wanted // nodes + 1) * nodes
+        yield "num_shard", f"each of num_nodes={nodes} has equally many; {f'{fewer} or ' if fewer else ''}{more} works"
     if wanted > 1 and config.master_port == config.port:
         yield "master_port", "is the server's own port; set another master_port"
+
+
+def _nodes(config: ServerConfig, origins: Mapping[str, str], accelerators: int) -> Iterator[Problem]:
+    """Who the nodes are, and where they meet."""
+    nodes = config.num_nodes
+    if config.node_rank >= nodes:
+        works = f"0 to {nodes - 1} work" if nodes > 1 else "set num_nodes to the number of nodes, or leave it out"
+        yield "node_rank", f"there is no such node of num_nodes={nodes}; {works}"
+    if nodes == 1:
+        for name in ("node_port", "node_token", "node_token_file"):
+            if getattr(config, name) is not None and not origins.get(name, "").startswith("environment"):
+                yield name, "is only used with num_nodes; set that, or leave it out"
+        return
+    if config.sharded is False:
+        yield "sharded", f"num_nodes={nodes} spreads the model over as many; leave one of the two out"
+    if config.job != ServerConfig().job:
+        yield "num_nodes", "jobs that start servers use one node; measure several with job=bench target=URL"
+    if sockets.is_loopback(config.master_addr):
+        yield "master_addr", "other nodes do not get there; set the address of node 0 in the network of all nodes"
+    try:
+        link.token(config)
+    except ValueError as error:
+        yield "node_token" if config.node_token_file is None else "node_token_file", str(error)
+    if config.node_token is not None and config.node_token_file is not None:
+        yield "node_token_file", "node_token is set, too; leave one of the two out"
+    first, last = node_port(config), node_port(config) + number_of_shards(config, accelerators) // nodes
+    for name in ("port", "master_port"):
+        if first <= getattr(config, name) <= last:
+            yield (
+                "node_port",
+                f"nodes use the ports {first} to {last}, of which {name} is one; set another node_port",
+            )
+    if last > 65535:
+        yield "node_port", f"nodes use the ports {first} to {last}; at most {65535 - last + first} works"
 
 
 def _devices(config: ServerConfig, accelerators: int) -> Iterator[Problem]:

@@ -101,7 +101,8 @@ def fetched(config: ServerConfig, dtype: DType, report: Callable[[str, float], N
             spec, files = own.spec, own.tensors(files)
         beside = 0 if heads is None else judge(heads, spec).bytes(ITEM_BYTES[dtype], config.speculate)
         if not accelerators():
-            check_memory(spec, config, files, dtype, reader, host.free_memory(), beside)
+            free = host.free_memory() * config.num_nodes  # the others are taken to have as much
+            check_memory(spec, config, files, dtype, reader, free, beside)
 
     guesses = config.speculate != 0 and load.instantiate(config.speculation).uses_heads
     model = weights.fetch(config, dtype, report, look, weigh, judge if guesses else None)

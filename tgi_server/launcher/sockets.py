@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import logging
 import os
 import socket
 import stat
+import struct
 import sys
-from ipaddress import ip_address
+from collections.abc import Iterable, Sequence
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,8 @@ from tgi_server.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
+_SIOCGIFADDR = 0x8915
+"""Asks Linux for the IPv4 address of an interface."""
 _LONGEST_PATH = 107 - len(".new")
 """Bytes: the kernel takes 107, and a shard's socket has a longer name until it answers (`rpc.server`)."""
 
@@ -82,6 +87,17 @@ def _check_master_address(name: str) -> None:
         raise ConfigError(f"master_addr={name}: {reason}") from error
 
 
+def interfaces(options: ShardOptions, hosts: Sequence[str]) -> dict[str, str]:
+    """Environment that has shards speak to each other on the interface that has this node's address among `hosts`.
+
+    That is the loopback one where there is one node.
+    """
+    if not hosts:
+        return private_interface(options)
+    name = interface(hosts[options.node_rank])
+    return {} if name is None else {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": name}
+
+
 def private_interface(options: ShardOptions) -> dict[str, str]:
     """Environment that keeps shards which meet at a loopback address from listening on others.
 
@@ -92,9 +108,46 @@ def private_interface(options: ShardOptions) -> dict[str, str]:
     return {"GLOO_SOCKET_IFNAME": "lo"} if ip_address(address).is_loopback and "lo" in names else {}
 
 
-def shard_paths(options: ShardOptions, num_shard: int) -> list[Path]:
+def interface(address: str) -> str | None:
+    """The network interface that has an IP address; None where that is not to be found out."""
+    found = ip_address(address.partition("%")[0])
+    if isinstance(found, IPv6Address):
+        lines = Path("/proc/net/if_inet6").read_text().splitlines()
+        return next((line.split()[-1] for line in lines if int(line.split()[0], 16) == int(found)), None)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            request = struct.pack("256s", name.encode())
+            with contextlib.suppress(OSError):  # one without an address
+                if fcntl.ioctl(probe, _SIOCGIFADDR, request)[20:24] == found.packed:
+                    return name
+    return None
+
+
+def is_loopback(name: str) -> bool:
+    """Whether an address is of any machine itself. A name that is not known, or not yet, is taken not to be."""
+    try:
+        return ip_address(socket.getaddrinfo(name, 0, type=socket.SOCK_STREAM)[0][4][0]).is_loopback
+    except (OSError, UnicodeError):
+        return False
+
+
+def listen(address: str, port: int) -> socket.socket:
+    """Where node 0 listens for the others. Raises ConfigError when that port is taken, or not of this machine."""
+    try:
+        family, kind, _, _, place = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(place)
+        listener.listen()
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise ConfigError(f"node_port={port}: node 0 cannot listen there on {address} ({reason})") from error
+    return listener
+
+
+def shard_paths(options: ShardOptions, ranks: Iterable[int]) -> list[Path]:
     """The path of each rank's socket."""
-    return [Path(f"{options.shard_uds_path}-{rank}") for rank in range(num_shard)]
+    return [Path(f"{options.shard_uds_path}-{rank}") for rank in ranks]
 
 
 def files(paths: list[Path]) -> list[Path]:

@@ -24,10 +24,12 @@ from tgi_server.config.schema import DType, NetworkOptions, Resolved, ServerConf
 from tgi_server.errors import ModelError, TgiError
 from tgi_server.launcher import check, hardware, prepare, report, sockets
 from tgi_server.launcher.heard import Answer, await_ready, lines_to
+from tgi_server.launcher.nodes import agreement, role
 from tgi_server.launcher.prepare import Fetch, accelerators
 from tgi_server.launcher.supervise import ChildFailedError, Programs, Server, StoppedError, StopSignals
 from tgi_server.models.check import described
 from tgi_server.models.description import Description
+from tgi_server.placement import local_ranks
 from tgi_server.quantize.base import QuantizeMethod
 from tgi_server.telemetry import logging as log_setup
 
@@ -106,7 +108,7 @@ class Stage:
 
     def serve(self, run: Composition) -> None:
         """See `tgi_server.jobs.base.Stage`."""
-        with self._kept(run, None) as server:
+        with self._kept(run, None, router=not run.config.node_rank) as server:
             server.watch(lambda: self._stop.requested)
             server.drain(run.config)
         self._end()
@@ -248,17 +250,22 @@ class Stage:
         config = run.config
         num_shard = check.number_of_shards(config, gpus)
         dtype = config.dtype or hardware.preferred_dtype(gpu=gpus > 0)
-        listener = self._listener(config)
         with ExitStack() as held:
+            place = "no port" if config.node_rank else _place(self._listener(config))
             held.enter_context(sockets.claim_paths(config))
-            sockets.clear(config, sockets.shard_paths(config, num_shard))
-            if num_shard > 1:
+            sockets.clear(config, sockets.shard_paths(config, local_ranks(config, num_shard)))
+            if num_shard > 1 and not config.node_rank:
                 sockets.check_master_port(config)
-            logger.info("%d shard(s), %s, %s", num_shard, dtype.name, _place(listener))
+            logger.info("%d shard(s), %s, %s", num_shard, dtype.name, place)
+            others = held.enter_context(role.of(config, num_shard, dtype, self._stop))
             look = self._look(config, num_shard, dtype)
             model, description = prepare.prepare(config, dtype, self._fetch, look, self._stop, bar)
-            resolved = replace(prepare.resolved(model, num_shard, dtype, gpu=gpus > 0), description=description)
-            server = held.enter_context(Server(self._programs, self._stop))
+            agreed = others.agree(lambda: agreement.of_files(model))
+            resolved = replace(
+                prepare.resolved(model, num_shard, dtype, gpu=gpus > 0),
+                description=description, node_hosts=agreed.hosts, call_key=agreed.key,
+            )  # fmt: skip
+            server = held.enter_context(Server(self._programs, self._stop, others))
             began = time.monotonic()
             settled = server.start_shards(config, resolved, bar)
             resolved = replace(resolved, load_seconds=round(time.monotonic() - began, 3))

@@ -19,8 +19,10 @@ from tgi_server.host import usable_cores
 from tgi_server.launcher import sockets
 from tgi_server.launcher.hung import LEAVING_SILENCE, Watch
 from tgi_server.launcher.leftovers import Leftovers
+from tgi_server.launcher.nodes.alone import Alone
 from tgi_server.launcher.process import Child, Children, environment, for_tracing
 from tgi_server.launcher.progress import Progress
+from tgi_server.placement import local_ranks
 from tgi_server.telemetry.logging import Lines
 from tgi_server.types import UNSETTLED
 
@@ -117,11 +119,13 @@ class Server:
 
     Args:
         stop: the signals that arrive.
+        nodes: those of other machines.
     """
 
-    def __init__(self, programs: Programs, stop: StopSignals) -> None:
+    def __init__(self, programs: Programs, stop: StopSignals, nodes: Alone | None = None) -> None:
         self._programs = programs
         self._stop = stop
+        self._nodes = nodes or Alone()
         self._children = Children()
         self._shards: list[Child] = []
         self._router: Child | None = None
@@ -146,16 +150,22 @@ class Server:
                 self._leftovers.close()
 
     def start_shards(self, config: ServerConfig, resolved: Resolved, bar: bool = True) -> dict[str, int]:
-        """Until all answer; with a bar on a terminal. Raises ChildFailedError when one ends, StoppedError.
+        """Until all answer, those of other nodes, too; with a bar on a terminal.
+
+        Raises ChildFailedError when one ends, StoppedError.
 
         Returns:
             The options that they have found numbers for.
         """
-        self._paths = sockets.shard_paths(config, resolved.num_shard)
+        ranks = local_ranks(config, resolved.num_shard)
+        self._paths = sockets.shard_paths(config, ranks)
         self._leftovers = Leftovers(sockets.files(self._paths))
-        for rank in range(resolved.num_shard):
+        for rank in ranks:
             self._shards.append(self._start_shard(config, resolved, rank))
-        self._await_sockets(bar)
+        self._await_sockets(ranks, bar)
+        self._nodes.serving()
+        self.watch(lambda: self._nodes.ready or self._stop.requested)
+        self._stop.check()
         return self._shards[0].settled
 
     def start_router(self, config: ServerConfig, resolved: Resolved, listener: socket.socket) -> None:
@@ -221,6 +231,8 @@ class Server:
         """
         logger.info("stopping: running requests have %g s to finish", config.shutdown_timeout)
         deadline = time.monotonic() + config.shutdown_timeout + _MARGIN
+        far = deadline + _GRACE
+        self.watch(lambda: self._nodes.may_leave() or time.monotonic() > far or self._hurried())
         if (router := self._router) is not None:
             router.terminate()
             while router.alive and time.monotonic() < deadline and not self._hurried():
@@ -235,30 +247,30 @@ class Server:
         return self._stop.hurried
 
     def _start_shard(self, config: ServerConfig, resolved: Resolved, rank: int) -> Child:
-        threads = max(1, usable_cores() // resolved.num_shard)
+        threads = max(1, usable_cores() // len(self._paths))
         wanted = {
             "OMP_NUM_THREADS": str(threads),  # each shard would take all cores otherwise, and wait for the others
             "GOMP_SPINCOUNT": "2000",  # spins of a waiting thread: more makes a busy machine's steps ten times slower
         }
         if resolved.num_shard > 1:
-            wanted |= sockets.private_interface(config)
+            wanted |= sockets.interfaces(config, resolved.node_hosts)
         extra = {name: value for name, value in wanted.items() if name not in environment()}
         text = load.dump(Launch(without_secrets(config), replace(resolved, watched=True)))
         return self._children.start(f"shard {rank}", [*self._programs.shard, "--rank", str(rank)], text, extra)
 
-    def _await_sockets(self, bar: bool) -> None:
+    def _await_sockets(self, ranks: range, bar: bool) -> None:
         started = time.monotonic()
         progress = Progress(bar=bar)
         try:
-            self._await_all(progress)
+            self._await_all(ranks, progress)
         finally:
             progress.finish()
         logger.info("all shards are ready after %.1f s", time.monotonic() - started)
 
-    def _await_all(self, progress: Progress) -> None:
+    def _await_all(self, own: range, progress: Progress) -> None:
         shards = self._shards
         started = reminded = time.monotonic()
-        while missing := [rank for rank, path in enumerate(self._paths) if not sockets.is_socket(path)]:
+        while missing := [rank for rank, path in zip(own, self._paths, strict=True) if not sockets.is_socket(path)]:
             self._stop.check()
             self._step()
             if any(child.progress is not None for child in shards):
@@ -278,6 +290,8 @@ class Server:
         for child in self._children.ended():
             if child is not self._router or not done():
                 raise self._failure(child)
+        if problem := self._nodes.problem:
+            raise self._lost(problem)
         self._check_signs(done)
 
     def _check_signs(self, done: Callable[[], bool]) -> None:
@@ -298,9 +312,20 @@ class Server:
                 logger.error("%s: its stacks:\n%s", name, Lines("\n".join(stacks) or "(it does not show them)"))
                 child.kill()
                 self._failed = True
-                raise ChildFailedError((child.signs.leaving and error) or f"{name} hangs: {problem}", lines)
+                message = (child.signs.leaving and error) or f"{name} hangs: {problem}"
+                raise ChildFailedError(self._nodes.explained(message), lines)
 
     def _failure(self, child: Child) -> ChildFailedError:
         self._failed = True
         logger.error("%s %s; its last words:\n%s", child.name, child.ending(), Lines(child.last_words or "(none)"))
-        return ChildFailedError(child.error or f"{child.name} {child.ending()}", child.last_lines)
+        message = child.error or f"{child.name} {child.ending()}"
+        return ChildFailedError(self._nodes.explained(message), child.last_lines)
+
+    def _lost(self, problem: str) -> ChildFailedError:
+        """The end of all because of another node. The shards are killed, so that the router answers its requests."""
+        self._failed = True
+        logger.error("%s: so the service ends", problem)
+        self._nodes.end(problem)
+        for shard in self._shards:
+            shard.kill()
+        return ChildFailedError(problem)

@@ -14,6 +14,8 @@ from tgi_server.layers import spread
 from tgi_server.layers.spread import Span
 
 TIMEOUT = timedelta(seconds=60)
+GATHERING = timedelta(hours=1)
+"""Time until all ranks have started, and have read their weights: the disks of nodes differ. The launchers watch."""
 AGREEMENT = timedelta(seconds=3)
 """Time that ranks have to come to the place where another one has failed."""
 
@@ -26,12 +28,12 @@ def _meeting(rank: int, world: int, address: str, port: int) -> Any:
     store = dist.TCPStore  # type: ignore[attr-defined]  # documented, but not to type checkers
     family, _, _, _, place = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
     if rank:
-        return store(str(place[0]), port, world, is_master=False, timeout=TIMEOUT)
+        return store(str(place[0]), port, world, is_master=False, timeout=GATHERING)
     with socket.socket(family) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(place)
         listener.listen(world)
-        return store(str(place[0]), port, world, is_master=True, timeout=TIMEOUT, master_listen_fd=listener.detach())
+        return store(str(place[0]), port, world, is_master=True, timeout=GATHERING, master_listen_fd=listener.detach())
 
 
 class Group:
@@ -58,8 +60,16 @@ class Group:
         if world == 1:
             return cls()
         store, backend = _meeting(rank, world, address, port), "nccl" if device.type == "cuda" else "gloo"
+        store.set_timeout(TIMEOUT)
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=TIMEOUT)
         return cls(rank, world, store)
+
+    def gather(self, place: str) -> None:
+        """Wait until every rank has come to a place, for as long as loading a model may take."""
+        if self.world > 1:
+            keys = [f"{place}, rank {rank}" for rank in range(self.world)]
+            self._store.set(keys[self.rank], "")
+            self._store.wait(keys, GATHERING)
 
     def agree(self, place: str) -> bool:
         """Whether every rank has failed at the same place, which each says by calling this; then none waits for others.

@@ -23,6 +23,7 @@ from tgi_server.config import load
 from tgi_server.config.schema import Launch, NetworkOptions
 from tgi_server.engine.engine import Engine
 from tgi_server.errors import ConfigError, TgiError
+from tgi_server.placement import placements
 from tgi_server.router.chat.template import find_template
 from tgi_server.router.http import tunnel
 from tgi_server.router.http.clients import Clients, allow_many
@@ -67,7 +68,8 @@ async def run(launch: Launch) -> int:
     tokenizer = tokenizer_file.read(Path(resolved.model_dir) / "tokenizer.json")
     template = find_template(Path(resolved.model_dir), config.tokenizer_config_path)
     metrics = Metrics(config.max_input_length, config.max_total_tokens)
-    shards = GrpcShards(config.shard_uds_path, resolved.num_shard)
+    places = placements(config, resolved.num_shard, resolved.node_hosts)
+    shards = GrpcShards(places, resolved.call_key)
     engine = Engine(shards, config, tokenizer, metrics)
     if not await started(engine, stop):
         return 0

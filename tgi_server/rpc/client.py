@@ -11,16 +11,24 @@ import grpc
 import grpc.aio
 
 from tgi_server.errors import GenerationError, UnhealthyError
-from tgi_server.rpc.codec import INFO, OUTCOME, PLAN, SERVICE, UNLIMITED
-from tgi_server.types import GroupInfo, Outcome, Plan, ShardInfo
+from tgi_server.rpc.codec import INFO, KEY, OUTCOME, PLAN, SERVICE, UNLIMITED
+from tgi_server.types import GroupInfo, Outcome, Placement, Plan, ShardInfo
 
 CHANNEL_OPTIONS = [
     *UNLIMITED,
-    ("grpc.enable_http_proxy", 0),  # a proxy in the environment is not meant for unix sockets
+    ("grpc.enable_http_proxy", 0),  # a proxy in the environment is not meant for shards
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
+REMOTE_OPTIONS = [
+    *CHANNEL_OPTIONS,
+    ("grpc.keepalive_time_ms", 20_000),  # firewalls forget connections on which nothing is said
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+]
+"""Those of channels to other nodes. That one is lost its launcher notices sooner."""
 
 
 class Shards(Protocol):
@@ -48,32 +56,35 @@ class Shards(Protocol):
 
 
 class _Rank:
-    """The connection to one shard process."""
+    """The connection to one shard process; `key` is shown to those of other nodes."""
 
-    def __init__(self, rank: int, path: str) -> None:
-        self.name = f"shard {rank}"
-        self.path = path
-        channel: Any = grpc.aio.insecure_channel(f"unix:{path}", options=CHANNEL_OPTIONS)
+    def __init__(self, place: Placement, key: str | None) -> None:
+        self.name = place.name
+        self.address = place.address.removeprefix("unix:")
+        options = REMOTE_OPTIONS if place.node else CHANNEL_OPTIONS
+        channel: Any = grpc.aio.insecure_channel(place.address, options=options)
         self.channel = channel
+        self._shown = ((KEY, key),) if key is not None and place.node else ()
         self._info = self.channel.unary_unary(f"/{SERVICE}/Info")
         self._health = self.channel.unary_unary(f"/{SERVICE}/Health")
         self._steps: Any = None
 
     async def info(self, seconds: float) -> ShardInfo:
         try:
-            return INFO.decode(await self._info(b"", timeout=seconds, wait_for_ready=True))
+            answer = await self._info(b"", timeout=seconds, wait_for_ready=True, metadata=self._shown)
+            return INFO.decode(answer)
         except grpc.aio.AioRpcError as error:
-            message = f"{self.name} does not answer on {self.path} within {seconds:g} s: {error.details()}"
+            message = f"{self.name} does not answer on {self.address} within {seconds:g} s: {error.details()}"
             raise UnhealthyError(message) from error
 
     async def health(self, seconds: float) -> None:
         try:
-            await self._health(b"", timeout=seconds)
+            await self._health(b"", timeout=seconds, metadata=self._shown)
         except grpc.aio.AioRpcError as error:
             raise UnhealthyError(f"{self.name} does not answer: {error.details()}") from error
 
     def open(self) -> None:
-        self._steps = self.channel.stream_stream(f"/{SERVICE}/Steps")()
+        self._steps = self.channel.stream_stream(f"/{SERVICE}/Steps")(metadata=self._shown)
 
     async def write(self, data: bytes) -> None:
         try:
@@ -102,19 +113,21 @@ class _Rank:
 
 
 class GrpcShards:
-    """Shard processes behind the unix sockets `{uds_prefix}-{rank}`; rank 0 tells the outcomes.
+    """Shard processes; rank 0 tells the outcomes.
 
     Args:
-        uds_prefix: path of the sockets without `-{rank}`.
-        world_size: number of shards.
+        places: where they are, in the order of their ranks.
+        key: what those of other nodes want to see.
         connect_timeout: seconds that all of them together have to answer in.
         health_timeout: seconds a health check may take.
     """
 
     def __init__(
-        self, uds_prefix: str, world_size: int, connect_timeout: float = 60.0, health_timeout: float = 10.0
-    ) -> None:
-        self._paths = [f"{uds_prefix}-{rank}" for rank in range(world_size)]
+        self, places: Sequence[Placement], key: str | None = None, connect_timeout: float = 60.0,
+        health_timeout: float = 10.0,
+    ) -> None:  # fmt: skip
+        self._places = places
+        self._key = key
         self._connect_timeout = connect_timeout
         self._health_timeout = health_timeout
         self._ranks: list[_Rank] = []
@@ -124,7 +137,7 @@ class GrpcShards:
 
     async def connect(self) -> ShardInfo:
         """Reach every rank and open its stream. Raises UnhealthyError when one does not answer in time."""
-        self._ranks = [_Rank(rank, path) for rank, path in enumerate(self._paths)]
+        self._ranks = [_Rank(place, self._key) for place in self._places]
         infos = await asyncio.gather(*(rank.info(self._connect_timeout) for rank in self._ranks))
         for rank in self._ranks:
             rank.open()

@@ -17,6 +17,9 @@ SERVICE = "tgi_server.Shard"
 UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 """gRPC options of both sides: a prompt may be longer than gRPC's default of 4 MB."""
 
+KEY = "tgi-server-key"
+"""Name of the metadata with which a router shows to shards of other nodes that it is theirs."""
+
 
 class Codec(Generic[Message]):
     """Encodes and decodes one kind of message."""

@@ -6,6 +6,7 @@ decoded and the last outcome is sent while a step runs.
 
 from __future__ import annotations
 
+import hmac
 import logging
 import os
 import signal
@@ -14,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import FrameType
@@ -23,7 +24,7 @@ from typing import Any
 import grpc
 
 from tgi_server.errors import ConfigError
-from tgi_server.rpc.codec import INFO, OUTCOME, PLAN, SERVICE, UNLIMITED
+from tgi_server.rpc.codec import INFO, KEY, OUTCOME, PLAN, SERVICE, UNLIMITED
 from tgi_server.rpc.watch import LOOK, StepWatch
 from tgi_server.telemetry import signs
 from tgi_server.types import Outcome, Plan, ShardInfo
@@ -32,6 +33,14 @@ log = logging.getLogger(__name__)
 
 LONGEST_SOCKET_PATH = 107
 """Bytes; what the kernel takes."""
+
+REMOTE_OPTIONS = [
+    *UNLIMITED,
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),  # what a router of another node says that it lives
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.so_reuseport", 0),  # a port that is taken is to be noticed
+]
+"""Those of shards that a router of another node calls."""
 
 HANDOVER = 2.0
 """Seconds that a router may wait for the one before it to be gone; its last steps are waited for in any case."""
@@ -47,6 +56,47 @@ class _Stop:
 
 
 STOP = _Stop()
+
+
+@dataclass(frozen=True)
+class Remote:
+    """Where a router of another node calls a shard.
+
+    Attributes:
+        address: `host:port`.
+        key: what it has to show.
+    """
+
+    address: str
+    key: str
+
+
+class _Shown(grpc.ServerInterceptor):  # type: ignore[misc]  # gRPC has no types
+    """Refuses calls from other machines without the key; who can open the unix socket needs none."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key.encode()
+
+    def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
+        """See grpc.ServerInterceptor."""
+        handler = continuation(details)
+        shown = "".join(value for name, value in details.invocation_metadata or () if name == KEY)
+        if handler is None or hmac.compare_digest(shown.encode(), self._key):
+            return handler
+        return _local_only(handler)
+
+
+def _local_only(handler: Any) -> Any:
+    """The same for those who call by the unix socket; others are turned away."""
+    name = "unary_unary" if handler.unary_unary else "stream_stream"
+    work = getattr(handler, name)
+
+    def guarded(request: Any, context: grpc.ServicerContext) -> Any:
+        if not context.peer().startswith("unix:"):
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "this shard serves the router of its own service only")
+        return work(request, context)
+
+    return getattr(grpc, f"{name}_rpc_method_handler")(guarded)
 
 
 class _Router:
@@ -161,17 +211,25 @@ class _Shard:
 
 
 def serve(
-    socket_path: str, info: ShardInfo, step: Step, reset: Callable[[], None], rank: int, watched: bool = False
-) -> None:
+    socket_path: str, info: ShardInfo, step: Step, reset: Callable[[], None], rank: int, watched: bool = False,
+    remote: Remote | None = None,
+) -> None:  # fmt: skip
     """Serve routers, one at a time, on the unix socket `socket_path` until SIGTERM; to be called on the main thread.
 
     The socket appears, with mode 0600, once requests can be answered, and is removed at the end. After each router
-    `reset` is called, which forgets its sequences. Who is `watched` gives signs of life. Raises what `step` raises,
-    ConfigError when the path cannot be used.
+    `reset` is called, which forgets its sequences. Who is `watched` gives signs of life. Where there is a `remote`
+    address, routers of other nodes are served there, too. Raises what `step` raises, ConfigError when path or address
+    cannot be used.
     """
     shard = _Shard(info, rank)
-    server = grpc.server(ThreadPoolExecutor(max_workers=4, thread_name_prefix="rpc"), options=UNLIMITED)
+    server = grpc.server(
+        ThreadPoolExecutor(max_workers=4, thread_name_prefix="rpc"),
+        options=UNLIMITED if remote is None else REMOTE_OPTIONS,
+        interceptors=() if remote is None else (_Shown(remote.key),),
+    )
     server.add_generic_rpc_handlers((shard.handler(),))
+    if remote is not None:
+        _listen_at(server, remote.address)
     alive = signs.of_a_thread(shard.watch.problem) if watched else nullcontext()
     with _stopped_by_signals(shard), alive, _listening(server, socket_path):
         try:
@@ -179,6 +237,13 @@ def serve(
         finally:
             shard.router.outcomes.put(STOP)
             server.stop(grace=0).wait()
+
+
+def _listen_at(server: grpc.Server, address: str) -> None:
+    try:
+        server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise ConfigError(f"node_port: this shard cannot listen on {address}, which another program may use") from error
 
 
 @contextmanager

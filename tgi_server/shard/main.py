@@ -11,6 +11,7 @@ from tgi_server.config import load
 from tgi_server.config.schema import Launch
 from tgi_server.errors import TgiError
 from tgi_server.models.check import described
+from tgi_server.placement import placements
 from tgi_server.telemetry import logging
 
 log = getLogger(__name__)
@@ -28,7 +29,10 @@ def serve(launch: Launch, rank: int) -> None:
 
     runner = load.instantiate(launch.config.runner, launch=launch, spec=spec, rank=rank)
     path = f"{launch.config.shard_uds_path}-{rank}"
-    server.serve(path, runner.info, runner.step, runner.reset, rank, resolved.watched)
+    place, remote = placements(launch.config, resolved.num_shard, resolved.node_hosts)[rank], None
+    if place.node:
+        remote = server.Remote(place.address, resolved.call_key or "")
+    server.serve(path, runner.info, runner.step, runner.reset, rank, resolved.watched, remote)
 
 
 def main() -> int:

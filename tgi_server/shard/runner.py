@@ -22,6 +22,7 @@ from tgi_server.layers.parallel import Group
 from tgi_server.models.description import Description
 from tgi_server.models.load import load_model
 from tgi_server.models.model import Model
+from tgi_server.placement import placements
 from tgi_server.shard.batch import BatchState
 from tgi_server.shard.drafting import Drafting
 from tgi_server.shard.graphs import best_forward
@@ -70,7 +71,9 @@ class ModelRunner:
         launch = replace(launch, config=config)  # until it is known what fits beside the weights
         self._spec = spec
         self._width = _draft_width(launch, spec)
-        self._device = _device(rank, config.cuda_memory_fraction)
+        self._neighbours = world // config.num_nodes
+        place = placements(config, world, launch.resolved.node_hosts)[rank]
+        self._device = _device(place.device, config.cuda_memory_fraction)
         self._dtype: torch.dtype = getattr(torch, launch.resolved.dtype.value)
         self._group = Group.join(rank, world, config.master_addr, config.master_port, self._device)
         self._told = 0.0
@@ -82,6 +85,7 @@ class ModelRunner:
         )  # fmt: skip
         model = self._load(launch, needs)
         drafter = self._drafter(launch, model, needs)  # before the caches, which take what memory is left
+        self._group.gather("the model is loaded")
         config = self._settled(asked) if lengths.is_open(asked) else asked
         state = BatchState(config.max_total_tokens, self._device, spec.groups, start=spec.start_token_id)
         blocks = self._allocate(config)
@@ -183,8 +187,8 @@ class ModelRunner:
         return config
 
     def _share(self, free: int) -> int:
-        """What one rank may take of so many free bytes: on a CPU all share them."""
-        return free // self._group.world if self._device.type == "cpu" else free
+        """What one rank may take of so many free bytes: on a CPU all of a node share them."""
+        return free // self._neighbours if self._device.type == "cpu" else free
 
     def _plan(self, config: ServerConfig) -> memory.CachePlan:
         sizes = memory.group_sizes(self._spec, self._group.world, self._dtype)
@@ -258,14 +262,14 @@ def _draft_width(launch: Launch, spec: Description) -> int:
     return width
 
 
-def _device(rank: int, memory_fraction: float) -> torch.device:
-    """This rank's GPU, of whose memory torch may take `memory_fraction` at most; the CPU where there is none.
+def _device(number: int, memory_fraction: float) -> torch.device:
+    """The GPU of this number, of whose memory torch may take `memory_fraction` at most; the CPU where there is none.
 
     It becomes the current device: Triton, graphs and NCCL go by that.
     """
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    device = torch.device("cuda", rank)
+    device = torch.device("cuda", number)
     torch.cuda.set_device(device)
     torch.cuda.set_per_process_memory_fraction(memory_fraction, device)
     return device

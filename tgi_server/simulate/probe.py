@@ -19,6 +19,7 @@ from tgi_server.config import load
 from tgi_server.config.schema import BatchingOptions, Launch
 from tgi_server.errors import ModelError
 from tgi_server.launcher import job
+from tgi_server.placement import placements
 from tgi_server.rpc.client import GrpcShards, Shards
 from tgi_server.simulate import grid
 from tgi_server.simulate.costs import Sample
@@ -182,7 +183,7 @@ def unmeasurable(info: ShardInfo) -> str | None:
 
 async def probe(launch: Launch, budget: float, report: job.Report) -> Findings:
     """See `Prober`. Raises UnhealthyError where the shards do not answer."""
-    shards = GrpcShards(launch.config.shard_uds_path, launch.resolved.num_shard)
+    shards = GrpcShards(placements(launch.config, launch.resolved.num_shard))
     try:
         info = await shards.connect()
         if reason := unmeasurable(info):

@@ -46,7 +46,7 @@ def test_claims_hold_until_closed(tmp_path: Path) -> None:
 
 def test_stale_sockets_are_removed_and_live_ones_refused(tmp_path: Path) -> None:
     options = ShardOptions(shard_uds_path=str(tmp_path / "shard"))
-    paths = sockets.shard_paths(options, 2)
+    paths = sockets.shard_paths(options, range(2))
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(paths[0]))
         server.listen()
@@ -59,7 +59,7 @@ def test_stale_sockets_are_removed_and_live_ones_refused(tmp_path: Path) -> None
 
 def test_other_files_are_left_alone(tmp_path: Path) -> None:
     options = ShardOptions(shard_uds_path=str(tmp_path / "shard"))
-    paths = sockets.shard_paths(options, 1)
+    paths = sockets.shard_paths(options, range(1))
     paths[0].write_text("mine")
     with pytest.raises(ConfigError, match="no socket"):
         sockets.clear(options, paths)
@@ -68,7 +68,7 @@ def test_other_files_are_left_alone(tmp_path: Path) -> None:
 
 def test_sockets_of_other_users_are_no_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ShardOptions(shard_uds_path=str(tmp_path / "shard"))
-    (path,) = sockets.shard_paths(options, 1)
+    (path,) = sockets.shard_paths(options, range(1))
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(path))
     (tmp_path / "link").symlink_to(path)
@@ -82,7 +82,7 @@ def test_sockets_of_other_users_are_no_shards(tmp_path: Path, monkeypatch: pytes
 
 def test_a_symbolic_link_in_the_way_is_not_followed(tmp_path: Path) -> None:
     options = ShardOptions(shard_uds_path=str(tmp_path / "shard"))
-    (path,) = sockets.shard_paths(options, 1)
+    (path,) = sockets.shard_paths(options, range(1))
     path.symlink_to("/nowhere/at/all")
     with pytest.raises(ConfigError, match="no socket"):
         sockets.clear(options, [path])
@@ -94,14 +94,14 @@ def test_a_directory_open_to_all_is_warned_of(
 ) -> None:
     tmp_path.chmod(mode)
     options = ShardOptions(shard_uds_path=str(tmp_path / "shard"))
-    sockets.clear(options, sockets.shard_paths(options, 1))
+    sockets.clear(options, sockets.shard_paths(options, range(1)))
     assert ("other users can put sockets" in caplog.text) == warned
 
 
 def test_a_missing_directory_is_made_for_this_user_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tmp_path.chmod(0o2777)  # as Kubernetes makes an emptyDir
     options = ShardOptions(shard_uds_path=str(tmp_path / "own" / "shard"))
-    sockets.clear(options, sockets.shard_paths(options, 1))
+    sockets.clear(options, sockets.shard_paths(options, range(1)))
     assert (tmp_path / "own").stat().st_mode & 0o777 == 0o700
     assert not caplog.text
 
@@ -112,7 +112,7 @@ def test_a_directory_of_another_user_is_warned_of(
     options = ShardOptions(shard_uds_path=str(tmp_path / "shard"))
     found = tmp_path.stat()
     monkeypatch.setattr(Path, "stat", lambda *_, **__: os.stat_result([*found[:4], 12345, *found[5:]]))
-    sockets.clear(options, sockets.shard_paths(options, 1))
+    sockets.clear(options, sockets.shard_paths(options, range(1)))
     assert "other users can put sockets" in caplog.text
 
 
@@ -129,12 +129,12 @@ def test_impossible_prefixes() -> None:
     ]:
         options = ShardOptions(shard_uds_path=prefix)
         with pytest.raises(ConfigError, match=f"shard_uds_path={prefix}: {words}"):
-            sockets.clear(options, sockets.shard_paths(options, 1))
+            sockets.clear(options, sockets.shard_paths(options, range(1)))
 
 
 def test_the_longest_prefix_leaves_room_for_the_name_that_a_shard_begins_with() -> None:
     options = ShardOptions(shard_uds_path="/tmp/" + "x" * 96)
-    (path,) = sockets.shard_paths(options, 1)
+    (path,) = sockets.shard_paths(options, range(1))
     sockets.clear(options, [path])
     with socket.socket(socket.AF_UNIX) as shard:
         shard.bind(f"{path}.new")
