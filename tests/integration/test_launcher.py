@@ -30,7 +30,7 @@ def fetch(options, dtype, report, look):
             time.sleep(0.02)
     if options.model_id == "from/hub":
         return Model(Path("/model"), "0123", "text-generation")
-    return Model(Path("/model"))
+    return Model(Path(options.model_id if Path(options.model_id).is_dir() else "/model"))
 
 if __name__ == "__main__":
     here = sys.argv[1]

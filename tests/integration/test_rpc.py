@@ -14,12 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from tgi_server.config.schema import ShardOptions
 from tgi_server.errors import GenerationError, UnhealthyError
+from tgi_server.placement import placements
 from tgi_server.rpc.client import GrpcShards
 from tgi_server.rpc.fake import FAKE_INFO, FakeModel
 from tgi_server.rpc.server import HANDOVER
 from tgi_server.telemetry.signs import SHOW_STACKS
-from tgi_server.types import HANGS, SIGN, NewSequence, Plan, SamplingParams
+from tgi_server.types import HANGS, SIGN, NewSequence, Placement, Plan, SamplingParams
 
 SHARD = """
 import sys, time
@@ -61,6 +63,9 @@ class Processes:
             assert time.monotonic() < deadline and all(process.poll() is None for process in self.all)
             time.sleep(0.01)
 
+    def places(self, world: int) -> list[Placement]:
+        return placements(ShardOptions(shard_uds_path=self.prefix), world)
+
     def end(self) -> None:
         while self.all:
             with self.all.pop() as process:
@@ -77,7 +82,7 @@ def processes() -> Iterator[Processes]:
 
 @asynccontextmanager
 async def connected(processes: Processes, world: int = 1) -> AsyncIterator[GrpcShards]:
-    shards = GrpcShards(processes.prefix, world, connect_timeout=10)
+    shards = GrpcShards(processes.places(world), connect_timeout=10)
     try:
         await shards.connect()
         yield shards
@@ -98,7 +103,7 @@ async def test_steps_over_two_ranks_pipelined(processes: Processes) -> None:
     plans = [prefill(0, 0, [1, 2, 3]), Plan(1, [0], [1]), prefill(2, 1, [4]), Plan(3, [0, 1], [1, 1])]
     model = FakeModel(replace(FAKE_INFO, groups=[replace(FAKE_INFO.groups[0], num_blocks=1 << 20)]))
     expected = [model.step(plan) for plan in plans]
-    shards = GrpcShards(processes.prefix, 2, connect_timeout=10)
+    shards = GrpcShards(processes.places(2), connect_timeout=10)
     info = await shards.connect()
     assert info.groups[0].num_blocks == FAKE_INFO.groups[0].num_blocks - 1, "what the poorest rank has"
     await shards.health()
@@ -274,7 +279,7 @@ async def test_a_router_that_gives_up_waiting_is_in_nobodys_way(processes: Proce
 
 
 async def test_a_stale_socket_is_replaced_and_a_missing_one_waited_for(processes: Processes) -> None:
-    shards = GrpcShards(processes.prefix, 1, connect_timeout=10)
+    shards = GrpcShards(processes.places(1), connect_timeout=10)
     connecting = asyncio.create_task(shards.connect())
     await asyncio.sleep(0.1)
     processes.start(1)
@@ -291,7 +296,7 @@ async def test_a_stale_socket_is_replaced_and_a_missing_one_waited_for(processes
 
 
 async def test_a_shard_that_never_comes_is_named(processes: Processes) -> None:
-    shards = GrpcShards(processes.prefix, 1, connect_timeout=0.3)
+    shards = GrpcShards(processes.places(1), connect_timeout=0.3)
     with pytest.raises(UnhealthyError, match=r"shard 0 does not answer on .*shard-0 within 0\.3 s"):
         await shards.connect()
     await shards.close()

@@ -19,6 +19,10 @@ _CHOSEN = Nothing("the best attention kernels of this machine are taken; attenti
 _OWN_KERNELS = Nothing("this server has kernels of its own; disable_custom_kernels=true leaves all of them out")
 _HUB = Works("the hub library reads it")
 _SAGEMAKER = Nothing("it is read with deployment=sagemaker only; give that, or the option itself")
+_RANKS = Nothing(
+    "a launcher starts all shards of its node itself, as num_shard says; of nodes NNODES and NODE_RANK are read, or "
+    "torchrun's GROUP_WORLD_SIZE and GROUP_RANK"
+)
 _NO_SUCH_DEVICE = Nothing("this server computes on CUDA GPUs and on processors only")
 
 _LAUNCHER = [
@@ -105,6 +109,14 @@ _VARIABLES = [
     Row("nvidia_visible_devices", Works("likewise, where CUDA_VISIBLE_DEVICES is not set"), flag=False),
     Row("pytorch_cuda_alloc_conf", Works("torch reads it"), flag=False),
     Row("nccl_shm_disable", Works("NCCL reads it, as all its variables"), flag=False),
+    Row("nnodes", Means("num_nodes"), flag=False),
+    Row("group_world_size", Means("num_nodes"), flag=False),
+    Row("group_rank", Means("node_rank"), flag=False),
+    Row("pet_nnodes", Means("num_nodes"), flag=False),
+    Row("pet_node_rank", Means("node_rank"), flag=False),
+    Row("world_size", _RANKS, {"1": Works("there is one shard unless num_shard says otherwise")}, flag=False),
+    Row("rank", _RANKS, {"0": Works("this is the only launcher, unless num_nodes says otherwise")}, flag=False),
+    Row("local_world_size", _RANKS, {"1": Works("there is one launcher a node")}, flag=False),
     Row("omp_num_threads", Works("threads of each shard"), flag=False),
     Row("otel_exporter_otlp_headers", Works("OpenTelemetry reads it, as all its variables"), flag=False),
 ]  # fmt: skip

@@ -286,6 +286,7 @@ class ShardOptions(Options):
         "Seconds without a word of another node after which it is lost, which ends the service.",
         minimum=2,
         maximum=50,
+        concerns=("launcher",),
     )
     node_start_timeout: float = option(
         600.0,
