@@ -86,10 +86,11 @@ class First(Several):
     def _greet(self, connection: socket.socket) -> None:
         """Take a caller for a node, or turn it away."""
         connection.settimeout(GREETING)
-        host = "somebody"
         try:
-            host = connection.getpeername()[0]
             caller = Link(connection, self._token, calls=False)
+        except (OSError, EOFError):
+            return
+        try:
             caller.say("node 0")
             message = caller.hear()
             connection.settimeout(self._config.node_timeout)
@@ -97,10 +98,10 @@ class First(Several):
                 if self._welcomed(caller, message):
                     return
         except UntrustedError:
-            logger.warning("%s was turned away: it has another node_token", host)
+            logger.warning("%s was turned away: it has another node_token", caller.other)
         except (OSError, EOFError):
-            logger.debug("%s has called, and said nothing", host)
-        connection.close()
+            logger.debug("%s has called, and said nothing", caller.other)
+        caller.close()
 
     def _welcomed(self, caller: Link, message: Message) -> bool:
         node = message["node"]

@@ -44,7 +44,7 @@ class Link:
         host: this side's address.
         other: the other side's.
 
-    Raises OSError or EOFError when the other side does not answer.
+    Raises OSError or EOFError when the other side does not answer; the connection is closed then.
     """
 
     def __init__(self, connection: socket.socket, token: bytes, calls: bool) -> None:
@@ -53,8 +53,12 @@ class Link:
         self._socket = connection
         self._lines = connection.makefile("rb")
         own = secrets.token_hex(32)
-        connection.sendall(f"{own}\n".encode())
-        other = self._line(_NONCE).decode(errors="replace")
+        try:
+            connection.sendall(f"{own}\n".encode())
+            other = self._line(_NONCE).decode(errors="replace")
+        except (OSError, EOFError):
+            self.close()
+            raise
         self._key = signed(token, f"{own} {other}" if calls else f"{other} {own}").encode()
         self._sides = ("caller", "called") if calls else ("called", "caller")
         self._said = self._heard = 0
@@ -81,7 +85,8 @@ class Link:
     def close(self) -> None:
         """End it; who hears is told that it is over."""
         with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
+            self._socket.shutdown(socket.SHUT_RDWR)  # wakes who hears
+        self._lines.close()
         self._socket.close()
 
     def _line(self, longest: int) -> bytes:

@@ -68,15 +68,18 @@ class Other(Several):
                 time.sleep(_AGAIN)
 
     def _introduced(self, connection: socket.socket) -> Peer:
+        caller = Link(connection, self._token, calls=True)
         try:
-            caller = Link(connection, self._token, calls=True)
-            caller.hear()
             caller.say("node", node=self._config.node_rank, facts=self._facts)
+            caller.hear()
             answer = caller.hear()
+            if answer["kind"] == "refused":
+                raise ConfigError(f"node 0 ({caller.other}) does not take this node: {answer['reason']}")
         except UntrustedError:
-            raise ConfigError(f"node_token: node 0 ({connection.getpeername()[0]}) has another one") from None
-        if answer["kind"] == "refused":
             caller.close()
-            raise ConfigError(f"node 0 ({caller.other}) does not take this node: {answer['reason']}")
+            raise ConfigError(f"node_token: node 0 ({caller.other}) has another one") from None
+        except BaseException:
+            caller.close()
+            raise
         connection.settimeout(self._config.node_timeout)
         return Peer(caller, f"node 0 ({caller.other})", self._config.node_timeout, self._stop.request)
