@@ -7,13 +7,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.integration.server import free_port
 from tgi_server.config.schema import ShardOptions
 from tgi_server.errors import GenerationError, UnhealthyError
 from tgi_server.placement import placements
@@ -28,7 +29,7 @@ import sys, time
 from dataclasses import replace
 from tgi_server.rpc.fake import FAKE_INFO, FakeModel
 from tgi_server.rpc import server
-from tgi_server.rpc.server import serve
+from tgi_server.rpc.server import Remote, serve
 path, rank, delay, fail_at = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
 server.HANDOVER = float(sys.argv[5])
 assert "torch" not in sys.modules
@@ -42,7 +43,8 @@ def step(plan):
     if plan.step == fail_at:
         raise RuntimeError("the device is gone")
     return model.step(plan)
-serve(path, replace(FAKE_INFO, groups=[replace(group, num_blocks=group.num_blocks - rank)]), step, reset, rank)
+serve(path, replace(FAKE_INFO, groups=[replace(group, num_blocks=group.num_blocks - rank)]), step, reset, rank,
+      remote=Remote(*sys.argv[6:]) if len(sys.argv) > 6 else None)
 """
 
 
@@ -53,9 +55,13 @@ class Processes:
         self.prefix = str(directory / "shard")
         self.all: list[subprocess.Popen[str]] = []
 
-    def start(self, world: int, delay: float = 0.0, fail_at: int = -1, handover: float = HANDOVER) -> None:
+    def start(
+        self, world: int, delay: float = 0.0, fail_at: int = -1, handover: float = HANDOVER, remote: Sequence[str] = ()
+    ) -> None:
+        """`remote` are address and key of all but rank 0."""
         for rank in range(world):
             arguments = [f"{self.prefix}-{rank}", str(rank), str(delay), str(fail_at), str(handover)]
+            arguments += remote if rank else ()
             process = subprocess.Popen([sys.executable, "-c", SHARD, *arguments], stderr=subprocess.PIPE, text=True)
             self.all.append(process)
         deadline = time.monotonic() + 20
@@ -115,6 +121,25 @@ async def test_steps_over_two_ranks_pipelined(processes: Processes) -> None:
     received.append(await shards.receive())
     assert [replace(outcome, wait_ns=0) for outcome in received] == expected
     await shards.close()
+
+
+async def test_a_rank_on_another_node_wants_to_see_the_key(processes: Processes) -> None:
+    port, key = free_port(), "0123456789abcdef"
+    options = ShardOptions(shard_uds_path=processes.prefix, num_nodes=2, node_port=port - 1)
+    places = placements(options, 2, ["127.0.0.1", "127.0.0.1"])
+    processes.start(2, remote=[places[1].address, key])
+    for wrong in (None, "fedcba9876543210"):
+        stranger = GrpcShards(places, wrong, connect_timeout=10)
+        words = rf"shard 1 \(node 1, 127.0.0.1:{port}\) does not answer .*its own service only"
+        with pytest.raises(UnhealthyError, match=words):
+            await stranger.connect()
+        await stranger.close()
+    for known in (GrpcShards(places, key, connect_timeout=10), GrpcShards(processes.places(2), connect_timeout=10)):
+        await known.connect()
+        await known.send(prefill(0, 0, [1, 2, 3]))
+        assert (await known.receive()).ids == [0]
+        await known.health()
+        await known.close()
 
 
 @pytest.mark.alone

@@ -15,6 +15,8 @@ NATIVE = Part("tgi_server.kernels.choice.AttentionChoice", {"library": "native"}
 SDPA = Part("tgi_server.kernels.choice.AttentionChoice", {"library": "torch"})
 EETQ = Part("tgi_server.quantize.eetq.Eetq")
 
+NODES: dict[str, Any] = {"num_nodes": 2, "master_addr": "10.0.0.1", "node_token": "0123456789abcdef"}
+
 
 def works(accelerators: int = 0, **options: Any) -> None:
     check.options(ServerConfig(**options), {}, accelerators)
@@ -93,6 +95,22 @@ def test_all_problems_together_each_with_its_origin() -> None:
     ({"record_traffic": __file__}, "line 1: not JSON in UTF-8"),
     ({"compute_type": "1-gpu\tx"}, "goes into a header of answers"),
     ({"compute_type": "größer"}, "compute_type=größer: goes into a header of answers"),
+    ({"node_rank": 1}, "node_rank=1: there is no such node of num_nodes=1; set num_nodes to the number of nodes"),
+    ({"node_token": "0123456789abcdef"}, "node_token=***: is only used with num_nodes"),
+    ({"node_port": 1234}, "node_port=1234: is only used with num_nodes"),
+    ({**NODES, "node_rank": 2}, "node_rank=2: there is no such node of num_nodes=2; 0 to 1 work"),
+    ({**NODES, "num_shard": 3}, "num_shard=3: each of num_nodes=2 has equally many; 2 or 4 works"),
+    ({**NODES, "num_shard": 1}, "num_shard=1: each of num_nodes=2 has equally many; 2 works"),
+    ({**NODES, "sharded": False}, "sharded=false: num_nodes=2 spreads the model"),
+    ({**NODES, "master_addr": "localhost"}, "master_addr=localhost: other nodes do not get there"),
+    ({**NODES, "node_token": None}, "node_token=null: at least 16 characters are needed"),
+    ({**NODES, "node_token": "secret"}, "node_token=***: at least 16 characters are needed"),
+    ({**NODES, "node_token_file": "/nowhere"}, "node_token_file=/nowhere: node_token is set, too"),
+    ({**NODES, "node_token": None, "node_token_file": "/nowhere"}, "node_token_file=/nowhere: cannot be read"),
+    ({**NODES, "node_port": 2999}, "node_port=2999: nodes use the ports 2999 to 3000, of which port is one"),
+    ({**NODES, "node_port": 29500}, "node_port=29500: nodes use the ports 29500 to 29501, of which master_port is one"),
+    ({**NODES, "node_port": 65535}, "node_port=65535: nodes use the ports 65535 to 65536; at most 65534 works"),
+    ({**NODES, "job": Part("tgi_server.jobs.bench.Bench")}, "num_nodes=2: jobs that start servers use one node"),
     ({"log_levels": ["router"]}, "'router' is no level of a process or module; router=debug works"),
     ({"log_levels": ["router=warn", "h2=info"]}, "'h2=info' is no level"),
 ])  # fmt: skip
@@ -108,7 +126,7 @@ def test_refusals(options: dict[str, Any], words: str) -> None:
     {"ngrok": True, "ngrok_edge": "e", "ngrok_authtoken": "t"}, {"otlp_endpoint": "http://localhost:4317"},
     {"otlp_endpoint": "https://collector.example"}, {"compute_type": "2-Fast GPU+x"},
     {"log_levels": ["router=warn", "tgi_server.engine=trace"]},
-    {"api_key": "sk-Zm9v/_~+="},
+    {"api_key": "sk-Zm9v/_~+="}, NODES, {**NODES, "node_rank": 1, "num_shard": 4}, {**NODES, "sharded": True},
 ], ids=str)  # fmt: skip
 def test_what_works(options: dict[str, Any]) -> None:
     works(**options)
@@ -117,6 +135,17 @@ def test_what_works(options: dict[str, Any]) -> None:
 def test_what_needs_a_gpu_works_with_one() -> None:
     works(1, cuda_memory_fraction=0.5, enable_cuda_graphs=True)
     assert "leave one" in problem(1, disable_custom_kernels=True, enable_cuda_graphs=True)
+
+
+def test_the_shards_of_all_nodes_need_an_accelerator_each() -> None:
+    works(2, **NODES, num_shard=4)
+    assert "2 accelerator(s) visible on this node; num_shard=4 works" in problem(2, **NODES, num_shard=6)
+    assert check.number_of_shards(ServerConfig(**NODES), 4) == 8
+
+
+def test_variables_of_nodes_may_be_left_in_the_environment() -> None:
+    origins = {"node_token": "environment variable NODE_TOKEN"}
+    check.options(ServerConfig(node_token="0123456789abcdef"), origins, 0)
 
 
 def test_the_variables_of_an_ngrok_account_may_be_there_for_others() -> None:

@@ -158,6 +158,9 @@ def test_a_node_that_says_nothing_is_lost() -> None:
         until(lambda: first.problem)
         assert first.problem == f"{NODE_1} has not answered for 0.5 s"
         assert time.monotonic() - began < 5
+        first.end(first.problem)  # it may live all the same
+        until(lambda: other.problem)
+        assert other.problem == f"node 0 (127.0.0.1): {first.problem}"
 
 
 def test_a_launcher_that_is_killed_is_noticed_at_once() -> None:

@@ -41,19 +41,17 @@ class Link:
         calls: whether this side has called the other; else it was called.
 
     Attributes:
-        host: this side's address.
-        other: the other side's.
+        other: address of the other side.
 
     Raises OSError or EOFError when the other side does not answer; the connection is closed then.
     """
 
     def __init__(self, connection: socket.socket, token: bytes, calls: bool) -> None:
-        self.host: str = connection.getsockname()[0]
-        self.other: str = connection.getpeername()[0]
         self._socket = connection
         self._lines = connection.makefile("rb")
         own = secrets.token_hex(32)
         try:
+            self.other: str = connection.getpeername()[0]
             connection.sendall(f"{own}\n".encode())
             other = self._line(_NONCE).decode(errors="replace")
         except (OSError, EOFError):

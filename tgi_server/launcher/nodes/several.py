@@ -76,7 +76,7 @@ class Several(Alone):
         if not self._over:
             self._over = True
             for peer in self._all:
-                peer.say("over", reason=None if peer.problem else reason)  # what it said itself it knows
+                peer.say("over", reason=None if peer.over else reason)  # what it said itself it knows
 
     def explained(self, failure: str) -> str:
         """See `Alone`."""
