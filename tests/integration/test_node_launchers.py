@@ -33,12 +33,18 @@ def own_address() -> str:
     return outside or pytest.skip("this machine has the loopback interface only")
 
 
+def node_port() -> int:
+    """A free port with a free one behind it, which the shard of the other node gets."""
+    port = free_port()
+    return port if free_port() == port + 1 else node_port()
+
+
 def pair(start: Start, directory: Path, router: str = DRAIN) -> tuple[Launcher, Launcher]:
     """Both launchers of a service, once it serves."""
     (directory / "config.json").write_text("{}")
     shared = [
         f"model_id={directory}", "dtype=float32", "num_nodes=2", f"master_addr={own_address()}",
-        f"master_port={free_port()}", f"node_port={free_port()}", "node_timeout=5", "node_start_timeout=30",
+        f"master_port={free_port()}", f"node_port={node_port()}", "node_timeout=5", "node_start_timeout=30",
     ]  # fmt: skip
     other = start(SERVE, router, *shared, "node_rank=1", NODE_TOKEN="0123456789abcdef")
     first = start(SERVE, router, *shared, NODE_TOKEN="0123456789abcdef")

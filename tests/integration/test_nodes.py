@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.server import Server, free_port
+from tests.integration.test_node_launchers import node_port
 
 TIMEOUT = 4
 """Seconds after which a node is lost."""
@@ -67,7 +68,7 @@ def test_two_nodes_write_the_same_text_and_a_cut_link_ends_both(
     token.write_text("0123456789abcdef\n")
     shared = [
         "model=smollm2", "dtype=float32", "max_total_tokens=2000", "num_nodes=2", "num_shard=2",
-        f"master_addr={machine.here}", f"master_port={free_port()}", f"node_port={free_port()}",
+        f"master_addr={machine.here}", f"master_port={free_port()}", f"node_port={node_port()}",
         f"node_token_file={token}", f"node_timeout={TIMEOUT}",
     ]  # fmt: skip
     command = [
