@@ -162,6 +162,24 @@ def test_attention_by_the_names_of_later_versions(value: str) -> None:
     assert compose(ATTENTION="torch").attention.fields == {"library": "torch"}
 
 
+def test_nodes_by_the_names_of_torchrun() -> None:
+    single = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29600", "LOCAL_WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+    for nodes, rank in (("GROUP_WORLD_SIZE", "GROUP_RANK"), ("NNODES", "NODE_RANK"), ("PET_NNODES", "PET_NODE_RANK")):
+        config = compose(**single, **{nodes: "4", rank: "2"})
+        assert (config.num_nodes, config.node_rank, config.master_addr, config.master_port) == (4, 2, "10.0.0.1", 29600)
+    assert compose("--num-nodes=2", GROUP_WORLD_SIZE="4").num_nodes == 2
+    assert "say different things" in refusal(GROUP_WORLD_SIZE="4", NNODES="2")
+    assert "PET_NNODES" in refusal(PET_NNODES="1:4")
+
+
+def test_processes_that_torchrun_counts_are_no_shards_and_that_is_told() -> None:
+    assert told(WORLD_SIZE="1", RANK="0", LOCAL_WORLD_SIZE="1", GROUP_WORLD_SIZE="1", GROUP_RANK="0") == []
+    lines = told(WORLD_SIZE="8", RANK="3", LOCAL_WORLD_SIZE="8")
+    assert len(lines) == 3 and all(
+        "changes nothing, a launcher starts all shards of its node" in line for line in lines
+    )
+
+
 def test_what_works_elsewhere_needs_no_line() -> None:
     environ = dict.fromkeys(("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "CUDA_VISIBLE_DEVICES"), "1")
     assert told(**environ) == []

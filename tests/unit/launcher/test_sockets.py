@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.server import free_port
 from tgi_server.config.schema import NetworkOptions, ShardOptions
 from tgi_server.errors import ConfigError
 from tgi_server.launcher import sockets
@@ -120,6 +121,28 @@ def test_a_directory_of_another_user_is_warned_of(
 def test_shards_that_meet_at_a_loopback_address_stay_there(address: str, kept: bool) -> None:
     found = sockets.private_interface(ShardOptions(master_addr=address))
     assert found == ({"GLOO_SOCKET_IFNAME": "lo"} if kept else {})
+
+
+def test_shards_of_several_nodes_use_the_interface_of_their_address() -> None:
+    options = ShardOptions(num_nodes=2, node_rank=1)
+    for address in ("127.0.0.1", "::1"):
+        found = sockets.interfaces(options, ["192.0.2.1", address])
+        assert found == {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+    assert sockets.interfaces(options, ["127.0.0.1", "203.0.113.9"]) == {}
+
+
+def test_node_0_listens_on_an_address_of_its_own() -> None:
+    port = free_port()
+    with (
+        sockets.listen("127.0.0.1", port),
+        pytest.raises(ConfigError, match=rf"node_port={port}: node 0 cannot listen there on 127.0.0.1 \(Address a"),
+    ):
+        sockets.listen("127.0.0.1", port)
+    for address in ("203.0.113.9", "no such host"):
+        with pytest.raises(ConfigError, match=f"node_port={port}: node 0 cannot listen there on {address}"):
+            sockets.listen(address, port)
+    assert sockets.is_loopback("localhost") and sockets.is_loopback("::1")
+    assert not sockets.is_loopback("192.0.2.1") and not sockets.is_loopback("no such host")
 
 
 def test_impossible_prefixes() -> None:

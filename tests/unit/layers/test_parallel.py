@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import psutil
@@ -22,6 +23,17 @@ def test_ranks_meet_where_nobody_else_comes() -> None:
         assert store.get("a") == b"b"
     finally:
         del store
+
+
+def test_ranks_wait_for_the_last_one_to_come() -> None:
+    store = HashStore()
+    groups = [Group(rank, 2, store) for rank in range(2)]
+    with ThreadPoolExecutor(1) as thread:
+        early = thread.submit(groups[0].gather, "loaded")
+        time.sleep(0.1)
+        assert not early.done()
+        groups[1].gather("loaded")
+        early.result(10)
 
 
 def test_ranks_that_fail_alike_for_ever_leave_little_in_the_store() -> None:
