@@ -135,14 +135,15 @@ def listen(address: str, port: int) -> socket.socket:
     """Where node 0 listens for the others. Raises ConfigError when that port is taken, or not of this machine."""
     try:
         family, kind, _, _, place = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(place)
-        listener.listen()
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise ConfigError(f"node_port={port}: node 0 cannot listen there on {address} ({reason})") from error
-    return listener
+        with contextlib.ExitStack() as held:
+            listener = held.enter_context(socket.socket(family, kind))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(place)
+            listener.listen()
+            held.pop_all()
+            return listener
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"node_port={port}: node 0 cannot listen there on {address} ({error})") from error
 
 
 def shard_paths(options: ShardOptions, ranks: Iterable[int]) -> list[Path]:

@@ -133,14 +133,10 @@ def test_shards_of_several_nodes_use_the_interface_of_their_address() -> None:
 
 def test_node_0_listens_on_an_address_of_its_own() -> None:
     port = free_port()
-    with (
-        sockets.listen("127.0.0.1", port),
-        pytest.raises(ConfigError, match=rf"node_port={port}: node 0 cannot listen there on 127.0.0.1 \(Address a"),
-    ):
-        sockets.listen("127.0.0.1", port)
-    for address in ("203.0.113.9", "no such host"):
-        with pytest.raises(ConfigError, match=f"node_port={port}: node 0 cannot listen there on {address}"):
-            sockets.listen(address, port)
+    with sockets.listen("127.0.0.1", port):
+        for address in ("127.0.0.1", "203.0.113.9", "no such host"):
+            with pytest.raises(ConfigError, match=rf"node_port={port}: node 0 cannot listen there on {address} \("):
+                sockets.listen(address, port)
     assert sockets.is_loopback("localhost") and sockets.is_loopback("::1")
     assert not sockets.is_loopback("192.0.2.1") and not sockets.is_loopback("no such host")
 
