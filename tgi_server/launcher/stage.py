@@ -253,10 +253,12 @@ class Stage:
         with ExitStack() as held:
             place = "no port" if config.node_rank else _place(self._listener(config))
             held.enter_context(sockets.claim_paths(config))
-            sockets.clear(config, sockets.shard_paths(config, local_ranks(config, num_shard)))
+            own = local_ranks(config, num_shard)
+            sockets.clear(config, sockets.shard_paths(config, own))
             if num_shard > 1 and not config.node_rank:
                 sockets.check_master_port(config)
-            logger.info("%d shard(s), %s, %s", num_shard, dtype.name, place)
+            count = num_shard if config.num_nodes == 1 else f"{len(own)} of {num_shard}"
+            logger.info("%s shard(s), %s, %s", count, dtype.name, place)
             others = held.enter_context(role.of(config, num_shard, dtype, self._stop))
             look = self._look(config, num_shard, dtype)
             model, description = prepare.prepare(config, dtype, self._fetch, look, self._stop, bar)

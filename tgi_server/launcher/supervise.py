@@ -177,6 +177,7 @@ class Server:
         """
         number = listener.fileno()
         pids = [shard.pid for shard in self._shards]
+        config = replace(config, node_token=None)  # which only launchers need
         text = load.dump(Launch(config, replace(resolved, listen_fd=number, shard_pids=pids, watched=True)))
         self._router = self._children.start("router", self._programs.router, text, for_tracing(), [number])
 

@@ -18,7 +18,7 @@ from tgi_server.launcher.nodes import link
 from tgi_server.launcher.nodes.agreement import Facts
 from tgi_server.launcher.nodes.alone import Alone
 from tgi_server.launcher.nodes.peer import Peer
-from tgi_server.launcher.supervise import ChildFailedError, StopSignals
+from tgi_server.launcher.supervise import ChildFailedError, StoppedError, StopSignals
 
 GREETING = 5.0
 """Seconds that each side has to show who it is."""
@@ -58,7 +58,7 @@ class Several(Alone):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.end(str(error) if isinstance(error, TgiError) else self.problem)
+        self.end(self.problem if error is None or isinstance(error, StoppedError) else _words(error))
         for peer in self._all:
             peer.close(_FAREWELL)
 
@@ -101,3 +101,7 @@ class Several(Alone):
     def _key(self, run: str) -> str:
         """What routers show to shards, for one run of the service."""
         return link.signed(self._token, f"calls {run}")
+
+
+def _words(error: BaseException) -> str:
+    return str(error) if isinstance(error, TgiError) else f"{type(error).__name__}: {error}"
