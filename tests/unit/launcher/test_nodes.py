@@ -163,6 +163,17 @@ def test_a_node_that_says_nothing_is_lost() -> None:
         assert other.problem == f"node 0 (127.0.0.1): {first.problem}"
 
 
+def test_a_node_that_is_lost_is_named_to_all_others() -> None:
+    nodes = Nodes(num_nodes=3, num_shard=3)
+    with nodes.node(0) as first, nodes.node(1) as lost, nodes.node(2) as other:
+        lost._peers[0]._link.close()  # type: ignore[attr-defined]
+        until(lambda: first.problem)
+        first.end(first.problem)
+        until(lambda: other.problem)
+        assert other.problem == f"node 0 (127.0.0.1): {first.problem}"
+        assert first.problem is not None and first.problem.startswith(f"{NODE_1} has hung up")
+
+
 def test_a_launcher_that_is_killed_is_noticed_at_once() -> None:
     with met(node_timeout=50.0) as (_, first, other):
         other._peers[0]._link.close()  # type: ignore[attr-defined]
