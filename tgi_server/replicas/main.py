@@ -13,6 +13,7 @@ from typing import TextIO
 
 import uvloop
 
+from tgi_server.cache.lengths import longest
 from tgi_server.config import load
 from tgi_server.config.schema import ServerConfig
 from tgi_server.errors import TgiError
@@ -88,7 +89,8 @@ async def _serve(
     config: ServerConfig, deployment: Deployment, listener: socket.socket, stop: asyncio.Event, log: TextIO
 ) -> None:
     """Until `stop`, and then until the last request is done, `shutdown_timeout` seconds at most."""
-    metrics = Metrics(config.max_input_length, config.max_total_tokens)
+    bounds = longest(config, None)  # of what may be `auto`
+    metrics = Metrics(bounds.max_input_length, bounds.max_total_tokens)
     read_process(metrics)
     front = Front(deployment, config.payload_limit, metrics.render)
     server = Server(front, config, metrics)  # type: ignore[arg-type]  # any ASGI application will do
