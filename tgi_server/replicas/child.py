@@ -126,7 +126,7 @@ class ServerChild:
             preexec_fn=end_with(os.getpid()),
         )
         assert process.stdin is not None
-        with process.stdin as stdin, contextlib.suppress(BrokenPipeError):  # with what is secret, so by no other way
+        with contextlib.suppress(BrokenPipeError), process.stdin as stdin:  # with what is secret, so by no other way
             stdin.write(load.dump(Launch(self._config, Resolved(listen_fd=number))).encode())
         return process
 

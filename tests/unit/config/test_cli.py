@@ -114,8 +114,8 @@ def test_a_flag_without_value_takes_no_other_argument() -> None:
 
 
 SWITCHES = [
-    "trust_remote_code", "enable_cuda_graphs", "disable_custom_kernels", "prefix_caching", "messages_api_enabled",
-    "reasoning", "ngrok", "json_output",
+    "trust_remote_code", "enable_cuda_graphs", "disable_custom_kernels", "preallocate_cache", "prefix_caching",
+    "messages_api_enabled", "reasoning", "ngrok", "json_output",
 ]  # fmt: skip
 
 

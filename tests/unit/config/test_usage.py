@@ -117,7 +117,7 @@ def test_quick_and_without_torch(argv: list[str]) -> None:
     )
     before = processor_seconds_of_children()
     done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True)
-    assert processor_seconds_of_children() - before < 1.5
+    assert processor_seconds_of_children() - before < 2.5  # half of that where nothing else runs
     assert done.returncode == 0, done.stderr
 
 

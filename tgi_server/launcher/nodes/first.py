@@ -121,7 +121,9 @@ class First(Several):
                 logger.info("%s is to stop, so the whole service is", name)
                 self._stop.request()
 
-        self._peers[node] = Peer(caller, name, self._config.node_timeout, stop)
+        peer = self._peers[node] = Peer(caller, name, self._config.node_timeout, stop)
+        if self._over:  # it came while all others were told
+            peer.say("over", reason=self._reason)
         return True
 
     def _shards(self, node: int) -> str:

@@ -51,6 +51,7 @@ class Several(Alone):
         self._stop = stop
         self._began = time.monotonic()
         self._over = False
+        self._reason: str | None = None
         self._token = link.token(config)
         self._asked = False
         self._peers: dict[int, Peer] = {}
@@ -74,7 +75,7 @@ class Several(Alone):
     def end(self, reason: str | None) -> None:
         """See `Alone`."""
         if not self._over:
-            self._over = True
+            self._over, self._reason = True, reason
             for peer in self._all:
                 peer.say("over", reason=None if peer.over else reason)  # what it said itself it knows
 
