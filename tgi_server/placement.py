@@ -15,6 +15,11 @@ def local_ranks(options: ShardOptions, num_shard: int) -> range:
     return range(options.node_rank * each, (options.node_rank + 1) * each)
 
 
+def socket_path(options: ShardOptions, rank: int) -> str:
+    """The unix socket of a rank, on its own node."""
+    return f"{options.shard_uds_path}-{rank}"
+
+
 def node_port(options: ShardOptions) -> int:
     """Where the launcher of node 0 listens for the others."""
     return options.master_port + 1 if options.node_port is None else options.node_port
@@ -32,13 +37,11 @@ def placements(options: ShardOptions, num_shard: int, hosts: Sequence[str] = ())
     found = []
     for rank in range(num_shard):
         node, device = divmod(rank, each)
-        address = _address(hosts[node], node_port(options) + 1 + device) if node else f"unix:{_path(options, rank)}"
+        address = (
+            _address(hosts[node], node_port(options) + 1 + device) if node else f"unix:{socket_path(options, rank)}"
+        )
         found.append(Placement(rank, node, device, address))
     return found
-
-
-def _path(options: ShardOptions, rank: int) -> str:
-    return f"{options.shard_uds_path}-{rank}"
 
 
 def _address(host: str, port: int) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 
 from tgi_server.config.schema import NetworkOptions, ShardOptions
 from tgi_server.errors import ConfigError
+from tgi_server.placement import socket_path
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +149,7 @@ def listen(address: str, port: int) -> socket.socket:
 
 def shard_paths(options: ShardOptions, ranks: Iterable[int]) -> list[Path]:
     """The path of each rank's socket."""
-    return [Path(f"{options.shard_uds_path}-{rank}") for rank in ranks]
+    return [Path(socket_path(options, rank)) for rank in ranks]
 
 
 def files(paths: list[Path]) -> list[Path]:

@@ -11,7 +11,7 @@ from tgi_server.config import load
 from tgi_server.config.schema import Launch
 from tgi_server.errors import TgiError
 from tgi_server.models.check import described
-from tgi_server.placement import placements
+from tgi_server.placement import placements, socket_path
 from tgi_server.telemetry import logging
 
 log = getLogger(__name__)
@@ -28,10 +28,11 @@ def serve(launch: Launch, rank: int) -> None:
     from tgi_server.rpc import server  # with the model's libraries, only once the options are known to work
 
     runner = load.instantiate(launch.config.runner, launch=launch, spec=spec, rank=rank)
-    path = f"{launch.config.shard_uds_path}-{rank}"
+    path = socket_path(launch.config, rank)
     place, remote = placements(launch.config, resolved.num_shard, resolved.node_hosts)[rank], None
     if place.node:
-        remote = server.Remote(place.address, resolved.call_key or "")
+        assert resolved.call_key, "nodes agree on one"  # anybody could show an empty one
+        remote = server.Remote(place.address, resolved.call_key)
     server.serve(path, runner.info, runner.step, runner.reset, rank, resolved.watched, remote)
 
 

@@ -22,7 +22,7 @@ from tgi_server.layers.parallel import Group
 from tgi_server.models.description import Description
 from tgi_server.models.load import load_model
 from tgi_server.models.model import Model
-from tgi_server.placement import placements
+from tgi_server.placement import local_ranks, placements
 from tgi_server.shard.batch import BatchState
 from tgi_server.shard.drafting import Drafting
 from tgi_server.shard.graphs import best_forward
@@ -71,7 +71,7 @@ class ModelRunner:
         launch = replace(launch, config=config)  # until it is known what fits beside the weights
         self._spec = spec
         self._width = _draft_width(launch, spec)
-        self._neighbours = world // config.num_nodes
+        self._neighbours = len(local_ranks(config, world))
         place = placements(config, world, launch.resolved.node_hosts)[rank]
         self._device = _device(place.device, config.cuda_memory_fraction)
         self._dtype: torch.dtype = getattr(torch, launch.resolved.dtype.value)
