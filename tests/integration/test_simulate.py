@@ -38,11 +38,12 @@ def test_a_shard_is_measured_once(tmp_path: Path) -> None:
         f"model_id={model}", "max_total_tokens=256", "max_input_length=200", "max_concurrent_requests=8",
         f"port={free_port()}", f"shard_uds_path={tmp_path}/shard", f"costs={costs}", "cost_seconds=2", "log_level=warn",
     ]  # fmt: skip
+    before = psutil.Process().children(recursive=True)
     measured = simulate(*server, *LOAD, f"output={output}")
     learned = json.loads(costs.read_text())
     seconds = [sample["seconds"] for sample in learned["findings"]["samples"]]
     assert len(seconds) > 20 and all(0 < each < 1 for each in seconds)
-    assert not [child for child in psutil.Process().children(recursive=True) if "shard" in " ".join(child.cmdline())]
+    assert not set(psutil.Process().children(recursive=True)) - set(before), "the shard that was measured is gone"
     again = simulate(*server, *LOAD)
     assert again[:-1] == measured[:-1], "the same costs, the same answers"
     assert [line.split()[:3] + line.split()[4:5] for line in again[1:3]] == [["1", "8", "0", "8"], ["4", "8", "0", "8"]]

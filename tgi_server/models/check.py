@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tgi_server.cache.kinds import CacheKind
 from tgi_server.cache.lengths import USABLE, lengths_within, longest, shortest
-from tgi_server.config.schema import BatchingOptions, DType, ServerConfig
+from tgi_server.config.schema import AUTO, BatchingOptions, DType, ServerConfig
 from tgi_server.errors import ConfigError, ModelError
 from tgi_server.models.description import Description, LayerShape
 from tgi_server.models.fallback import spec as fallback
@@ -103,10 +103,12 @@ def _lengths(spec: Description, options: BatchingOptions) -> Iterator[str]:
             f"max_total_tokens={options.max_total_tokens} is more than the {spec.max_positions} positions the "
             f"model was made for; max_total_tokens={spec.max_positions} works"
         )
-    elif options.max_input_length >= (total := longest(options, spec.max_positions).max_total_tokens):
+    elif options.max_total_tokens == AUTO and options.max_input_length >= (
+        total := longest(options, spec.max_positions).max_total_tokens
+    ):
         yield (
-            f"max_input_length={options.max_input_length} leaves no room for an answer within the {total} positions "
-            f"the model was made for; max_input_length={total - 1} works"
+            f"max_input_length={options.max_input_length} leaves no room for an answer within the {total} tokens "
+            f"that max_total_tokens=auto comes to; max_input_length={total - 1} works"
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tgi_server.config.schema import DType, RopeOptions, RopeScaling, ServerConfig
+from tgi_server.config.schema import AUTO, DType, RopeOptions, RopeScaling, ServerConfig
 from tgi_server.errors import ConfigError, ModelError
 from tgi_server.models.check import check, check_cuts, check_memory, described
 from tgi_server.models.description import Description, LayerShape
@@ -111,6 +111,14 @@ def test_a_checkpoints_own_scaling_stretches_too(tmp_path: Path, scaling: dict[s
     assert described(model, ServerConfig(max_total_tokens=longest), 1, F32).max_positions == longest
     with pytest.raises(ConfigError, match=f"max_total_tokens={longest} works"):
         described(model, ServerConfig(max_total_tokens=longest + 1), 1, F32)
+
+
+def test_a_prompt_is_shorter_than_what_the_model_was_made_for(tmp_path: Path) -> None:
+    model = write(tmp_path)
+    assert described(model, ServerConfig(max_total_tokens=AUTO, max_input_length=63), 1, F32).max_positions == 64
+    words = "max_input_length=64 leaves no room for an answer within the 64 tokens .* max_input_length=63 works"
+    with pytest.raises(ConfigError, match=words):
+        described(model, ServerConfig(max_total_tokens=AUTO, max_input_length=64), 1, F32)
 
 
 def test_a_type_that_is_too_small(tmp_path: Path) -> None:
