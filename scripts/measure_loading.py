@@ -18,7 +18,8 @@ from math import prod
 from pathlib import Path
 
 from tgi_server.config import parts
-from tgi_server.config.schema import DType, Part, ServerConfig
+from tgi_server.config.base import Part
+from tgi_server.config.schema import DType, ServerConfig
 from tgi_server.models.check import ITEM_BYTES
 from tgi_server.models.description import Description
 from tgi_server.models.families import read_spec

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tgi_server.config import files, load
-from tgi_server.config.schema import Part, ServerConfig
+from tgi_server.config.base import Part
+from tgi_server.config.schema import ServerConfig
 
 ROOT = files.directory()
 PARTS = {name for name, value in vars(ServerConfig()).items() if isinstance(value, Part)}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar, Optional
 
-from tgi_server.config.schema import Options, option
+from tgi_server.config.base import Options, option
 
 
 class Texts(Enum):

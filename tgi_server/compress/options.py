@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar, Optional
 
-from tgi_server.config.schema import Options, option
+from tgi_server.config.base import Options, option
 
 WHOLE = -1
 """The size of a group that is all inputs of a layer."""

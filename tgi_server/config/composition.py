@@ -19,7 +19,8 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from tgi_server.config import describe, directory, files, later, options, provenance, sweep, typed_parts
 from tgi_server.config.arguments import Arguments, Composition
-from tgi_server.config.schema import ServerConfig, freeze
+from tgi_server.config.base import freeze
+from tgi_server.config.schema import ServerConfig
 from tgi_server.config.typed_parts import SCHEMA
 from tgi_server.errors import UsageError
 

@@ -11,8 +11,9 @@ from enum import Enum
 from typing import Any
 
 from tgi_server.config import options, parts
+from tgi_server.config.base import Part
 from tgi_server.config.options import inner_type, is_list, is_optional
-from tgi_server.config.schema import Part, ServerConfig
+from tgi_server.config.schema import ServerConfig
 
 MASK = "***"
 """What is shown instead."""

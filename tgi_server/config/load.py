@@ -15,10 +15,11 @@ import yaml
 
 from tgi_server.config import options, parts
 from tgi_server.config.arguments import Arguments, Composition
+from tgi_server.config.base import Options, freeze
 from tgi_server.config.describe import MASK, differing, masked_url
 from tgi_server.config.options import inner_type
 from tgi_server.config.parts import instantiate as instantiate
-from tgi_server.config.schema import Launch, Options, ServerConfig, freeze
+from tgi_server.config.schema import Launch, ServerConfig
 from tgi_server.errors import UsageError
 
 _OptionsT = TypeVar("_OptionsT", bound=Options)

@@ -11,7 +11,8 @@ from dataclasses import fields
 from typing import Any, get_args, get_origin, get_type_hints
 
 from tgi_server.config import files, parts
-from tgi_server.config.schema import Part, ServerConfig, documented_options, flags_with_value
+from tgi_server.config.base import Part
+from tgi_server.config.schema import ServerConfig, documented_options, flags_with_value
 
 _METADATA: Mapping[str, Mapping[str, Any]] = {field.name: field.metadata for field in documented_options()}
 
@@ -73,7 +74,7 @@ def short(name: str) -> str:
 
 
 def metadata(name: str, config: ServerConfig | None = None) -> Mapping[str, Any]:
-    """What `schema.option` was told of an option or a part's field (of the class that `config` has chosen)."""
+    """What `base.option` was told of an option or a part's field (of the class that `config` has chosen)."""
     part, dot, field = name.partition(".")
     if not dot:
         return _METADATA.get(name) or parts.PARTS[name]
@@ -102,7 +103,7 @@ def in_words(name: str, value: Any) -> Any:
 
 
 def concerns(name: str) -> tuple[str, ...]:
-    """Which of `schema.CONCERNED` have to be started anew when an option, a part or a field of one changes."""
+    """Which of `base.CONCERNED` have to be started anew when an option, a part or a field of one changes."""
     part, _, field = name.partition(".")
     own: tuple[str, ...] = metadata(name).get("concerns") or ()
     if own or field:

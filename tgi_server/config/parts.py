@@ -1,6 +1,6 @@
 """Replaceable parts: which class a part's YAML names, and the fields that it takes from there.
 
-The fields of a part are those of the dataclass that its `_target_` names, described by `schema.option` as all options
+The fields of a part are those of the dataclass that its `_target_` names, described by `base.option` as all options
 are. A class is imported only when something asks about it; it has to be light (no torch at its top).
 """
 
@@ -17,7 +17,8 @@ from typing import Any, get_args, get_type_hints
 import yaml
 
 from tgi_server.config import files
-from tgi_server.config.schema import Part, ServerConfig
+from tgi_server.config.base import Part
+from tgi_server.config.schema import ServerConfig
 from tgi_server.errors import UsageError
 
 _OURS = "tgi_server."
@@ -41,7 +42,7 @@ class PartField:
     Attributes:
         hint: its type, `Optional` included.
         default: as YAML holds it.
-        metadata: what `schema.option` was told.
+        metadata: what `base.option` was told.
     """
 
     hint: Any

@@ -13,9 +13,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tgi_server.config import options, parts
 from tgi_server.config.arguments import BOOLEANS
+from tgi_server.config.base import Part
 from tgi_server.config.describe import expectation, expected, nearest, refused
 from tgi_server.config.options import inner_type, is_list
-from tgi_server.config.schema import Part, ServerConfig
+from tgi_server.config.schema import ServerConfig
 from tgi_server.errors import UsageError
 
 _INTERPOLATION = "${"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Optional
 
-from tgi_server.config.schema import option
+from tgi_server.config.base import option
 
 
 class Library(Enum):

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Optional
 
-from tgi_server.config.schema import option
+from tgi_server.config.base import option
 from tgi_server.errors import ConfigError, ModelError
 from tgi_server.quantize.base import FLOATS, IN, OUT, WHOLE, Cut, Reader, Stored
 from tgi_server.quantize.blockwise.checkpoints import check_method, method_of

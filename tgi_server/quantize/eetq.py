@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from tgi_server.config.schema import option
+from tgi_server.config.base import option
 from tgi_server.quantize.base import ACTIVATIONS, WHOLE, Activations, Cut, Reader, Stored
 from tgi_server.quantize.settings import Settings, refuse_quantised
 

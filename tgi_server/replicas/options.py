@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Optional
 
-from tgi_server.config.schema import Options, option
+from tgi_server.config.base import Options, option
 from tgi_server.replicas.affinity import MARGIN
 
 

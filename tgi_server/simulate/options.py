@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Optional
 
 from tgi_server.bench.options import BenchOptions
-from tgi_server.config.schema import option
+from tgi_server.config.base import option
 from tgi_server.replicas.affinity import MARGIN
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tgi_server.config.schema import option
+from tgi_server.config.base import option
 from tgi_server.speculate.base import Drafter, Surroundings
 from tgi_server.speculate.lookup import LookUp
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 from tgi_server.bench.options import BenchOptions
-from tgi_server.config.schema import option
+from tgi_server.config.base import option
 from tgi_server.errors import UsageError
 from tgi_server.sweep.objective import Objective
 

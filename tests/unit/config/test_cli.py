@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 
 from tgi_server.config import cli, load, options
 from tgi_server.config.arguments import quote
-from tgi_server.config.schema import DType, LogLevel, Part, ServerConfig, without_variable
+from tgi_server.config.base import Part
+from tgi_server.config.schema import DType, LogLevel, ServerConfig, without_variable
 from tgi_server.errors import UsageError
 
 AWKWARD = [

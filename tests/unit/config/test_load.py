@@ -11,7 +11,8 @@ import yaml
 
 from tgi_server.config import describe, load
 from tgi_server.config.arguments import Arguments
-from tgi_server.config.schema import DType, Launch, LogLevel, Part, Resolved, ServerConfig
+from tgi_server.config.base import Part
+from tgi_server.config.schema import DType, Launch, LogLevel, Resolved, ServerConfig
 from tgi_server.errors import UsageError
 
 EETQ = "tgi_server.quantize.eetq.Eetq"

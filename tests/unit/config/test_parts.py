@@ -16,7 +16,8 @@ import pytest
 import yaml
 
 from tgi_server.config import cli, describe, load, options, parts
-from tgi_server.config.schema import Launch, Part, Resolved, ServerConfig, option, option_list
+from tgi_server.config.base import Part, option, option_list
+from tgi_server.config.schema import Launch, Resolved, ServerConfig
 from tgi_server.errors import UsageError
 from tgi_server.jobs.bench import Bench
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tgi_server.config.schema import AUTO, DType, Part, RopeScaling, ServerConfig
+from tgi_server.config.base import Part
+from tgi_server.config.schema import AUTO, DType, RopeScaling, ServerConfig
 from tgi_server.errors import ConfigError
 from tgi_server.launcher import check
 

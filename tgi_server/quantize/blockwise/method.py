@@ -6,7 +6,7 @@ import json
 from dataclasses import MISSING, dataclass, fields
 from typing import ClassVar
 
-from tgi_server.config.schema import option
+from tgi_server.config.base import option
 from tgi_server.errors import ConfigError
 from tgi_server.quantize.base import ACTIVATIONS, Activations, Reader
 from tgi_server.quantize.blockwise.checkpoints import check_method

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Optional
 
-from tgi_server.config.schema import option
+from tgi_server.config.base import option
 from tgi_server.errors import ConfigError
 from tgi_server.quantize.base import ACTIVATIONS, Activations, Reader
 from tgi_server.quantize.packed.layouts import AwqLayout, CompressedLayout, GptqLayout, Packed
