@@ -1,4 +1,4 @@
-"""Which replica gets a request: one that has seen its beginning, unless that is too busy. Stdlib only, no clock."""
+"""Which replica gets a request: what it has seen of the prompt against how busy it is. Stdlib only, no clock."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import Generic, TypeVar
 CAPACITY = 1 << 16
 """Keys remembered of a replica: with `prompt.CHUNK` characters each, of some millions of characters."""
 MARGIN = 8
-"""Requests by which a replica may be busier than the least busy one and still be chosen for what it has seen."""
+"""Requests by which a replica may be busier than the least busy one, at most, and still be chosen for what it has seen.
+"""
+WORTH = 6.0
+"""Keys of a prompt's beginning that are worth a wait behind one more request: some 100 tokens."""
 
 R = TypeVar("R", bound=Hashable)
 
@@ -34,16 +37,23 @@ class Affinity(Generic[R]):
     def choose(self, keys: Sequence[Hashable], loads: Mapping[R, float]) -> R:
         """The replica for a prompt, which is not remembered by this.
 
-        Of those that are not too busy, the ones that have seen most of the prompt's beginning; of these the least busy
-        one, and where that leaves several, the one that remembers least, so that new prompts are spread.
+        The one with the fewest requests under way, where every `WORTH` keys that a replica has seen of the prompt's
+        beginning count as one request less, unless it is ahead by more than the margin. Of equals the least busy one,
+        and where that leaves several, the one that remembers least, so that new prompts are spread.
 
         Args:
             keys: of the prompt; none where nothing is known of it.
             loads: requests under way of each replica that may be chosen, at least one.
         """
-        bound = min(loads.values()) + self._margin
-        best = self._best(keys, [replica for replica, load in loads.items() if load <= bound]) or list(loads)
-        return min(best, key=lambda replica: (loads[replica], len(self._seen.get(replica, ()))))
+        least = min(loads.values())
+        seen = self._matches(keys, [replica for replica, load in loads.items() if load <= least + self._margin])
+        candidates = [replica for replica, load in loads.items() if load == least or replica in seen]
+
+        def cost(replica: R) -> tuple[float, float, int]:
+            load = loads[replica]
+            return load - seen.get(replica, 0) / WORTH, load, len(self._seen.get(replica, ()))
+
+        return min(candidates, key=cost)
 
     def matched(self, keys: Sequence[Hashable], replica: R) -> int:
         """How many of the first keys the replica has seen."""
@@ -68,17 +78,17 @@ class Affinity(Generic[R]):
         """The replicas that were given something."""
         return iter(list(self._seen))
 
-    def _best(self, keys: Sequence[Hashable], eligible: Sequence[R]) -> list[R]:
-        """Those of the eligible that have seen most of the first keys; none where nobody has seen the first."""
-        best: list[R] = []
+    def _matches(self, keys: Sequence[Hashable], eligible: Sequence[R]) -> dict[R, int]:
+        """How many of the first keys each of the eligible has seen, of those that have seen any."""
+        found: dict[R, int] = {}
         left = list(eligible)
-        for key in keys:
+        for count, key in enumerate(keys, 1):
             owners = self._owners.get(key, ())
             left = [replica for replica in left if replica in owners]
             if not left:
                 break
-            best = left
-        return best
+            found.update(dict.fromkeys(left, count))
+        return found
 
     def _disown(self, replica: R, keys: Iterable[Hashable]) -> None:
         for key in keys:

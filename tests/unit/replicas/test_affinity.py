@@ -38,13 +38,28 @@ def test_distinct_prompts_are_spread_evenly() -> None:
     assert {name: given.count(name) for name in IDLE} == {"a": 10, "b": 10, "c": 10}
 
 
+def test_the_longer_the_beginning_the_busier_a_replica_may_be() -> None:
+    affinity: Affinity[str] = Affinity()
+    long, short = list(range(20)), list(range(100, 104))
+    affinity.add("a", long)
+    affinity.add("a", short)
+    assert affinity.choose(long, {"a": 3, "b": 0}) == "a"
+    assert affinity.choose(long, {"a": 4, "b": 0}) == "b"
+    assert affinity.choose(long[:12], {"a": 2, "b": 0}) == "b"  # as good: the less busy one
+    assert affinity.choose(short, {"a": 0, "b": 0}) == "a"
+    assert affinity.choose(short, {"a": 1, "b": 0}) == "b"
+
+
 def test_a_replica_that_is_too_busy_is_passed_over() -> None:
     affinity: Affinity[str] = Affinity(margin=2)
-    affinity.add("a", [1, 2, 3])
-    assert affinity.choose([1, 2, 3], {"a": 2, "b": 0}) == "a"
-    assert affinity.choose([1, 2, 3], {"a": 3, "b": 0}) == "b"
-    affinity.add("b", [1, 2, 3])
-    assert affinity.choose([1, 2, 3], {"a": 2, "b": 1}) == "b"  # both have it: the less busy one
+    keys = list(range(60))
+    affinity.add("a", keys)
+    assert affinity.choose(keys, {"a": 2, "b": 0}) == "a"
+    assert affinity.choose(keys, {"a": 3, "b": 0}) == "b"
+    affinity.add("b", keys)
+    assert affinity.choose(keys, {"a": 2, "b": 1}) == "b"  # both have it: the less busy one
+    affinity.add("c", keys[:20])
+    assert affinity.choose(keys, {"a": 4, "b": 1, "c": 0}) == "b"
 
 
 def test_a_replica_that_is_gone_is_forgotten() -> None:

@@ -42,11 +42,12 @@ async def chosen(router: PrefixRouter, asked: Any) -> str:
 
 async def test_requests_follow_the_beginnings_of_others() -> None:
     router = made()
-    first = await chosen(router, request(0, 1, 2, 3))
-    other = await chosen(router, request(1, 7, 8))
+    ones, others = range(20), range(100, 120)
+    first = await chosen(router, request(0, *ones, 20))
+    other = await chosen(router, request(1, *others))
     assert other != first
-    assert await chosen(router, request(2, 1, 2, 9)) == first
-    assert await chosen(router, request(3, 7, 8, 9)) == other
+    assert await chosen(router, request(2, *ones, 21)) == first
+    assert await chosen(router, request(3, *others, 22)) == other
 
 
 async def test_without_prefixes_the_least_busy_is_chosen() -> None:

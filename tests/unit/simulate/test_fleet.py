@@ -23,7 +23,7 @@ from tgi_server.simulate.shards import Simulated
 from tgi_server.simulate.world import Load, simulate
 from tgi_server.types import CacheKind, GroupInfo
 
-SYSTEM, OWN = 64, 16
+SYSTEM, OWN = 512, 128
 COSTS = Costs(0.01, 0.001, 0.002)
 
 
@@ -37,10 +37,10 @@ def shared(prompts: int, rate: float | None = None, new: int = 12) -> Iterator[R
 
 def tokens(request: Request) -> list[int]:
     system, number = map(int, request.text.split())
-    return [*range(1000 * system, 1000 * system + SYSTEM), *range(10**6 + 100 * number, 10**6 + 100 * number + OWN)]
+    return [*range(1000 * system, 1000 * system + SYSTEM), *range(10**6 + 1000 * number, 10**6 + 1000 * number + OWN)]
 
 
-def run(servers: Fleet, load: Load, asked: Iterator[Request], blocks: int = 64, **options: Any) -> list[Simulated]:
+def run(servers: Fleet, load: Load, asked: Iterator[Request], blocks: int = 512, **options: Any) -> list[Simulated]:
     info = replace(FAKE_INFO, groups=[GroupInfo(CacheKind.FULL, None, blocks)])
     overheads = Overheads(0.003, 0.001)
     return simulate(BatchingOptions(**options), info, COSTS, overheads, asked, load, tokens, fleet=servers)
