@@ -7,6 +7,7 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from quart import Quart, Response, request
 from tokenizers import Tokenizer
@@ -26,7 +27,7 @@ from tgi_server.router.http.cors import Cors
 from tgi_server.router.http.keys import Keys
 from tgi_server.router.http.limits import Limits
 from tgi_server.router.http.recording import Recorder
-from tgi_server.router.http.refusals import Refusals
+from tgi_server.router.http.refusals import Refusable, Refusals
 from tgi_server.router.http.stream import Asgi, Closing
 from tgi_server.router.http.told import Told
 from tgi_server.router.http.tunnel import LocalPaths
@@ -68,22 +69,15 @@ def create_app(
         ConfigError: the file of API keys cannot be read, or that of `record_traffic` not written.
     """
     keys = api_keys.read(config)
-    app = Quart(__name__, static_folder=None)
-    app.url_map.merge_slashes = False  # another path is another path, not a redirection
-    app.config["MAX_CONTENT_LENGTH"] = config.payload_limit
-    app.config["RESPONSE_TIMEOUT"] = None  # a stream lasts as long as its tokens take
-    app.config["BODY_TIMEOUT"] = None  # `HttpProtocol` has one, for the head as well
-    pool = ThreadPoolExecutor(config.validation_workers, thread_name_prefix="validation")
-    grammar_pool = ThreadPoolExecutor(2, thread_name_prefix="grammars")
+    app = _empty(config.payload_limit)
+    pools = (
+        ThreadPoolExecutor(config.validation_workers, thread_name_prefix="validation"),
+        ThreadPoolExecutor(2, thread_name_prefix="grammars"),
+    )
     tracer = tracing.tracer(config.otlp_endpoint, config.otlp_service_name)
     recorder = None if config.record_traffic is None else Recorder(Path(config.record_traffic).expanduser())
     limits = Limits.of(config, config, engine.info)
-    calls = Calls(engine, tokenizer, limits, pool, grammar_pool, metrics, tracer, recorder, config.model_id)
-    compute_type = config.compute_type or resolved.compute_type
-    native = NativeRoutes(calls, compute_type, resolved.pipeline_tag)
-    openai = OpenAIRoutes(calls, template, Served.of(config.model_id, resolved.docker_label), compute_type)
-    responses = ResponsesRoutes(calls, template, config.model_id, compute_type)
-    messages = AnthropicRoutes(calls, template, config.model_id, compute_type)
+    calls = Calls(engine, tokenizer, limits, *pools, metrics, tracer, recorder, config.model_id)
     callers = Keys(keys, OPEN_TO_ALL)
     Told(OPEN_TO_ALL).install(app)
     app.before_request(callers.check)
@@ -91,19 +85,10 @@ def create_app(
     tell_server(metrics, config, resolved, engine.info)
     if keys:
         logger.info("Requests need an API key, of which there are %d", len(keys))
-    app.register_blueprint(native.blueprint())
-    app.register_blueprint(openai.blueprint())
-    app.register_blueprint(responses.blueprint())
-    app.register_blueprint(messages.blueprint())
-    app.register_blueprint(invocations.blueprint(native, openai, config.messages_api_enabled))
-    app.register_blueprint(OpsRoutes(config, resolved, engine, metrics).blueprint())
-    app.register_blueprint(PageRoutes(config, bool(keys)).blueprint())
+    for own in (OpsRoutes(config, resolved, engine, metrics), PageRoutes(config, bool(keys))):
+        app.register_blueprint(own.blueprint())
     app.register_blueprint(DocsRoutes(document(config.messages_api_enabled, bool(keys))).blueprint())
-    openai_paths = ("/v1/", invocations.PATH) if config.messages_api_enabled else ("/v1/",)
-    app.register_error_handler(HTTPException, partial(_http_error, openai_paths))
-    refusable = invocations.refusable(native, openai, config.messages_api_enabled)
-    for routes in (native, openai, responses, messages):
-        refusable |= routes.refusable()
+    refusable = _register_apis(app, config, resolved, calls, template)
     inner: Asgi = Refusals(Closing(app.asgi_app), refusable, calls, callers, metrics, config.payload_limit)
     if config.ngrok:
         inner = LocalPaths(inner)
@@ -111,13 +96,41 @@ def create_app(
 
     @app.after_serving
     async def stop() -> None:
-        for threads in (pool, grammar_pool):
+        for threads in pools:
             threads.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(tracer.close)
         if recorder is not None:
             await asyncio.to_thread(recorder.close)
 
     return app
+
+
+def _empty(payload_limit: int) -> Quart:
+    app = Quart(__name__, static_folder=None)
+    app.url_map.merge_slashes = False  # another path is another path, not a redirection
+    app.config["MAX_CONTENT_LENGTH"] = payload_limit
+    app.config["RESPONSE_TIMEOUT"] = None  # a stream lasts as long as its tokens take
+    app.config["BODY_TIMEOUT"] = None  # `HttpProtocol` has one, for the head as well
+    return app
+
+
+def _register_apis(
+    app: Quart, config: ServerConfig, resolved: Resolved, calls: Calls, template: ChatTemplate | None
+) -> dict[str, Refusable[Any]]:
+    """Add all routes that generate, and what errors look like there; returns those that `Refusals` may answer."""
+    compute_type = config.compute_type or resolved.compute_type
+    native = NativeRoutes(calls, compute_type, resolved.pipeline_tag)
+    openai = OpenAIRoutes(calls, template, Served.of(config.model_id, resolved.docker_label), compute_type)
+    responses = ResponsesRoutes(calls, template, config.model_id, compute_type)
+    messages = AnthropicRoutes(calls, template, config.model_id, compute_type)
+    refusable: dict[str, Refusable[Any]] = invocations.refusable(native, openai, config.messages_api_enabled)
+    for routes in (native, openai, responses, messages):
+        app.register_blueprint(routes.blueprint())
+        refusable |= routes.refusable()
+    app.register_blueprint(invocations.blueprint(native, openai, config.messages_api_enabled))
+    openai_paths = ("/v1/", invocations.PATH) if config.messages_api_enabled else ("/v1/",)
+    app.register_error_handler(HTTPException, partial(_http_error, openai_paths))
+    return refusable
 
 
 _NATIVE_TYPES = {401: "authentication", 500: "internal"}
