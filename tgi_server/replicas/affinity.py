@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from itertools import count
 from typing import Generic, TypeVar
 
 CAPACITY = 1 << 16
@@ -33,13 +34,15 @@ class Affinity(Generic[R]):
         self._capacity = capacity
         self._seen: dict[R, OrderedDict[Hashable, None]] = {}
         self._owners: dict[Hashable, set[R]] = {}
+        self._given: dict[R, int] = {}  # the number of the last prompt
+        self._numbers = count(1)
 
     def choose(self, keys: Sequence[Hashable], loads: Mapping[R, float]) -> R:
         """The replica for a prompt, which is not remembered by this.
 
         The one with the fewest requests under way, where every `WORTH` keys that a replica has seen of the prompt's
         beginning count as one request less, unless it is ahead by more than the margin. Of equals the least busy one,
-        and where that leaves several, the one that remembers least, so that new prompts are spread.
+        and where that leaves several, the one that was given nothing for longest, so that new prompts are spread.
 
         Args:
             keys: of the prompt; none where nothing is known of it.
@@ -51,7 +54,7 @@ class Affinity(Generic[R]):
 
         def cost(replica: R) -> tuple[float, float, int]:
             load = loads[replica]
-            return load - seen.get(replica, 0) / WORTH, load, len(self._seen.get(replica, ()))
+            return load - seen.get(replica, 0) / WORTH, load, self._given.get(replica, 0)
 
         return min(candidates, key=cost)
 
@@ -62,6 +65,7 @@ class Affinity(Generic[R]):
 
     def add(self, replica: R, keys: Sequence[Hashable]) -> None:
         """Remember that a replica was given a prompt."""
+        self._given[replica] = next(self._numbers)
         seen: OrderedDict[Hashable, None] = self._seen.setdefault(replica, OrderedDict())
         for key in reversed(keys):  # the beginning is used last, and so forgotten last
             seen[key] = None
@@ -72,6 +76,7 @@ class Affinity(Generic[R]):
 
     def forget(self, replica: R) -> None:
         """A replica is gone, and its cache with it."""
+        self._given.pop(replica, None)
         self._disown(replica, self._seen.pop(replica, ()))
 
     def __iter__(self) -> Iterator[R]:
@@ -82,12 +87,12 @@ class Affinity(Generic[R]):
         """How many of the first keys each of the eligible has seen, of those that have seen any."""
         found: dict[R, int] = {}
         left = list(eligible)
-        for count, key in enumerate(keys, 1):
+        for number, key in enumerate(keys, 1):
             owners = self._owners.get(key, ())
             left = [replica for replica in left if replica in owners]
             if not left:
                 break
-            found.update(dict.fromkeys(left, count))
+            found.update(dict.fromkeys(left, number))
         return found
 
     def _disown(self, replica: R, keys: Iterable[Hashable]) -> None:

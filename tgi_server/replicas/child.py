@@ -46,7 +46,7 @@ class ServerChild:
 
     Args:
         threads: processors that its shards compute with together.
-        ended: called in a thread when it has ended without being told to.
+        ended: called in a thread when it has ended without being told to, once `until` has found that it serves.
         command: what is run.
     """
 
@@ -61,6 +61,7 @@ class ServerChild:
         self._last = "it said nothing"
         self._ended = ended
         self._told = False
+        self._served = False
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(self.path))
             self._process = self._started(command, listener.fileno(), threads)
@@ -79,13 +80,14 @@ class ServerChild:
 
     async def until(self, answers: Callable[[], object]) -> None:
         """Wait until `await answers()` is true. Raises ReplicaFailedError, with its last words, when it ends before."""
-        while True:
-            if not self.alive:
-                self._reader.join(1.0)
-                raise ReplicaFailedError(self.last_words)
+        while self.alive:
             if await answers():  # type: ignore[misc]  # a coroutine function
-                return
+                self._served = True
+                break
             await asyncio.sleep(_POLL)
+        if not self.alive:
+            self._reader.join(1.0)
+            raise ReplicaFailedError(self.last_words)
 
     @property
     def last_words(self) -> str:
@@ -102,6 +104,8 @@ class ServerChild:
 
     def stop(self) -> None:
         """Have it finish its requests and end, and wait for that; again does nothing."""
+        if self._told:
+            return
         self._told = True
         if self.alive:
             self._process.terminate()
@@ -137,7 +141,7 @@ class ServerChild:
                 self._lines.append(text)
                 self._last = text or self._last
         self._process.wait()
-        if not self._told:
+        if self._served and not self._told:
             self._ended()
 
 

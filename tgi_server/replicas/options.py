@@ -6,7 +6,12 @@ from dataclasses import dataclass
 from typing import ClassVar, Optional
 
 from tgi_server.config.base import Options, option
-from tgi_server.replicas.affinity import MARGIN
+from tgi_server.replicas.affinity import MARGIN, WORTH
+
+PREFIX_MARGIN = (
+    "Most requests under way that a replica may have more than the least busy one, and still be sent a request for "
+    f"what it has cached; a beginning of some {16 * WORTH:.0f} tokens makes up for one of them. Unset: {MARGIN}."
+)
 
 
 @dataclass
@@ -33,11 +38,11 @@ class RayOptions(Options):
         "max_concurrent_requests.",
         minimum=0.1,
     )
-    upscale_delay: float = option(
-        10.0, "Seconds that more replicas have to be needed before they are started.", minimum=0
+    upscale_delay: Optional[float] = option(
+        None, "Seconds that more replicas have to be needed before they are started. Unset: 10.", minimum=0
     )
-    downscale_delay: float = option(
-        300.0, "Seconds that fewer replicas have to be enough before one is drained and stopped.", minimum=0
+    downscale_delay: Optional[float] = option(
+        None, "Seconds that fewer replicas have to be enough before one is drained and stopped. Unset: 300.", minimum=0
     )
     replica_cpus: Optional[int] = option(
         None,
@@ -58,12 +63,7 @@ class RayOptions(Options):
     )
     prefix_routing: bool = option(
         True,
-        "Send a request to the replica that was given most of its prompt's beginning before, whose cache may still "
-        "have it. false: to the one with the fewest requests under way.",
+        "Send a request to the replica that was given much of its prompt's beginning before, whose cache may still "
+        "have it, unless it is too busy. false: to the one with the fewest requests under way.",
     )
-    prefix_margin: int = option(
-        MARGIN,
-        "Requests under way that a replica may have more than the least busy one, and still be sent a request for what "
-        "it has cached.",
-        minimum=0,
-    )
+    prefix_margin: Optional[int] = option(None, PREFIX_MARGIN, minimum=0)

@@ -23,19 +23,22 @@ ATTEMPTS = 2
 """Starts of a replica that may fail before the deployment does."""
 LOOK_BACK = 3.0
 """Seconds over which requests under way are averaged."""
+UPSCALE_DELAY, DOWNSCALE_DELAY = 10.0, 300.0
 
 
 def check(options: RayOptions) -> None:
     """Raise UsageError for options that contradict each other or have no effect."""
     low, high = options.min_replicas, options.max_replicas
     if high is None:
-        for name in ("min_replicas", "target_requests"):
+        for name in ("min_replicas", "target_requests", "upscale_delay", "downscale_delay"):
             if getattr(options, name) is not None:
                 raise UsageError(f"{name}: the number of replicas only changes with max_replicas; give that", [name])
     elif options.replicas is not None:
         raise UsageError("replicas: cannot be used with max_replicas, which lets the load decide", ["replicas"])
     elif low is not None and low > high:
         raise UsageError(f"min_replicas={low} is more than max_replicas={high}", ["min_replicas"])
+    if options.prefix_margin is not None and not options.prefix_routing:
+        raise UsageError("prefix_margin: has no effect with prefix_routing=false; leave one out", ["prefix_margin"])
 
 
 def most(options: RayOptions) -> int:
@@ -88,8 +91,8 @@ def _number(options: RayOptions, config: ServerConfig) -> dict[str, Any]:
             "min_replicas": options.min_replicas or 1,
             "max_replicas": options.max_replicas,
             "target_ongoing_requests": options.target_requests or max(1.0, config.max_concurrent_requests / 2),
-            "upscale_delay_s": options.upscale_delay,
-            "downscale_delay_s": options.downscale_delay,
+            "upscale_delay_s": UPSCALE_DELAY if options.upscale_delay is None else options.upscale_delay,
+            "downscale_delay_s": DOWNSCALE_DELAY if options.downscale_delay is None else options.downscale_delay,
             "look_back_period_s": LOOK_BACK,
         }
     }

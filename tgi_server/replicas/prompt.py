@@ -21,9 +21,9 @@ def keys(body: bytes) -> list[int]:
     """A key for each whole chunk of the prompt in a JSON body: of all text up to there; none of other bodies."""
     try:
         asked = orjson.loads(body)
-    except ValueError:
+        return keys_of(_text(asked)) if isinstance(asked, dict) else []
+    except (ValueError, TypeError):  # what is nested too deeply can be read, but not be written again
         return []
-    return keys_of(_text(asked)) if isinstance(asked, dict) else []
 
 
 def keys_of(text: bytes) -> list[int]:

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
+from typing import Any
 
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
-from tgi_server.replicas.affinity import Affinity
+from tgi_server.replicas.affinity import MARGIN, Affinity
 from tgi_server.replicas.call import Call
 
 
 class PrefixRouter(RequestRouter):
     """Chooses by `affinity.Affinity`; what is under way is counted here, where all requests come by."""
 
-    def initialize_state(self, prefixes: bool, margin: int) -> None:
+    def initialize_state(self, prefixes: bool, margin: int | None) -> None:
         """Called by Ray Serve.
 
         Args:
             prefixes: whether the beginnings of prompts count at all.
-            margin: see `Affinity`.
+            margin: see `Affinity`, whose default stands for None.
         """
         self._prefixes = prefixes
-        self._affinity: Affinity[ReplicaID] = Affinity(margin)
+        self._affinity: Affinity[ReplicaID] = Affinity(MARGIN if margin is None else margin)
         self._under_way: Counter[ReplicaID] = Counter()
         self._at: dict[str, ReplicaID] = {}
 
@@ -37,13 +39,16 @@ class PrefixRouter(RequestRouter):
         running = {replica.replica_id: replica for replica in candidate_replicas}
         chosen = self._affinity.choose(keys, {each: self._under_way[each] for each in running})
         self._affinity.add(chosen, keys)
-        self._take(pending_request, chosen)
+        if not pending_request.future.cancelled():
+            self._take(pending_request, chosen)
         return [[running[chosen]]]
 
     def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
-        """A request is done, or its client or its replica is gone."""
-        if self._at.pop(internal_request_id, None) is not None:
-            self._under_way[replica_id] -= 1
+        """A request is done, or its client or its replica is gone; or it was sent elsewhere in the meantime."""
+        if self._at.get(internal_request_id) == replica_id:
+            del self._at[internal_request_id]
+            if replica_id in self._under_way:  # it may be gone
+                self._under_way[replica_id] -= 1
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         """Other replicas run now: those that are gone took their caches with them."""
@@ -63,7 +68,14 @@ class PrefixRouter(RequestRouter):
         """Count a request from now on, as others are chosen for before it has arrived there."""
         self._at[request.metadata.internal_request_id] = replica
         self._under_way[replica] += 1
-        request.future.add_done_callback(lambda future: self._release(request) if future.cancelled() else None)
+
+    async def _choose_replica_for_request(self, pending_request: PendingRequest, **kwargs: Any) -> RunningReplica:
+        """Called by Ray Serve, which forgets the replica if its caller goes away while this waits."""
+        try:
+            return await super()._choose_replica_for_request(pending_request, **kwargs)
+        except asyncio.CancelledError:
+            self._release(pending_request)
+            raise
 
     def _release(self, request: PendingRequest) -> None:
         number = request.metadata.internal_request_id

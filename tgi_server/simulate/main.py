@@ -41,6 +41,7 @@ def check(options: SimulateOptions, config: ServerConfig) -> None:
             f"target={options.target}: only the configured server can be simulated, as it is measured step by step"
         )
     predict.check(config, fleet.work(options))
+    Fleet.of(options)
     api_keys.read(config)
     if not options.known:
         bench.own_address(config)

@@ -9,7 +9,7 @@ from typing import Optional
 
 from tgi_server.bench.options import BenchOptions
 from tgi_server.config.base import option
-from tgi_server.replicas.affinity import MARGIN
+from tgi_server.replicas.options import PREFIX_MARGIN
 
 
 class Routing(Enum):
@@ -45,19 +45,15 @@ class SimulateOptions(BenchOptions):
     )
     routing: Routing = option(
         Routing.prefix,
-        "Which replica gets a request: prefix, the one that was given most of its prompt's beginning before, unless it "
-        "is too busy (prefix_margin); least_loaded, the one with the fewest requests under way; round_robin, one after "
+        "Which replica gets a request: prefix, one that was given much of its prompt's beginning before, unless it is "
+        "too busy (prefix_margin); least_loaded, the one with the fewest requests under way; round_robin, one after "
         "the other.",
     )
-    prefix_margin: int = option(
-        MARGIN,
-        "Requests under way that a replica may have more than the least busy one, and still be sent a request for what "
-        "it has cached.",
-        minimum=0,
-    )
-    front_routers: int = option(
-        1,
-        "Processes that share out the requests, in turns; each knows the beginnings of those only that it sent itself.",
+    prefix_margin: Optional[int] = option(None, PREFIX_MARGIN, minimum=0)
+    front_routers: Optional[int] = option(
+        None,
+        "Processes that share out the requests, in turns; each knows the beginnings of those only that it sent itself. "
+        "Unset: 1.",
         minimum=1,
     )
 

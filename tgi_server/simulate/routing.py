@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tgi_server.batching.prefix import block_keys
+from tgi_server.errors import UsageError
 from tgi_server.replicas.affinity import MARGIN, Affinity
 from tgi_server.simulate.options import Routing, SimulateOptions
 
@@ -28,8 +29,12 @@ class Fleet:
 
     @classmethod
     def of(cls, options: SimulateOptions) -> Fleet:
-        """The one that the options describe."""
-        return cls(options.replicas, options.routing, options.prefix_margin, options.front_routers)
+        """The one that the options describe. Raises UsageError for one that has no effect."""
+        for name in ("prefix_margin", "front_routers"):
+            if getattr(options, name) is not None and options.routing is not Routing.prefix:
+                raise UsageError(f"{name}: has no effect with routing={options.routing.name}; leave it out", [name])
+        margin = MARGIN if options.prefix_margin is None else options.prefix_margin
+        return cls(options.replicas, options.routing, margin, options.front_routers or 1)
 
 
 class Router:

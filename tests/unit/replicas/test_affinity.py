@@ -20,7 +20,7 @@ def test_the_longest_beginning_wins() -> None:
     assert affinity.matched([1, 2, 3, 7], "c") == 0
 
 
-def test_new_prompts_go_to_the_least_busy_and_of_those_to_who_remembers_least() -> None:
+def test_new_prompts_go_to_the_least_busy_and_of_those_to_who_waited_longest() -> None:
     affinity: Affinity[str] = Affinity()
     affinity.add("a", [1, 2])
     assert affinity.choose([5, 6], {"a": 0, "b": 0}) == "b"
@@ -36,6 +36,17 @@ def test_distinct_prompts_are_spread_evenly() -> None:
         given.append(affinity.choose(keys, IDLE))
         affinity.add(given[-1], keys)
     assert {name: given.count(name) for name in IDLE} == {"a": 10, "b": 10, "c": 10}
+
+
+def test_prompts_are_spread_evenly_when_all_memories_are_full_or_nothing_is_known_of_them() -> None:
+    affinity: Affinity[str] = Affinity(capacity=20)
+    given = []
+    for prompt in range(60):
+        keys = [prompt * 100 + place for place in range(10)] if prompt < 30 else []
+        given.append(affinity.choose(keys, IDLE))
+        affinity.add(given[-1], keys)
+    for part in (given[:30], given[30:]):
+        assert {name: part.count(name) for name in IDLE} == {"a": 10, "b": 10, "c": 10}
 
 
 def test_the_longer_the_beginning_the_busier_a_replica_may_be() -> None:

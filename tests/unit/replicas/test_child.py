@@ -73,10 +73,13 @@ async def test_it_gets_its_configuration_and_is_reached_by_its_user_only(monkeyp
 
 
 async def test_one_that_does_not_start_says_why() -> None:
-    child = started(FAILS)
+    gone: list[bool] = []
+    child = started(FAILS, lambda: gone.append(True))
     with pytest.raises(ReplicaFailedError, match=r"^no such model$"):
         await child.until(lambda: answers(child))
     child.stop()
+    child.stop()
+    assert not gone, "whoever waits for it is told"
 
 
 async def test_one_that_ends_by_itself_is_noticed() -> None:

@@ -58,6 +58,11 @@ def test_other_bodies_have_none(body: bytes) -> None:
     assert keys(body) == []
 
 
+@pytest.mark.parametrize("depth", [200, 253, 254, 255, 256, 300, 1000, 5000])
+def test_any_depth(depth: int) -> None:
+    assert isinstance(keys(b'{"messages":' + b"[" * depth + b"]" * depth + b"}"), list)
+
+
 def test_half_characters_and_endless_texts() -> None:
     assert len(keys(json.dumps({"inputs": "\ud800" * 100}).encode())) in (0, 4)
     assert len(of(inputs="x" * (CHUNK * (LONGEST + 9)))) == LONGEST

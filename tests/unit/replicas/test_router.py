@@ -71,25 +71,61 @@ async def test_what_is_done_is_no_load_any_more_and_counts_once() -> None:
     assert sorted(router._under_way.values()) == [1, 1]
 
 
-async def test_a_request_that_is_given_up_or_chosen_for_again_is_counted_once() -> None:
+async def test_a_request_that_is_chosen_for_again_is_counted_once() -> None:
     router = made()
     asked = request(0)
     await chosen(router, asked)
     await chosen(router, asked)
     assert sum(router._under_way.values()) == 1
-    asked.future.cancel()
-    await asyncio.sleep(0)
-    assert sum(router._under_way.values()) == 0
+
+
+async def test_a_request_that_was_refused_and_sent_elsewhere_is_done_there() -> None:
+    """Ray tells of the first attempt's end when the second has been chosen for."""
+    router = made(prefixes=False)
+    for number in range(20):
+        asked = request(number)
+        first = await chosen(router, asked)
+        router._under_way[first] += 1  # which makes it the busier one
+        second = await chosen(router, asked)
+        router._under_way[first] -= 1
+        assert second != first
+        router.on_request_completed(first, str(number))
+        assert router._under_way[second] == 1
+        router.on_request_completed(second, str(number))
+    assert set(router._under_way.values()) == {0} and not router._at
+
+
+async def test_a_client_that_goes_away_while_ray_wakes_up_leaves_no_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def waking(self: Any, asked: Any, *, is_retry: bool = False) -> Any:
+        await chosen(self, asked)
+        asked.future.set_result(REPLICAS[0])
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr("ray.serve.request_router.RequestRouter._choose_replica_for_request", waking)
+    router = made()
+    with pytest.raises(asyncio.CancelledError):
+        await router._choose_replica_for_request(request(0, 1, 2), is_retry=False)
+    assert set(router._under_way.values()) == {0} and not router._at
 
 
 async def test_a_replica_that_died_has_no_beginnings_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.serve.request_router.RequestRouter.on_replica_actor_died", lambda self, replica: None)
     router = made()
     first: Any = await chosen(router, request(0, 1, 2))
-    router.on_request_completed(first, "0")
     second: Any = await chosen(router, request(1, 7, 8))
-    router.on_request_completed(second, "1")
     router.on_replica_actor_died(first)
-    left = next(replica for replica in REPLICAS if replica.replica_id not in (first, second))
-    assert await chosen(router, request(2, 1, 2)) in (first, left.replica_id)  # with an empty cache, as if new
+    assert router._affinity.matched([1, 2], first) == 0
     assert router._affinity.matched([7, 8], second) == 2
+
+
+async def test_a_replica_that_runs_no_more_is_forgotten_with_its_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.serve.request_router.RequestRouter.update_replicas", lambda self, replicas: None)
+    router = made()
+    gone: Any = await chosen(router, request(0, 1, 2))
+    left = [replica for replica in REPLICAS if replica.replica_id != gone]
+    kept: Any = await chosen(router, request(1, 7, 8))
+    router.update_replicas(left)
+    assert router._affinity.matched([1, 2], gone) == 0 and router._affinity.matched([7, 8], kept) == 2
+    assert router._under_way == {kept: 1}
+    router.on_request_completed(gone, "0")
+    assert router._under_way[gone] == 0
