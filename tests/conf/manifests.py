@@ -23,9 +23,19 @@ def documents(*names: str) -> Iterator[dict[str, Any]]:
 
 def kind(name: str, *files: str) -> dict[str, Any]:
     """The only one of its kind in some files; by default in those of one pod."""
-    found = documents(*(files or ("server.yaml", "podmonitor.yaml")))
+    found = documents(*(files or ("server.yaml", "service.yaml", "podmonitor.yaml")))
     (only,) = (document for document in found if document["kind"] == name)
     return only
+
+
+def pods(*names: str) -> Iterator[dict[str, Any]]:
+    """Templates of pods, of some files."""
+    for document in documents(*names):
+        spec = document["spec"]
+        if document["kind"] == "Deployment":
+            yield spec["template"]
+        elif document["kind"] == "LeaderWorkerSet":
+            yield from (spec["leaderWorkerTemplate"][name] for name in ("leaderTemplate", "workerTemplate"))
 
 
 def validator(kind: str) -> Draft202012Validator:

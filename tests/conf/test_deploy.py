@@ -176,7 +176,6 @@ def test_who_is_selected_is_there() -> None:
     selectors = [service["spec"]["selector"], deployment["spec"]["selector"]["matchLabels"]]
     selectors += [
         kind("NetworkPolicy")["spec"]["podSelector"]["matchLabels"],
-        monitor["spec"]["selector"]["matchLabels"],
     ]
     assert all(selector.items() <= labels.items() for selector in selectors)
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from jsonschema import ValidationError
 
-from tests.conf.manifests import FILES, documents, kind, validator
+from tests.conf.manifests import FILES, documents, kind, pods, validator
 from tests.conf.test_deploy import VARIABLES, composed
 from tests.queries import selectors
 from tgi_server.config.schema import ServerConfig
@@ -135,8 +135,37 @@ def test_a_group_is_one_server() -> None:
         assert single[name] == first[name]
     for name in ("image", "securityContext", "resources", "lifecycle"):
         assert single[name] == first[name] == other[name]
-    service, policy = (kind(name, NODES)["spec"] for name in ("Service", "NetworkPolicy"))
+    assert worker["metadata"]["labels"]["app"] == leader["metadata"]["labels"]["app"]
+    names = [document["metadata"]["name"] for document in documents(NODES) if document["kind"] == "Service"]
+    assert kind("LeaderWorkerSet", NODES)["metadata"]["name"] not in names, (
+        "LeaderWorkerSet makes a service of its name"
+    )
+    service, policy, budget = (
+        kind(name, NODES)["spec"] for name in ("Service", "NetworkPolicy", "PodDisruptionBudget")
+    )
     assert service["selector"].items() <= leader["metadata"]["labels"].items()
     assert not service["selector"].items() <= worker["metadata"]["labels"].items()
     for template in (leader, worker):
-        assert policy["podSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+        for selector in (policy["podSelector"], budget["selector"]):
+            assert selector["matchLabels"].items() <= template["metadata"]["labels"].items()
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_server_is_scraped_and_leaves_its_last_words(file: str) -> None:
+    """By the operator, and by the pods' annotations."""
+    (scraped,) = kind("PodMonitor")["spec"]["selector"]["matchExpressions"]
+    for template in pods(file):
+        (container,) = template["spec"]["containers"]
+        assert container["terminationMessagePolicy"] == "FallbackToLogsOnError"
+        assert template["metadata"]["labels"][scraped["key"]] in scraped["values"]
+        served = "http" in [port["name"] for port in container.get("ports", ())]
+        assert served is ("prometheus.io/scrape" in template["metadata"].get("annotations", {}))
+
+
+def test_nodes_wait_for_each_other_as_long_as_they_may_take_to_start() -> None:
+    leader = kind("LeaderWorkerSet", NODES)["spec"]["leaderWorkerTemplate"]["leaderTemplate"]
+    (container,) = leader["spec"]["containers"]
+    patience = container["startupProbe"]["periodSeconds"] * container["startupProbe"]["failureThreshold"]
+    for template in pods(NODES):
+        (words,) = (container["args"] for container in template["spec"]["containers"])
+        assert f"--node-start-timeout={patience}" in words
