@@ -105,7 +105,9 @@ def _varied(task: Task, settings: Mapping[str, str]) -> Task:
 def _check_jobs(tasks: Sequence[Task], arguments: Arguments) -> None:
     """Flags that would have no effect are refused."""
     jobs: list[Job] = [task.job for task in tasks]
-    if len(jobs) > 1 and any(job.endless for job in jobs):
-        raise UsageError("--multirun: job=serve runs until it is told to stop; use job=bench, or --cfg job to look")
+    endless = [task for task in tasks if task.job.endless]
+    if len(jobs) > 1 and endless:
+        name = type(endless[0].job).__name__.lower()
+        raise UsageError(f"--multirun: job={name} runs until it is told to stop; use job=bench, or --cfg job to look")
     if arguments.report and not all(job.starts_server for job in jobs):
         raise UsageError("--env: tells about a server that is started here; leave it or target out")

@@ -1,12 +1,12 @@
-"""Ray itself, and the deployment on it: what of Ray's interface the command uses."""
+"""The deployment on Ray Serve: what of its interface the command uses."""
 
 from __future__ import annotations
 
 import logging
 import re
 import warnings
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import aclosing, suppress
 from typing import Any
 
 import ray
@@ -15,21 +15,21 @@ from ray.exceptions import RayError
 from ray.serve.config import RequestRouterConfig
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
-from ray.serve.schema import LoggingConfig
+from ray.serve.schema import ApplicationStatus, LoggingConfig
 
 from tgi_server.config.schema import ServerConfig
-from tgi_server.errors import ConfigError
-from tgi_server.replicas import plan
+from tgi_server.errors import TgiError
+from tgi_server.replicas import broadcast, plan
 from tgi_server.replicas.call import Call, Head
 from tgi_server.replicas.child import ReplicaFailedError
-from tgi_server.replicas.front import LostError
+from tgi_server.replicas.connection import first_line
+from tgi_server.replicas.numbers import Numbers
 from tgi_server.replicas.options import RayOptions
+from tgi_server.replicas.relay import LostError
 from tgi_server.replicas.replica import Replica
 from tgi_server.replicas.router import PrefixRouter
 
-_OBJECTS = 100 << 20
-"""Bytes of Ray's object store on this machine, where only what is larger than 100 KB is put."""
-_LOOPBACK = "127.0.0.1"
+_NAME = "replicas"
 _PATIENCE = 5.0
 """Seconds for what all replicas are asked for and none has to think about."""
 _QUIET = LoggingConfig(log_level="ERROR", enable_access_log=False)
@@ -37,35 +37,15 @@ _QUIET = LoggingConfig(log_level="ERROR", enable_access_log=False)
 logger = logging.getLogger(__name__)
 
 
-@contextmanager
-def connected(options: RayOptions) -> Iterator[None]:
-    """Ray on this machine until this ends, or the cluster that is there. Raises ConfigError where there is none."""
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    logging.setLogRecordFactory(logging.LogRecord)  # Ray's adds a field to all lines
-    local: dict[str, Any] = {
-        "num_cpus": plan.cpus(options) * plan.most(options),
-        "object_store_memory": _OBJECTS,
-        "include_dashboard": False,
-        "_node_ip_address": _LOOPBACK,
-    }
-    try:
-        ray.init(
-            address=options.ray_address or "local",
-            configure_logging=False,
-            log_to_driver=False,
-            **({} if options.ray_address else local),
-        )
-    except (ConnectionError, RayError, OSError, ValueError) as error:
-        where = f"ray_address={options.ray_address}" if options.ray_address else "Ray does not start on this machine"
-        raise ConfigError(f"{where}: {_first_line(error)}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
+class DeletedError(TgiError):
+    """Somebody else has ended the replicas."""
 
 
 class Deployment:
     """The replicas of one configuration; see `front.Replicas`.
+
+    Attributes:
+        numbers: how many there were at the last look.
 
     Args:
         name: of the application, of which a cluster may have several.
@@ -76,17 +56,25 @@ class Deployment:
         self._options = options
         self._config = config
         self._handle: DeploymentHandle[Any] | None = None
-        self._running = 0
+        self.numbers = Numbers()
 
     def start(self) -> None:
-        """Start the replicas, and wait for them. Raises ReplicaFailedError where they do not start."""
+        """Start the replicas, and wait for them.
+
+        Raises:
+            ConfigError: Ray was started here, and this machine has not what they need.
+            ReplicaFailedError: they do not start.
+        """
+        resources = ray.cluster_resources()
+        if not self._options.ray_address:
+            plan.check_room(self._options, self._config, resources)
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a period that is set by a variable here
             serve.start(proxy_location="Disabled", logging_config=_QUIET)
             made = serve.deployment(
                 Replica,
-                name="replicas",
+                name=_NAME,
                 logging_config=_QUIET,
                 request_router_config=RequestRouterConfig(
                     request_router_class=PrefixRouter,
@@ -94,19 +82,19 @@ class Deployment:
                         "prefixes": self._options.prefix_routing, "margin": self._options.prefix_margin,
                     },
                 ),
-                **plan.deployment(self._options, self._config, bool(ray.cluster_resources().get("GPU"))),
+                **plan.deployment(self._options, self._config, bool(resources.get("GPU"))),
             )  # fmt: skip
             application = made.bind(self._config, plan.cpus(self._options))
             try:
                 handle = serve.run(application, name=self._name, route_prefix=None)
             except RuntimeError as error:
-                raise ReplicaFailedError(self._reason() or _first_line(error)) from error
+                raise ReplicaFailedError(self._reason() or first_line(error)) from error
         self._handle = handle.options(stream=True)
         self.look()
 
     def stop(self) -> None:
         """Drain and stop the replicas; and Serve, where it runs for them only."""
-        with suppress(RayError, RayServeException):
+        with suppress(RayError, RayServeException, TimeoutError):  # Serve goes on by itself with what takes longer
             if self._options.ray_address:
                 serve.delete(self._name)
             else:
@@ -115,20 +103,38 @@ class Deployment:
     @property
     def running(self) -> int:
         """How many replicas there were at the last look."""
-        return self._running
+        return self.numbers.running
 
     def look(self) -> None:
-        """Ask Serve how many replicas are running; where it does not answer, as many as before."""
+        """Ask Serve how many replicas are running; where it does not answer, as many as before.
+
+        Raises:
+            DeletedError: there is no such application any more.
+        """
+        before = self.running
         try:
             application = serve.status().applications.get(self._name)
         except (RayError, RayServeException) as error:
-            logger.warning("Ray Serve does not tell how many replicas are running: %s", _first_line(error))
+            logger.warning("Ray Serve does not tell how many replicas are running: %s", first_line(error))
             return
-        states = application.deployments["replicas"].replica_states if application else {}
-        now = states.get("RUNNING", 0)
-        if now != self._running:
-            logger.info("%d replica(s) running", now)
-        self._running = now
+        if application is None or application.status == ApplicationStatus.DELETING:
+            raise DeletedError(f"the application {self._name} was deleted from Ray Serve")
+        found = application.deployments.get(_NAME)
+        self.numbers.see(found.replica_states if found else {})
+        if self.running != before:
+            logger.info("%d replica(s) running", self.running)
+
+    def waits_for(self) -> str:
+        """What there is of the replicas while they start, and what Serve says of that."""
+        try:
+            application = serve.status().applications.get(self._name)
+        except (RayError, RayServeException) as error:
+            return first_line(error)
+        found = application.deployments.get(_NAME) if application else None
+        if found is None:
+            return "Ray Serve"
+        states = ", ".join(f"{count} {state.lower()}" for state, count in sorted(found.replica_states.items()) if count)
+        return f"replicas ({states}) {first_line(found.message) if found.message else ''}".rstrip()
 
     async def send(self, call: Call) -> AsyncIterator[Head | bytes]:
         """See `front.Replicas`."""
@@ -141,41 +147,40 @@ class Deployment:
             over = True
         except Exception as error:  # of Ray, or what was raised at the replica
             over = True
-            raise LostError(_first_line(error)) from error
+            raise LostError(first_line(error)) from error
         finally:
             if not over:
                 answer.cancel()
 
-    async def all(self, call: Call) -> list[tuple[Head, bytes]]:
+    async def all(self, call: Call) -> AsyncIterator[tuple[Head, bytes]]:
         """See `front.Replicas`."""
-        return await self._all("whole", call)
+        async for each in self._all("whole", call):
+            yield each
 
     async def metrics(self) -> dict[str, str]:
         """See `front.Replicas`."""
-        return dict(await self._all("metrics"))
+        return {name: text async for name, text in self._all("metrics")}
 
-    async def lines(self) -> list[tuple[str, list[str]]]:
+    async def lines(self) -> AsyncIterator[tuple[str, list[str]]]:
         """What the replicas have logged since the last call, by their names."""
-        return await self._all("lines")
+        async for each in self._all("lines"):
+            yield each
 
     def _reason(self) -> str | None:
         """The last words of a replica in what Serve says of it."""
         application = serve.status().applications.get(self._name)
-        message = application.deployments["replicas"].message if application else ""
-        found = re.search(r"ReplicaFailedError: (.+)", message)
+        deployed = application.deployments.get(_NAME) if application else None
+        found = re.search(r"ReplicaFailedError: (.+)", deployed.message if deployed else "")
         return found[1] if found else None
 
-    async def _all(self, method: str, *arguments: Call) -> list[Any]:
-        """What those replicas answer that do."""
+    async def _all(self, method: str, *arguments: Call) -> AsyncIterator[Any]:
+        """What those replicas answer that do, as it comes."""
         assert self._handle is not None
         try:
-            asked = self._handle.broadcast(method, *arguments)
-            said = await asked.results_async(timeout_s=_PATIENCE, return_exceptions=True)
+            # what is public of this answer has all of the replicas' answers, or none
+            asking = self._handle.broadcast(method, *arguments)._fetch_replica_results_async()
+            async with aclosing(broadcast.answers(asking, _PATIENCE)) as said:
+                async for each in said:
+                    yield each
         except (RayError, RayServeException, TimeoutError):
-            return []
-        return [each for each in said if not isinstance(each, BaseException)]
-
-
-def _first_line(error: object) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0]
+            return

@@ -4,30 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from http import HTTPStatus
 from typing import Any, Protocol
 
-from tgi_server.errors import GenerationError, ShuttingDownError, TgiError, UnhealthyError
-from tgi_server.replicas import prompt
+from tgi_server.errors import GenerationError, ShuttingDownError, UnhealthyError
+from tgi_server.replicas import paths, prompt
+from tgi_server.replicas.answers import Answers
 from tgi_server.replicas.call import Call, Head, passed_on
 from tgi_server.replicas.merge import merged
-from tgi_server.router.anthropic import errors as anthropic
-from tgi_server.router.http.wire import dumps
-from tgi_server.router.openai import errors as openai
-from tgi_server.telemetry.metrics import CONTENT_TYPE
+from tgi_server.replicas.relay import Relay
+from tgi_server.router.http.identity import known_of
+from tgi_server.router.http.openapi.operations import REQUEST_ID
+from tgi_server.telemetry.metrics import CONTENT_TYPE, Metrics
 
-METRICS = "/metrics"
-LIVE = {"/livez", "/startupz"}
-"""Pages by which a process says that it runs, whatever others do."""
-HEALTH = {"/", "/health", "/ping", "/readyz"}
-"""Pages by which a server says that it is well: all replicas are asked, and one that is well will do."""
-_ANTHROPIC = "/v1/messages"
-_EVENTS = b"text/event-stream"
-_LOST = "the replica that worked on the request was lost"
-
-logger = logging.getLogger(__name__)
+_ID = REQUEST_ID.encode()
 
 
 class Replicas(Protocol):
@@ -37,18 +29,14 @@ class Replicas(Protocol):
     def running(self) -> int:
         """How many there were at the last look."""
 
-    def send(self, call: Call) -> AsyncIterator[Head | bytes]:
+    def send(self, call: Call) -> AsyncGenerator[Head | bytes, None]:
         """The answer of one of them. Raises LostError where that dies meanwhile."""
 
-    async def all(self, call: Call) -> list[tuple[Head, bytes]]:
-        """The answers of all of them that answer."""
+    def all(self, call: Call) -> AsyncGenerator[tuple[Head, bytes], None]:
+        """The answers of all of them that answer soon, as they come."""
 
     async def metrics(self) -> dict[str, str]:
         """What each says at /metrics, by its name."""
-
-
-class LostError(Exception):
-    """A replica died, or did not answer any more."""
 
 
 class Front:
@@ -59,14 +47,17 @@ class Front:
 
     Args:
         payload_limit: longest body in bytes; of longer ones so much is passed on that the replica refuses them.
-        own: the metrics of this process.
+        metrics: of this process.
+        chat: whether `/invocations` speaks the OpenAI API (`messages_api_enabled`).
     """
 
-    def __init__(self, replicas: Replicas, payload_limit: int, own: Callable[[], str]) -> None:
+    def __init__(self, replicas: Replicas, payload_limit: int, metrics: Metrics, chat: bool = False) -> None:
         self.draining = False
         self._replicas = replicas
         self._limit = payload_limit
-        self._own = own
+        self._metrics = metrics
+        self._own = Answers(metrics, chat)
+        self._relays: set[Relay] = set()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """One request."""
@@ -87,50 +78,59 @@ class Front:
         with contextlib.suppress(asyncio.CancelledError):
             await relay
 
+    def end_waiting(self) -> None:
+        """No replica is left: those whose answer has not begun are not to wait for one."""
+        for relay in [each for each in self._relays if not each.begun]:
+            relay.end(UnhealthyError("no replica is running"))
+
+    def end_all(self) -> None:
+        """Tell all that wait for the rest of an answer that there will be none."""
+        for relay in list(self._relays):
+            relay.end(GenerationError("the server stopped"))
+
     async def _answer(self, scope: Any, body: bytes, send: Any) -> None:
-        read = scope["method"] in ("GET", "HEAD")
-        if read and scope["path"] == METRICS:
-            await self._tell_metrics(send)
-        elif read and scope["path"] in LIVE:
-            await _plain(200, b"text/plain; charset=utf-8", b"", send)
-        elif self.draining:
-            await _refuse(scope, ShuttingDownError() if scope["method"] == "POST" else UnhealthyError(), send)
+        page = scope["path"] if paths.reads(scope) else None
+        if page == paths.METRICS:
+            await self._tell_metrics(scope, send)
+        elif page in paths.LIVE:
+            await self._own.plain(scope, 200, b"text/plain", b"", send)
+        elif self.draining and paths.generates(scope):
+            await self._own.refuse(scope, ShuttingDownError(), send)
+        elif self.draining and page in paths.HEALTH:
+            await self._own.refuse(scope, UnhealthyError("the server is shutting down"), send)
         elif not self._replicas.running:
-            await _refuse(scope, UnhealthyError("no replica is running"), send)
-        elif read and scope["path"] in HEALTH:
+            await self._own.refuse(scope, UnhealthyError("no replica is running"), send)
+        elif page in paths.HEALTH:
             await self._tell_health(scope, send)
         else:
-            await self._relay(scope, _call(scope, body), send)
+            await self._relay(scope, body, send)
 
-    async def _relay(self, scope: Any, call: Call, send: Any) -> None:
-        head: Head | None = None
+    async def _relay(self, scope: Any, body: bytes, send: Any) -> None:
+        relay = Relay(self._own, scope, send)
+        self._relays.add(relay)
         try:
-            async with aclosing(self._replicas.send(call)) as answer:  # type: ignore[type-var]  # a generator
-                async for piece in answer:
-                    if isinstance(piece, Head):
-                        head = piece
-                        await send({"type": "http.response.start", "status": head.status, "headers": head.headers})
-                    else:
-                        await send({"type": "http.response.body", "body": piece, "more_body": True})
-        except LostError as error:
-            logger.warning("%s %s: %s", call.method, scope["path"], error)
-            await _tell_loss(scope, head, send)
-            return
-        await send({"type": "http.response.body", "body": b""})
+            await relay.run(self._replicas.send(_call(scope, body)))
+        finally:
+            self._relays.discard(relay)
 
     async def _tell_health(self, scope: Any, send: Any) -> None:
-        answers = await self._replicas.all(_call(scope, b""))
-        if not answers:
-            await _refuse(scope, UnhealthyError("no replica answers"), send)
+        """As the first that is well, without waiting for others; else as any that is not."""
+        found: tuple[Head, bytes] | None = None
+        async with aclosing(self._replicas.all(_call(scope, b""))) as answers:
+            async for found in answers:
+                if found[0].status == HTTPStatus.OK:
+                    break
+        if found is None:
+            await self._own.refuse(scope, UnhealthyError("no replica answers"), send)
             return
-        head, body = min(answers, key=lambda answer: answer[0].status)
+        head, body = found
         await send({"type": "http.response.start", "status": head.status, "headers": head.headers})
         await send({"type": "http.response.body", "body": body})
 
-    async def _tell_metrics(self, send: Any) -> None:
+    async def _tell_metrics(self, scope: Any, send: Any) -> None:
         texts = await self._replicas.metrics()
-        text = merged({**dict(sorted(texts.items())), "front": self._own()}).encode()
-        await _plain(200, CONTENT_TYPE.encode(), text, send)
+        text = merged({**dict(sorted(texts.items())), "front": self._metrics.render()}).encode()
+        await self._own.plain(scope, 200, CONTENT_TYPE.encode(), text, send)
 
 
 def _call(scope: Any, body: bytes) -> Call:
@@ -138,9 +138,9 @@ def _call(scope: Any, body: bytes) -> Call:
     return Call(
         method=scope["method"],
         target=(scope["raw_path"] + query).decode("latin-1"),
-        headers=passed_on(scope["headers"], b"content-length", b"expect"),
+        headers=[*passed_on(scope["headers"], b"content-length", b"expect", _ID), (_ID, known_of(scope).id.encode())],
         body=body,
-        keys=prompt.keys(body) if body else [],
+        keys=prompt.keys(body) if paths.generates(scope) else [],
     )
 
 
@@ -169,36 +169,3 @@ async def _lifespan(receive: Any, send: Any) -> None:
         await send({"type": f"{message['type']}.complete"})
         if message["type"] == "lifespan.shutdown":
             return
-
-
-async def _plain(status: int, content_type: bytes, body: bytes, send: Any) -> None:
-    headers = [(b"content-type", content_type), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
-async def _refuse(scope: Any, error: TgiError, send: Any) -> None:
-    """An error in the words of the API that was asked."""
-    status, body = _told(scope["path"], error)
-    await _plain(status, b"application/json", body, send)
-
-
-async def _tell_loss(scope: Any, head: Head | None, send: Any) -> None:
-    """An error as the answer, or as the last event of one that has begun; any other is cut off in its middle."""
-    error = GenerationError(_LOST)
-    if head is None:
-        await _refuse(scope, error, send)
-    elif any(key.lower() == b"content-type" and value.startswith(_EVENTS) for key, value in head.headers):
-        name = b"event: error\n" if scope["path"].startswith(_ANTHROPIC) else b""
-        event = name + b"data: " + _told(scope["path"], error)[1] + b"\n\n"
-        await send({"type": "http.response.body", "body": event})
-    else:
-        raise ConnectionAbortedError(_LOST)
-
-
-def _told(path: str, error: TgiError) -> tuple[int, bytes]:
-    if path.startswith(_ANTHROPIC):
-        return anthropic.error_status(error), dumps(anthropic.envelope(error, ""))
-    if path.startswith("/v1/"):
-        return openai.error_status(error), dumps(openai.envelope(error))
-    return error.status, dumps({"error": error.public_message(), "error_type": error.error_type})

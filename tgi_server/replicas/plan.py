@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from tgi_server.config.schema import ServerConfig
-from tgi_server.errors import UsageError
+from tgi_server.errors import ConfigError, UsageError
 from tgi_server.host import usable_cores
 from tgi_server.replicas.options import RayOptions
 
@@ -44,6 +45,23 @@ def check(options: RayOptions) -> None:
 def most(options: RayOptions) -> int:
     """How many replicas there may be at a time."""
     return options.max_replicas or options.replicas or DEFAULT_REPLICAS
+
+
+def fewest(options: RayOptions) -> int:
+    """How many replicas there are at the start."""
+    return most(options) if options.max_replicas is None else options.min_replicas or 1
+
+
+def check_room(options: RayOptions, config: ServerConfig, resources: Mapping[str, float]) -> None:
+    """Raise ConfigError where the replicas of the start would wait for ever for what is not there.
+
+    Args:
+        resources: all that Ray has, by its names.
+    """
+    each = gpus(options, config, bool(resources.get("GPU")))
+    there = int(resources.get("GPU", 0))
+    if fewest(options) * each > there:
+        raise ConfigError(f"{fewest(options)} replica(s) with {each} GPU(s) each: this machine has {there} for Ray")
 
 
 def cpus(options: RayOptions) -> int:
@@ -88,7 +106,7 @@ def _number(options: RayOptions, config: ServerConfig) -> dict[str, Any]:
         return {"num_replicas": most(options)}
     return {
         "autoscaling_config": {
-            "min_replicas": options.min_replicas or 1,
+            "min_replicas": fewest(options),
             "max_replicas": options.max_replicas,
             "target_ongoing_requests": options.target_requests or max(1.0, config.max_concurrent_requests / 2),
             "upscale_delay_s": UPSCALE_DELAY if options.upscale_delay is None else options.upscale_delay,

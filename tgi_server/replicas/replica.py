@@ -21,6 +21,8 @@ _HOST = "http://replica"
 """The socket decides where requests go; clients' own Host headers are passed on."""
 _ADDED = (aiohttp.hdrs.ACCEPT, aiohttp.hdrs.ACCEPT_ENCODING, aiohttp.hdrs.CONTENT_TYPE, aiohttp.hdrs.USER_AGENT)
 """Headers that the HTTP library would add by itself."""
+_OF_THE_FRONT = (b"date", b"access-control-allow-origin", b"vary")
+"""Headers of answers that the front adds itself."""
 _LAST_WORDS = 0.5
 """Seconds in which those who wait for an answer of a server that died are told so."""
 
@@ -57,7 +59,7 @@ class Replica:
         """
         try:
             async with self._asked(call) as answer:
-                yield Head(answer.status, passed_on(answer.raw_headers, b"date"))
+                yield Head(answer.status, passed_on(answer.raw_headers, *_OF_THE_FRONT))
                 async for piece in answer.content.iter_any():
                     yield piece
         except aiohttp.ClientError as error:
