@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ class Asked(Protocol):
         """Nobody waits for it any more."""
 
 
-async def answers(asking: Awaitable[Sequence[Asked]], patience: float) -> AsyncIterator[Any]:
+async def answers(asking: Awaitable[Sequence[Asked]], patience: float) -> AsyncGenerator[Any, None]:
     """What those say that answer within `patience` seconds, as it comes; what the others were asked is taken back.
 
     Args:
@@ -33,11 +33,11 @@ async def answers(asking: Awaitable[Sequence[Asked]], patience: float) -> AsyncI
             done, _ = await asyncio.wait(waiting, timeout=rest, return_when=asyncio.FIRST_COMPLETED)
             if not done:
                 return
-            for each in done:
-                del waiting[each]
-            for each in done:
-                if not each.cancelled() and each.exception() is None:
-                    yield each.result()
+            for task in done:
+                del waiting[task]
+            for task in done:
+                if not task.cancelled() and task.exception() is None:
+                    yield task.result()
     finally:
         for task, each in waiting.items():
             task.cancel()

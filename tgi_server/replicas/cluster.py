@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from typing import Any
 
@@ -136,7 +136,7 @@ class Deployment:
         states = ", ".join(f"{count} {state.lower()}" for state, count in sorted(found.replica_states.items()) if count)
         return f"replicas ({states}) {first_line(found.message) if found.message else ''}".rstrip()
 
-    async def send(self, call: Call) -> AsyncIterator[Head | bytes]:
+    async def send(self, call: Call) -> AsyncGenerator[Head | bytes, None]:
         """See `front.Replicas`."""
         assert self._handle is not None
         answer: Any = self._handle.remote(call)
@@ -152,19 +152,17 @@ class Deployment:
             if not over:
                 answer.cancel()
 
-    async def all(self, call: Call) -> AsyncIterator[tuple[Head, bytes]]:
+    def all(self, call: Call) -> AsyncGenerator[tuple[Head, bytes], None]:
         """See `front.Replicas`."""
-        async for each in self._all("whole", call):
-            yield each
+        return self._all("whole", call)
 
     async def metrics(self) -> dict[str, str]:
         """See `front.Replicas`."""
         return {name: text async for name, text in self._all("metrics")}
 
-    async def lines(self) -> AsyncIterator[tuple[str, list[str]]]:
+    def lines(self) -> AsyncGenerator[tuple[str, list[str]], None]:
         """What the replicas have logged since the last call, by their names."""
-        async for each in self._all("lines"):
-            yield each
+        return self._all("lines")
 
     def _reason(self) -> str | None:
         """The last words of a replica in what Serve says of it."""
@@ -173,7 +171,7 @@ class Deployment:
         found = re.search(r"ReplicaFailedError: (.+)", deployed.message if deployed else "")
         return found[1] if found else None
 
-    async def _all(self, method: str, *arguments: Call) -> AsyncIterator[Any]:
+    async def _all(self, method: str, *arguments: Call) -> AsyncGenerator[Any, None]:
         """What those replicas answer that do, as it comes."""
         assert self._handle is not None
         try:

@@ -126,8 +126,9 @@ async def serve(
     stopping = asyncio.ensure_future(stop.wait())
     await asyncio.wait([stopping, serving, looking, telling], return_when=asyncio.FIRST_COMPLETED)
     ended = [each for each in (looking, telling) if each.done()]
+    front.draining = True
     if stop.is_set():
-        await _drain(server, front, config.shutdown_timeout)
+        await _drain(server, config.shutdown_timeout)
     front.end_all()
     server.should_exit = True
     try:
@@ -144,8 +145,7 @@ async def serve(
     await _tell(deployment, log)
 
 
-async def _drain(server: Server, front: Front, grace: float) -> None:
-    front.draining = True
+async def _drain(server: Server, grace: float) -> None:
     requests = server.server_state.tasks
     logger.info("Shutting down: %d requests left", len(requests))
     if requests:

@@ -45,7 +45,7 @@ async def test_who_has_heard_enough_takes_back_the_rest() -> None:
     async for each in heard:
         assert each == "now"
         break
-    await heard.aclose()  # type: ignore[attr-defined]  # a generator
+    await heard.aclose()
     assert some[0].cancelled and time.monotonic() - began < 60
 
 
@@ -55,4 +55,4 @@ async def test_a_question_that_cannot_be_asked() -> None:
         return []
 
     with pytest.raises(TimeoutError):
-        await anext(aiter(answers(never(), 0.05)))
+        await anext(answers(never(), 0.05))

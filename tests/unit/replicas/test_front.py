@@ -171,7 +171,10 @@ async def spoken(front: Front, path: str = "/generate") -> list[dict[str, Any]]:
     sent = []
 
     async def receive() -> dict[str, Any]:
-        return next(messages, None) or await asyncio.Event().wait()  # type: ignore[return-value]  # never
+        for message in messages:
+            return message
+        await asyncio.Event().wait()
+        raise AssertionError
 
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)

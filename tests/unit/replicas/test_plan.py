@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tgi_server.config.schema import ServerConfig
-from tgi_server.errors import UsageError
+from tgi_server.errors import ConfigError, UsageError
 from tgi_server.replicas import plan
 from tgi_server.replicas.options import RayOptions
 
@@ -84,3 +84,13 @@ def test_processors_are_shared_evenly_on_this_machine(monkeypatch: pytest.Monkey
 def test_what_cannot_go_together(given: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         plan.check(RayOptions(**given))
+
+
+def test_a_start_that_would_wait_for_ever_is_refused() -> None:
+    plan.check_room(RayOptions(replicas=2), ServerConfig(num_shard=2), {"CPU": 4})  # on processors
+    plan.check_room(RayOptions(replicas=2), ServerConfig(num_shard=2), {"CPU": 4, "GPU": 4})
+    plan.check_room(RayOptions(max_replicas=8), ServerConfig(), {"GPU": 1})  # the rest may come later
+    with pytest.raises(ConfigError, match=r"2 replica\(s\) with 2 GPU\(s\) each: this machine has 3"):
+        plan.check_room(RayOptions(replicas=2), ServerConfig(num_shard=2), {"CPU": 4, "GPU": 3})
+    with pytest.raises(ConfigError, match="this machine has 0"):
+        plan.check_room(RayOptions(replicas=2, replica_gpus=1), ServerConfig(), {"CPU": 4})
