@@ -139,6 +139,7 @@ def test_answers_are_those_of_one_server(one: Server, replicas: Server) -> None:
         expected, got = (each.client.request(method, path, json=body) for each in (one, replicas))
         assert got.status_code == expected.status_code, path
         assert {*got.headers} - ours == {*expected.headers} - ours, path
+        assert got.headers.get_list("access-control-allow-origin") == ["*"], path
         if "created" not in expected.text:
             assert got.text == expected.text, path
 
@@ -174,6 +175,17 @@ def test_shared_beginnings_are_found_as_often_as_by_one_server(one: Server, repl
     assert asked == looked
     assert expected >= 2 * 6 * 512
     assert found >= 0.9 * expected
+
+
+def test_one_that_hangs_hides_no_other(replicas: Server) -> None:
+    hanging = found(replicas, "ray::ServeReplica")[0]
+    hanging.suspend()
+    try:
+        assert replicas.client.get("/health").status_code == 200
+        assert running(replicas) == 1
+    finally:
+        hanging.resume()
+    until(lambda: running(replicas) == 2)
 
 
 def test_a_killed_replica_loses_its_own_requests_only(replicas: Server) -> None:
