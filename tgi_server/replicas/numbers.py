@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+_RUNNING = ("RUNNING", "RECOVERING", "PENDING_MIGRATION")
+"""States of those that take requests: the second is what Serve says when it was itself started anew, the third of one
+that goes as soon as there is another in its place."""
+
+_ENDING = ("STOPPING", "STOPPED")
+
 
 class Numbers:
     """Of one deployment, as of the last look at it.
@@ -21,8 +27,8 @@ class Numbers:
 
     def see(self, states: Mapping[str, int]) -> None:
         """Take over how many replicas are in which of Ray Serve's states."""
-        running = states.get("RUNNING", 0)
-        wanted = sum(states.values()) - states.get("STOPPING", 0)
+        running = sum(states.get(state, 0) for state in _RUNNING)
+        wanted = sum(count for state, count in states.items() if state not in _ENDING)
         fewer_wanted = max(0, self.wanted - wanted)
         self.lost += max(0, self.running - running - fewer_wanted)
         self.running, self.wanted = running, wanted

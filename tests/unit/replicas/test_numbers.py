@@ -20,3 +20,10 @@ def test_only_a_replica_that_was_wanted_is_lost() -> None:
     numbers.see({})
     numbers.see({"STARTING": 1})
     assert numbers.lost == 1
+
+
+def test_those_run_that_take_requests() -> None:
+    numbers = Numbers()
+    numbers.see({"RUNNING": 3})
+    numbers.see({"RUNNING": 1, "RECOVERING": 1, "PENDING_MIGRATION": 1})
+    assert (numbers.running, numbers.wanted, numbers.lost) == (3, 3, 0)
