@@ -117,25 +117,31 @@ def _shards(config: ServerConfig, accelerators: int) -> Iterator[Problem]:
 
 def _nodes(config: ServerConfig, origins: Mapping[str, str], accelerators: int) -> Iterator[Problem]:
     """Who the nodes are, and where they meet."""
-    nodes = config.num_nodes
+    nodes, default = config.num_nodes, ServerConfig()
     if config.node_rank >= nodes:
         works = f"0 to {nodes - 1} work" if nodes > 1 else "set num_nodes to the number of nodes, or leave it out"
         yield "node_rank", f"there is no such node of num_nodes={nodes}; {works}"
     if nodes == 1:
-        for name in ("node_port", "node_token", "node_token_file"):
-            if getattr(config, name) is not None and not origins.get(name, "").startswith("environment"):
+        for name in ("node_port", "node_token", "node_token_file", "node_timeout", "node_start_timeout"):
+            given = getattr(config, name) != getattr(default, name)
+            if given and not origins.get(name, "").startswith("environment"):
                 yield name, "is only used with num_nodes; set that, or leave it out"
         return
     if config.sharded is False:
         yield "sharded", f"num_nodes={nodes} spreads the model over as many; leave one of the two out"
-    if config.job != ServerConfig().job:
+    if config.job != default.job:
         yield "num_nodes", "jobs that start servers use one node; measure several with job=bench target=URL"
+    if sockets.is_unspecified(config.master_addr):
+        yield "master_addr", "not one address; set that of node 0 in the network of all nodes"
     if sockets.is_loopback(config.master_addr):
         yield "master_addr", "other nodes do not get there; set the address of node 0 in the network of all nodes"
     try:
         link.token(config)
     except ValueError as error:
-        yield "node_token" if config.node_token_file is None else "node_token_file", str(error)
+        told = origins.get("num_nodes", "")
+        alone = f" ({told} sets num_nodes={nodes}; num_nodes=1 node_rank=0 is a server of its own)"
+        name = "node_token" if config.node_token_file is None else "node_token_file"
+        yield name, f"{error}{alone if told.startswith('environment') else ''}"
     if config.node_token is not None and config.node_token_file is not None:
         yield "node_token_file", "node_token is set, too; leave one of the two out"
     first, last = node_port(config), node_port(config) + number_of_shards(config, accelerators) // nodes

@@ -15,7 +15,6 @@ from tgi_server.launcher.examine import Examination
 from tgi_server.launcher.origin import Model
 from tgi_server.launcher.process import environment
 from tgi_server.launcher.progress import Progress
-from tgi_server.launcher.supervise import StopSignals
 from tgi_server.models import adapter, medusa, tensors
 from tgi_server.models.check import ITEM_BYTES, check_memory, reader_of, settings_of
 from tgi_server.models.description import Description
@@ -57,17 +56,19 @@ def resolved(model: Model, num_shard: int, dtype: DType, gpu: bool) -> Resolved:
 
 
 def prepare(
-    config: ServerConfig, dtype: DType, fetch: Fetch, look: Callable[..., Description], stop: StopSignals, bar: bool
-) -> tuple[Model, str | None]:
-    """The model on this machine, and what was found out of one of no family; StoppedError when a signal comes.
+    config: ServerConfig, dtype: DType, fetch: Fetch, look: Callable[..., Description], check: Callable[[], None],
+    bar: bool,
+) -> tuple[Model, str | None]:  # fmt: skip
+    """The model on this machine, and what was found out of one of no family.
 
     Args:
+        check: called now and then, and raises where this is not to go on.
         bar: whether progress is shown as a bar, on a terminal.
     """
     progress = Progress(bar=bar)
 
     def report(stage: str, fraction: float) -> None:
-        stop.check()
+        check()
         progress.report(stage, fraction)
 
     examination = Examination(config.trust_remote_code, report)
@@ -75,7 +76,7 @@ def prepare(
         model = fetch(config, dtype, report, partial(look, ask=examination))
     finally:
         progress.finish()
-    stop.check()
+    check()
     return model, examination.text
 
 

@@ -12,19 +12,22 @@ import socket
 import stat
 import struct
 import sys
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
 from tgi_server.config.schema import NetworkOptions, ShardOptions
 from tgi_server.errors import ConfigError
-from tgi_server.placement import socket_path
+from tgi_server.placement import node_port, socket_path
 
 logger = logging.getLogger(__name__)
 
-_SIOCGIFADDR = 0x8915
-"""Asks Linux for the IPv4 address of an interface."""
+_SIOCGIFCONF = 0x8912
+"""Asks Linux for the IPv4 addresses of all interfaces."""
+_IFREQ = struct.Struct("16s4x4s16x")
+"""One of them: the interface's name, then the address (netdevice(7))."""
 _LONGEST_PATH = 107 - len(".new")
 """Bytes: the kernel takes 107, and a shard's socket has a longer name until it answers (`rpc.server`)."""
 
@@ -67,7 +70,7 @@ def _bind_problem(error: OSError, options: NetworkOptions) -> str:
 
 def check_master_port(options: ShardOptions) -> None:
     """Raises ConfigError when the port where the shards are to meet is taken, or its address is not of this machine."""
-    _check_master_address(options.master_addr)
+    _check_master_address(options)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -78,13 +81,15 @@ def check_master_port(options: ShardOptions) -> None:
             ) from error
 
 
-def _check_master_address(name: str) -> None:
+def _check_master_address(options: ShardOptions) -> None:
+    name = options.master_addr
     try:
         family, kind, _, _, address = socket.getaddrinfo(name, 0, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as probe:
             probe.bind(address)
     except OSError as error:
-        reason = "this machine has no such address, where all shards would meet; localhost works"
+        works = "localhost works" if options.num_nodes == 1 else "it is node 0's: is node_rank=0 right here?"
+        reason = f"this machine has no such address, where all shards would meet; {works}"
         raise ConfigError(f"master_addr={name}: {reason}") from error
 
 
@@ -95,8 +100,12 @@ def interfaces(options: ShardOptions, hosts: Sequence[str]) -> dict[str, str]:
     """
     if not hosts:
         return private_interface(options)
-    name = interface(hosts[options.node_rank])
-    return {} if name is None else {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": name}
+    host = hosts[options.node_rank]
+    name = interface(host)
+    if name is None:
+        logger.warning("%s: no interface of this node has it; set GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME", host)
+        return {}
+    return {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": f"={name}"}  # to NCCL eth1 would mean eth10 as well
 
 
 def private_interface(options: ShardOptions) -> dict[str, str]:
@@ -115,13 +124,17 @@ def interface(address: str) -> str | None:
     if isinstance(found, IPv6Address):
         lines = Path("/proc/net/if_inet6").read_text().splitlines()
         return next((line.split()[-1] for line in lines if int(line.split()[0], 16) == int(found)), None)
+    return next((name for name, packed in _ipv4_addresses() if packed == found.packed), None)
+
+
+def _ipv4_addresses() -> Iterator[tuple[str, bytes]]:
+    """Each interface with each of its addresses."""
+    room = array("B", bytes(1024 * _IFREQ.size))
+    place, size = room.buffer_info()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        for _, name in socket.if_nameindex():
-            request = struct.pack("256s", name.encode())
-            with contextlib.suppress(OSError):  # one without an address
-                if fcntl.ioctl(probe, _SIOCGIFADDR, request)[20:24] == found.packed:
-                    return name
-    return None
+        filled: int = struct.unpack_from("i", fcntl.ioctl(probe, _SIOCGIFCONF, struct.pack("iP", size, place)))[0]
+    for name, packed in _IFREQ.iter_unpack(room.tobytes()[:filled]):
+        yield name.partition(b"\0")[0].decode().partition(":")[0], packed  # eth0:1 is an address of eth0
 
 
 def is_loopback(name: str) -> bool:
@@ -130,6 +143,13 @@ def is_loopback(name: str) -> bool:
         return ip_address(socket.getaddrinfo(name, 0, type=socket.SOCK_STREAM)[0][4][0]).is_loopback
     except (OSError, UnicodeError):
         return False
+
+
+def is_unspecified(name: str) -> bool:
+    """Whether an address stands for all of a machine: 0.0.0.0 or ::."""
+    with contextlib.suppress(ValueError):
+        return ip_address(name).is_unspecified
+    return False
 
 
 def listen(address: str, port: int) -> socket.socket:
@@ -145,6 +165,31 @@ def listen(address: str, port: int) -> socket.socket:
             return listener
     except (OSError, UnicodeError) as error:
         raise ConfigError(f"node_port={port}: node 0 cannot listen there on {address} ({error})") from error
+
+
+def check_node(options: ShardOptions, host: str, count: int) -> None:
+    """Raise ConfigError unless the shards of this node can listen where the router of node 0 is to find them.
+
+    Args:
+        host: the address that node 0 sees this one as.
+        count: shards of this node.
+    """
+    for port in range(node_port(options) + 1, node_port(options) + 1 + count):
+        family, kind, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(place)
+            except OSError as error:
+                if error.errno == errno.EADDRNOTAVAIL:
+                    raise ConfigError(
+                        f"node 0 sees this node as {host}, which is none of its addresses: its router would look for "
+                        "the shards there; put the nodes into one network, without translation of addresses"
+                    ) from None
+                raise ConfigError(
+                    f"node_port={node_port(options)}: a shard of this node would listen on port {port} of {host}, "
+                    f"which it cannot ({error.strerror})"
+                ) from None
 
 
 def shard_paths(options: ShardOptions, ranks: Iterable[int]) -> list[Path]:

@@ -259,9 +259,9 @@ class Stage:
                 sockets.check_master_port(config)
             count = num_shard if config.num_nodes == 1 else f"{len(own)} of {num_shard}"
             logger.info("%s shard(s), %s, %s", count, dtype.name, place)
-            others = held.enter_context(role.of(config, num_shard, dtype, self._stop))
+            others = held.enter_context(role.of(config, num_shard, dtype, gpus > 0, self._stop))
             look = self._look(config, num_shard, dtype)
-            model, description = prepare.prepare(config, dtype, self._fetch, look, self._stop, bar)
+            model, description = prepare.prepare(config, dtype, self._fetch, look, others.check, bar)
             agreed = others.agree(lambda: agreement.of_files(model))
             resolved = replace(
                 prepare.resolved(model, num_shard, dtype, gpu=gpus > 0),

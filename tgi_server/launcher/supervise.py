@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tgi_server.cache import lengths
 from tgi_server.config import load
 from tgi_server.config.schema import Launch, Resolved, ServerConfig, without_secrets
 from tgi_server.errors import TgiError
@@ -125,7 +126,7 @@ class Server:
     def __init__(self, programs: Programs, stop: StopSignals, nodes: Alone | None = None) -> None:
         self._programs = programs
         self._stop = stop
-        self._nodes = nodes or Alone()
+        self._nodes = nodes or Alone(stop)
         self._children = Children()
         self._shards: list[Child] = []
         self._router: Child | None = None
@@ -163,10 +164,14 @@ class Server:
         for rank in ranks:
             self._shards.append(self._start_shard(config, resolved, rank))
         self._await_sockets(ranks, bar)
+        self._children.poll()  # of what they said just before they answered
         self._nodes.serving()
         self.watch(lambda: self._nodes.ready or self._stop.requested)
         self._stop.check()
-        return self._shards[0].settled
+        settled = self._shards[0].settled
+        if lengths.is_open(config) and not (settled or config.node_rank):
+            raise ChildFailedError("the shards have not said which lengths fit")
+        return settled
 
     def start_router(self, config: ServerConfig, resolved: Resolved, listener: socket.socket) -> None:
         """Start one at the running shards, which have none.

@@ -10,12 +10,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tgi_server.errors import ConfigError
 from tgi_server.layers import spread
 from tgi_server.layers.spread import Span
 
 TIMEOUT = timedelta(seconds=60)
+MEETING = timedelta(minutes=5)
+"""Time until all ranks have started, which they do when all nodes have the model."""
 GATHERING = timedelta(hours=1)
-"""Time until all ranks have started, and have read their weights: the disks of nodes differ. The launchers watch."""
+"""Time until all ranks have read their weights: the disks of nodes differ. The launchers watch."""
 AGREEMENT = timedelta(seconds=3)
 """Time that ranks have to come to the place where another one has failed."""
 
@@ -24,16 +27,26 @@ def _meeting(rank: int, world: int, address: str, port: int) -> Any:
     """Where the ranks tell each other how to reach them, which rank 0 keeps: nobody has to show who they are there.
 
     torch would have it listen on all addresses of the machine; here it is the one that the ranks meet at.
+
+    Raises:
+        ConfigError: they have not all come in time.
     """
     store = dist.TCPStore  # type: ignore[attr-defined]  # documented, but not to type checkers
     family, _, _, _, place = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
-    if rank:
-        return store(str(place[0]), port, world, is_master=False, timeout=GATHERING)
-    with socket.socket(family) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(place)
-        listener.listen(world)
-        return store(str(place[0]), port, world, is_master=True, timeout=GATHERING, master_listen_fd=listener.detach())
+    try:
+        if rank:
+            return store(str(place[0]), port, world, is_master=False, timeout=MEETING)
+        with socket.socket(family) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(place)
+            listener.listen(world)
+            number = listener.detach()
+        return store(str(place[0]), port, world, is_master=True, timeout=MEETING, master_listen_fd=number)
+    except dist.DistError as error:
+        raise ConfigError(
+            f"master_port={port}: not all shards have met at {address} within {MEETING.seconds} s; other nodes have to "
+            f"get there, too ({str(error).splitlines()[0]})"
+        ) from error
 
 
 class Group:

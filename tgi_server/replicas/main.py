@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
 import signal
 import socket
 import sys
@@ -73,8 +72,11 @@ async def _run(config: ServerConfig, options: RayOptions, log: TextIO) -> None:
 
 
 def _name(listener: socket.socket) -> str:
-    """Of the application: a cluster has several, of commands on any host, that may all have the same port."""
-    return f"tgi-server-{socket.gethostname()}-{listener.getsockname()[1]}-{secrets.token_hex(4)}"
+    """Of the application: a cluster has several, of commands on any host, that may all have the same port.
+
+    The same command on the same host takes over what one that was killed has left.
+    """
+    return f"tgi-server-{socket.gethostname()}-{listener.getsockname()[1]}"
 
 
 def _set_by_signals(stop: asyncio.Event) -> None:

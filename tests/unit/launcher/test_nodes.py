@@ -16,11 +16,15 @@ import pytest
 from tests.integration.server import free_port
 from tgi_server.config.schema import DType, ServerConfig
 from tgi_server.errors import ConfigError, ModelError, TgiError
-from tgi_server.launcher.nodes import agreement, link, role, several
+from tgi_server.launcher import sockets
+from tgi_server.launcher.nodes import agreement, first, link, other, role, several
+from tgi_server.launcher.nodes.agreement import differences
 from tgi_server.launcher.nodes.alone import Agreed, Alone
+from tgi_server.launcher.nodes.first import First
 from tgi_server.launcher.nodes.link import Link, UntrustedError
+from tgi_server.launcher.nodes.other import Other
 from tgi_server.launcher.origin import Model
-from tgi_server.launcher.supervise import StopSignals
+from tgi_server.launcher.supervise import ChildFailedError, StopSignals
 
 TOKEN = "0123456789abcdef"
 NODE_1 = "node 1 (127.0.0.1, shard 1)"
@@ -44,10 +48,15 @@ class Nodes:
             "node_timeout": 3.0, "node_start_timeout": 10.0, **options,
         }  # fmt: skip
 
+    @property
+    def port(self) -> int:
+        """Where node 0 listens."""
+        return int(self._options["node_port"])
+
     def node(self, rank: int, **options: Any) -> Alone:
         stop = self.stops[rank] = StopSignals()
         config = ServerConfig(**{**self._options, "node_rank": rank, **options})
-        return role.of(config, config.num_shard or 1, DType.float32, stop)
+        return role.of(config, config.num_shard or 1, DType.float32, False, stop)
 
 
 @contextmanager
@@ -140,6 +149,66 @@ def test_other_models_are_refused(background: ThreadPoolExecutor) -> None:
             there.result()
 
 
+def test_a_node_that_is_lost_while_another_fetches_the_model_ends_that() -> None:
+    with met() as (_, one, two):
+        assert isinstance(one, First) and isinstance(two, Other)
+        one.check()
+        two._first._link.close()
+        until(lambda: one.problem)
+        with pytest.raises(ChildFailedError, match=r"node 1 .* has hung up"):
+            one.check()
+
+
+def test_who_waits_is_told_why(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(other, "REMINDER", 0.1)
+    with pytest.raises(ConfigError, match="was not there"):
+        Nodes(node_start_timeout=1).node(1).__enter__()
+    assert "still calling node 0" in caplog.text and "refused" in caplog.text
+    with pytest.raises(ConfigError, match=r"master_addr=x+\.com: not an address"):
+        Nodes(master_addr=f"{'x' * 80}.com").node(1).__enter__()
+
+
+def test_where_the_router_would_look_for_the_shards_is_tried_before_they_load(background: ThreadPoolExecutor) -> None:
+    nodes = Nodes()
+    port = nodes.port + 1
+    with nodes.node(0) as one, nodes.node(1) as two, socket.create_server(("127.0.0.1", port)):
+        there = background.submit(two.agree, lambda: FILES)
+        one.agree(lambda: FILES)
+        with pytest.raises(ConfigError, match=rf"node_port=.* port {port} of 127.0.0.1, which it cannot"):
+            there.result()
+    with pytest.raises(ConfigError, match=r"sees this node as 203.0.113.9, which is none of its addresses"):
+        sockets.check_node(ServerConfig(num_nodes=2, node_rank=1), "203.0.113.9", 1)
+
+
+def test_who_cannot_be_let_in_at_once_is_later(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(first, "_AGAIN", 0.01)
+    accept, failures = socket.socket.accept, iter([OSError(24, "Too many open files")])
+
+    def fails(self: socket.socket) -> Any:
+        if (error := next(failures, None)) is not None:
+            raise error
+        return accept(self)
+
+    monkeypatch.setattr(socket.socket, "accept", fails)
+    with met() as (_, one, two):
+        assert one.problem is two.problem is None
+    assert "nobody can be let in: [Errno 24] Too many open files" in caplog.text
+
+
+def test_a_stranger_that_says_a_little_now_and_then_is_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(first, "GREETING", 0.5)
+    nodes = Nodes()
+    with nodes.node(0), socket.create_connection(("127.0.0.1", nodes.port)) as slow:
+        deadline = time.monotonic() + 10
+        with pytest.raises(OSError, match=r"Broken pipe|reset"):
+            while time.monotonic() < deadline:
+                slow.sendall(b"x")
+                time.sleep(0.1)
+
+
 @pytest.mark.parametrize(("rank", "words"), [
     (0, "node_start_timeout=0.2: node 1 has not come within this time"),
     (1, r"node_start_timeout=0.2: node 0 \(127.0.0.1, port \d+\) was not there within this time"),
@@ -188,8 +257,17 @@ def test_a_failure_is_told_with_its_cause(background: ThreadPoolExecutor) -> Non
         assert first.problem == f"{NODE_1}: shard 1 was ended by signal 9"
         here = first.explained("router ended with exit code 1")
         assert here == f"router ended with exit code 1; {NODE_1}: shard 1 was ended by signal 9"
-        assert there.result() == "shard 1 was ended by signal 9", "its own words are no news to it"
+        node_0 = "node 0 (127.0.0.1): router ended with exit code 1"
+        assert there.result() == f"shard 1 was ended by signal 9; {node_0}", "each has a failure of its own to tell"
         assert not nodes.stops[0].requested
+
+
+def test_the_cause_is_told_though_the_other_node_has_noticed_first(background: ThreadPoolExecutor) -> None:
+    with met() as (_, first, other):
+        here = background.submit(first.explained, "shard 0: Connection closed by peer")
+        until(lambda: other.problem)
+        other.explained("shard 1 was ended by signal 9")
+        assert here.result() == f"shard 0: Connection closed by peer; {NODE_1}: shard 1 was ended by signal 9"
 
 
 def test_an_end_in_order_of_one_is_that_of_all() -> None:
@@ -245,12 +323,24 @@ def test_what_files_say_of_a_model(tmp_path: Path) -> None:
     (tmp_path / "model-00001-of-00001.safetensors").write_bytes(b"1234567")
     (tmp_path / "notes.txt").write_text("of no interest")
     facts = agreement.of_files(Model(tmp_path))
-    assert facts == {"config.json": "44136fa355b3678a", "model-00001-of-00001.safetensors": "7 bytes"}
+    weights = facts["model-00001-of-00001.safetensors"]
+    assert facts["config.json"] == "44136fa355b3678a" and weights.startswith("7 bytes (")
+    assert len(facts) == 2
+    large = tmp_path / "model-00001-of-00001.safetensors"
+    for place in (0, (5 << 20) - 1):  # in the first and the last sample
+        with large.open("wb") as file:
+            file.truncate(5 << 20)
+        before = agreement.of_files(Model(tmp_path))
+        with large.open("r+b") as file:
+            file.seek(place)
+            file.write(b"x")
+        assert differences(before, agreement.of_files(Model(tmp_path)), 1)
 
 
 def test_what_each_node_may_have_otherwise() -> None:
-    facts = agreement.of_options(ServerConfig(num_nodes=2), 2, DType.float32)
+    facts = agreement.of_options(ServerConfig(num_nodes=2), 2, DType.float32, gpu=True)
     assert not {"model_id", "node_rank", "shard_uds_path", "master_addr", "log_level", "node_token", "api_key"} & {
         *facts
     }
     assert {"num_nodes", "num_shard", "dtype", "max_total_tokens", "quantize", "master_port", "node_port"} <= {*facts}
+    assert facts["device"] == "gpu" and facts["shutdown_timeout"] == "90.0"

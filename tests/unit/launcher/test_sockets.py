@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -123,12 +124,13 @@ def test_shards_that_meet_at_a_loopback_address_stay_there(address: str, kept: b
     assert found == ({"GLOO_SOCKET_IFNAME": "lo"} if kept else {})
 
 
-def test_shards_of_several_nodes_use_the_interface_of_their_address() -> None:
+def test_shards_of_several_nodes_use_the_interface_of_their_address(caplog: pytest.LogCaptureFixture) -> None:
     options = ShardOptions(num_nodes=2, node_rank=1)
     for address in ("127.0.0.1", "::1"):
         found = sockets.interfaces(options, ["192.0.2.1", address])
-        assert found == {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+        assert found == {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "=lo"}
     assert sockets.interfaces(options, ["127.0.0.1", "203.0.113.9"]) == {}
+    assert "203.0.113.9: no interface of this node has it; set GLOO_SOCKET_IFNAME" in caplog.text
 
 
 def test_node_0_listens_on_an_address_of_its_own() -> None:
@@ -184,3 +186,5 @@ def test_master_address(address: str, works: bool) -> None:
     else:
         with pytest.raises(ConfigError, match=f"master_addr={address}: .*localhost works"):
             sockets.check_master_port(options)
+        with pytest.raises(ConfigError, match=f"master_addr={address}: .*is node_rank=0 right here"):
+            sockets.check_master_port(replace(options, num_nodes=2))

@@ -109,7 +109,9 @@ async def test_it_ends_when_it_cannot_listen(listener: socket.socket, monkeypatc
 
 
 def test_no_two_commands_have_the_same_application(listener: socket.socket) -> None:
-    assert main._name(listener) != main._name(listener)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        assert main._name(listener) != main._name(other)
+    assert socket.gethostname() in main._name(listener)
 
 
 async def test_a_start_says_what_it_waits_for(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:

@@ -5,8 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Protocol
 
 from tgi_server.launcher.nodes.agreement import Facts
+
+
+class Stops(Protocol):
+    """What has heard of signals: `supervise.StopSignals`."""
+
+    @property
+    def requested(self) -> bool:
+        """Whether one has come."""
+
+    def check(self) -> None:
+        """Raise StoppedError when one has come."""
+
+    def request(self) -> None:
+        """Do as if one had."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +40,9 @@ class Agreed:
 class Alone:
     """A server on one machine. Entered before anything slow, left when nothing runs any more."""
 
+    def __init__(self, stop: Stops) -> None:
+        self._stop = stop
+
     def __enter__(self) -> Alone:
         return self
 
@@ -32,6 +50,10 @@ class Alone:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Tell the others that this node ends, and why."""
+
+    def check(self) -> None:
+        """Raise StoppedError when a signal has come, ChildFailedError when another node is lost or fails."""
+        self._stop.check()
 
     def agree(self, files: Callable[[], Facts]) -> Agreed:
         """Tell the others that the model is here, with these files, and wait until all have it.

@@ -21,6 +21,11 @@ from tgi_server.launcher.nodes.peer import Peer
 from tgi_server.launcher.nodes.several import GREETING, Several
 from tgi_server.placement import local_ranks, node_port
 
+_GREETED = 32
+"""Callers that are listened to at a time; each may take `GREETING` seconds."""
+_AGAIN = 1.0
+"""Seconds until it is tried again to let somebody in, when that has failed."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -31,6 +36,8 @@ class First(Several):
         port, nodes = node_port(self._config), self._config.num_nodes
         self._listener = sockets.listen(self._config.master_addr, port)
         self._host: str = self._listener.getsockname()[0]
+        self._closed = False
+        self._rooms = threading.Semaphore(_GREETED)
         self._greeting = threading.Lock()
         logger.info("node 0 of %d: the others are to come to %s port %d", nodes, self._host, port)
         threading.Thread(target=self._accept, name="accept", daemon=True).start()
@@ -79,12 +86,29 @@ class First(Several):
         while True:
             try:
                 connection, _ = self._listener.accept()
-            except OSError:  # it is closed
-                return
+            except OSError as error:
+                if self._closed:
+                    return
+                logger.warning("nobody can be let in: %s", error)
+                time.sleep(_AGAIN)
+                continue
             threading.Thread(target=self._greet, args=(connection,), name="greet", daemon=True).start()
 
     def _greet(self, connection: socket.socket) -> None:
-        """Take a caller for a node, or turn it away."""
+        """Take a caller for a node, or turn it away, at once or after `GREETING` seconds."""
+        if not self._rooms.acquire(blocking=False):
+            connection.close()
+            return
+        late = threading.Timer(GREETING, _hang_up, (connection,))
+        late.daemon = True
+        late.start()
+        try:
+            self._meet(connection)
+        finally:
+            late.cancel()
+            self._rooms.release()
+
+    def _meet(self, connection: socket.socket) -> None:
         connection.settimeout(GREETING)
         try:
             caller = Link(connection, self._token, calls=False)
@@ -132,6 +156,12 @@ class First(Several):
 
     def _close(self) -> None:
         """Expect nobody else."""
+        self._closed = True
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes who accepts
         self._listener.close()
+
+
+def _hang_up(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)

@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable
 
 from tgi_server.errors import ConfigError
+from tgi_server.launcher import sockets
 from tgi_server.launcher.nodes.agreement import Facts
 from tgi_server.launcher.nodes.alone import Agreed
 from tgi_server.launcher.nodes.link import Link, UntrustedError
 from tgi_server.launcher.nodes.peer import Peer
-from tgi_server.launcher.nodes.several import GREETING, Several
-from tgi_server.placement import node_port
+from tgi_server.launcher.nodes.several import GREETING, REMINDER, Several
+from tgi_server.placement import local_ranks, node_port
 
 _AGAIN = 0.5
 """Seconds between two calls of a node 0 that is not there yet."""
@@ -37,6 +38,8 @@ class Other(Several):
         self._first.say("model", files=files())
         self._wait(lambda: "go" in self._first.said, lambda: "all nodes to have the model")
         go = self._first.said["go"]
+        ranks = local_ranks(self._config, self._num_shard)
+        sockets.check_node(self._config, go["hosts"][self._config.node_rank], len(ranks))
         return Agreed(go["hosts"], self._key(go["run"]))
 
     def serving(self) -> None:
@@ -54,12 +57,17 @@ class Other(Several):
 
     def _met(self, address: str, port: int) -> Peer:
         """Call node 0 until it answers. Raises ConfigError when it does not, or turns this one away; StoppedError."""
-        seconds = self._config.node_start_timeout
+        seconds, reminded = self._config.node_start_timeout, time.monotonic()
         while True:
             self._stop.check()
             try:
                 return self._introduced(socket.create_connection((address, port), timeout=GREETING))
+            except UnicodeError:
+                raise ConfigError(f"master_addr={address}: not an address") from None
             except (OSError, EOFError) as error:
+                if time.monotonic() - reminded >= REMINDER:
+                    reminded = time.monotonic()
+                    logger.info("still calling node 0 on %s port %d: %s", address, port, error or "no answer")
                 if time.monotonic() - self._began > seconds:
                     place = f"node 0 ({address}, port {port})"
                     raise ConfigError(

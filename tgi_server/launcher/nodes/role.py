@@ -10,9 +10,9 @@ from tgi_server.launcher.nodes.other import Other
 from tgi_server.launcher.supervise import StopSignals
 
 
-def of(config: ServerConfig, num_shard: int, dtype: DType, stop: StopSignals) -> Alone:
+def of(config: ServerConfig, num_shard: int, dtype: DType, gpu: bool, stop: StopSignals) -> Alone:
     """The nodes of a configuration, to be entered."""
     if config.num_nodes == 1:
-        return Alone()
+        return Alone(stop)
     kind = Other if config.node_rank else First
-    return kind(config, num_shard, agreement.of_options(config, num_shard, dtype), stop)
+    return kind(config, num_shard, agreement.of_options(config, num_shard, dtype, gpu), stop)

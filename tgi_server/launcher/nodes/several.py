@@ -24,7 +24,7 @@ GREETING = 5.0
 """Seconds that each side has to show who it is."""
 _LOOK = 0.05
 """Seconds between two looks at what others have said."""
-_REMINDER = 10.0
+REMINDER = 10.0
 """Seconds between two lines that say who is still waited for."""
 _EXPLANATION = 1.0
 """Seconds that other nodes have to say what they know of a failure here."""
@@ -72,12 +72,19 @@ class Several(Alone):
         """See `Alone`."""
         return next((peer.problem for peer in self._all if peer.problem), None)
 
+    def check(self) -> None:
+        """See `Alone`."""
+        self._stop.check()
+        if self.problem:
+            raise ChildFailedError(self.problem)
+
     def end(self, reason: str | None) -> None:
         """See `Alone`."""
         if not self._over:
             self._over, self._reason = True, reason
             for peer in self._all:
-                peer.say("over", reason=None if peer.over else reason)  # what it said itself it knows
+                known = peer.over and reason == peer.problem  # its own words
+                peer.say("over", reason=None if known else reason)
 
     def explained(self, failure: str) -> str:
         """See `Alone`."""
@@ -91,10 +98,8 @@ class Several(Alone):
         """Until `done`. Raises ChildFailedError when another node is lost or fails, StoppedError."""
         reminded = time.monotonic()
         while not done():
-            self._stop.check()
-            if self.problem:
-                raise ChildFailedError(self.problem)
-            if time.monotonic() - reminded >= _REMINDER:
+            self.check()
+            if time.monotonic() - reminded >= REMINDER:
                 reminded = time.monotonic()
                 logger.info("still waiting for %s (%.0f s)", what(), reminded - self._began)
             time.sleep(_LOOK)
