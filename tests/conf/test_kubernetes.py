@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from jsonschema import ValidationError
 
-from tests.conf.manifests import FILES, documents, kind, pods, validator
+from tests.conf.manifests import FILES, KUBERNETES, documents, kind, pods, validator
 from tests.conf.test_deploy import VARIABLES, composed
 from tests.queries import selectors
 from tgi_server.config.schema import ServerConfig
@@ -169,3 +169,18 @@ def test_nodes_wait_for_each_other_as_long_as_they_may_take_to_start() -> None:
     for template in pods(NODES):
         (words,) = (container["args"] for container in template["spec"]["containers"])
         assert f"--node-start-timeout={patience}" in words
+
+
+def test_a_group_that_does_not_start_holds_up_no_machine() -> None:
+    for file in (REPLICAS, NODES):
+        assert kind("PodDisruptionBudget", file)["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+
+def test_replicas_are_applied_again_without_the_deployment_of_one() -> None:
+    """What the head of replicas.yaml says holds for upgrades, too."""
+    head = (KUBERNETES / REPLICAS).read_text().partition("apiVersion:")[0]
+    (command,) = re.findall(r"kubectl apply (.+)", head)
+    applied = list(documents(*(Path(file).name for file in re.findall(r"-f (\S+)", command))))
+    names = [(each["kind"], each["metadata"]["name"]) for each in applied]
+    assert len(names) == len({*names}) and {"Service", "NetworkPolicy", "PodMonitor"} <= {name for name, _ in names}
+    assert [each for each in applied if each["kind"] == "Deployment"] == [kind("Deployment", REPLICAS)]
