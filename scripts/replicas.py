@@ -102,15 +102,30 @@ def shared(prefixes: int, turns: int) -> list[str]:
 
 async def hits(url: str, prefixes: int, turns: int, clients: int) -> tuple[Load, float, float]:
     """What clients saw, tokens that were in a cache, and tokens that were looked for."""
-
-    def read() -> str:
-        return httpx.get(f"{url}/metrics", timeout=30).text
-
-    before = read()
+    before = read(url)
     seen = await load(url, shared(prefixes, turns), clients, 4)
-    after = read()
+    after = read(url)
     found, asked = (total(after, name) - total(before, name) for name in (HITS, ASKED))
     return seen, found, asked
+
+
+def front_seconds(metrics: str) -> float | None:
+    """Processor time that the front has used; None where there is none."""
+    return series(metrics).get('process_cpu_seconds_total{replica="front"}')
+
+
+def told(url: str, seen: Load, before: float | None) -> str:
+    """What passing the answers on took, where there is a front."""
+    after = front_seconds(read(url))
+    if before is None or after is None:
+        return ""
+    each = (after - before) / seen.tokens
+    return f"; the front: {1000 * each:.2f} ms of a processor for a token, so {1 / each:.0f} tokens/s at most"
+
+
+def read(url: str) -> str:
+    """The metrics of a server."""
+    return httpx.get(f"{url}/metrics", timeout=30).text
 
 
 def main() -> None:
@@ -136,8 +151,9 @@ def main() -> None:
             url = f"http://127.0.0.1:{server.port}"
             run = partial(load, url, clients=given.clients, new_tokens=given.new_tokens)
             asyncio.run(run(prompts[: given.clients]))
+            before = front_seconds(read(url))
             seen = asyncio.run(run(prompts))
-            print(f"{name:40} {seen}", flush=True)
+            print(f"{name:40} {seen}{told(url, seen, before)}", flush=True)
             texts = texts or seen.texts
             print(
                 f"{'':40} texts as of one server: {sum(texts[p] == t for p, t in seen.texts.items())} of {len(texts)}"
