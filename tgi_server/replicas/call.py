@@ -15,12 +15,26 @@ _HOP_BY_HOP = {
 
 
 @dataclass(frozen=True)
+class Back:
+    """Where the front waits for an answer.
+
+    Attributes:
+        address: `unix:PATH` or `HOST:PORT`.
+        ticket: says which answer it is, and that it is a replica that brings it.
+    """
+
+    address: str
+    ticket: str
+
+
+@dataclass(frozen=True)
 class Call:
     """A request of a client.
 
     Attributes:
         target: path and query, as the client wrote them.
         keys: of the prompt's beginning (`prompt.keys`); none where nothing is generated.
+        back: where the answer is to be brought, if not to who calls.
     """
 
     method: str
@@ -28,6 +42,7 @@ class Call:
     headers: Headers
     body: bytes
     keys: list[int] = field(default_factory=list)
+    back: Back | None = None
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import warnings
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -27,6 +29,7 @@ from tgi_server.replicas.numbers import Numbers
 from tgi_server.replicas.options import RayOptions
 from tgi_server.replicas.relay import LostError
 from tgi_server.replicas.replica import Replica
+from tgi_server.replicas.returns import Returns
 from tgi_server.replicas.router import PrefixRouter
 
 _NAME = "replicas"
@@ -49,12 +52,14 @@ class Deployment:
 
     Args:
         name: of the application, of which a cluster may have several.
+        returns: where answers come back.
     """
 
-    def __init__(self, name: str, options: RayOptions, config: ServerConfig) -> None:
+    def __init__(self, name: str, options: RayOptions, config: ServerConfig, returns: Returns) -> None:
         self._name = name
         self._options = options
         self._config = config
+        self._returns = returns
         self._handle: DeploymentHandle[Any] | None = None
         self.numbers = Numbers()
 
@@ -89,7 +94,7 @@ class Deployment:
                 handle = serve.run(application, name=self._name, route_prefix=None)
             except RuntimeError as error:
                 raise ReplicaFailedError(self._reason() or first_line(error)) from error
-        self._handle = handle.options(stream=True)
+        self._handle = handle
         self.look()
 
     def stop(self) -> None:
@@ -139,18 +144,26 @@ class Deployment:
     async def send(self, call: Call) -> AsyncGenerator[Head | bytes, None]:
         """See `front.Replicas`."""
         assert self._handle is not None
-        answer: Any = self._handle.remote(call)
-        over = False
-        try:
-            async for piece in answer:
-                yield piece
-            over = True
-        except Exception as error:  # of Ray, or what was raised at the replica
-            over = True
-            raise LostError(first_line(error)) from error
-        finally:
-            if not over:
-                answer.cancel()
+        async with self._returns.expected() as (back, arriving):
+            asked: Any = self._handle.remote(replace(call, back=back))
+            done = asyncio.ensure_future(_result(asked))
+            try:
+                first: list[asyncio.Future[Any]] = [arriving, done]
+                await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+                if done.done():
+                    await done  # raises what is wrong
+                arrived = await arriving
+                done.add_done_callback(arrived.hang_up_if_failed)
+                yield arrived.head
+                async for piece in arrived.body():
+                    yield piece
+                await done
+            except Exception as error:  # of Ray, or what was raised at the replica
+                raise LostError(first_line(error)) from error
+            finally:
+                if not done.done():
+                    asked.cancel()
+                    done.cancel()
 
     def all(self, call: Call) -> AsyncGenerator[tuple[Head, bytes], None]:
         """See `front.Replicas`."""
@@ -182,3 +195,7 @@ class Deployment:
                     yield each
         except (RayError, RayServeException, TimeoutError):
             return
+
+
+async def _result(asked: Any) -> None:
+    await asked

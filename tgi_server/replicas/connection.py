@@ -20,8 +20,11 @@ _LOOPBACK = "127.0.0.1"
 
 
 @contextmanager
-def connected(options: RayOptions) -> Iterator[None]:
-    """Ray on this machine until this ends, or the cluster that is there. Raises ConfigError where there is none."""
+def connected(options: RayOptions) -> Iterator[str | None]:
+    """Ray on this machine until this ends, or the cluster that is there, and then this machine's address in it.
+
+    Raises ConfigError where there is none.
+    """
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.setLogRecordFactory(logging.LogRecord)  # Ray's adds a field to all lines
     local: dict[str, Any] = {
@@ -41,7 +44,7 @@ def connected(options: RayOptions) -> Iterator[None]:
         where = f"ray_address={options.ray_address}" if options.ray_address else "Ray does not start on this machine"
         raise ConfigError(f"{where}: {first_line(error)}") from error
     try:
-        yield
+        yield ray.util.get_node_ip_address() if options.ray_address else None
     finally:
         ray.shutdown()
 

@@ -24,6 +24,7 @@ from tgi_server.replicas.connection import connected
 from tgi_server.replicas.front import Front
 from tgi_server.replicas.merge import named
 from tgi_server.replicas.options import RayOptions
+from tgi_server.replicas.returns import Returns
 from tgi_server.router.http.clients import allow_many
 from tgi_server.router.http.cors import Cors
 from tgi_server.router.main import Server
@@ -59,16 +60,18 @@ def main() -> None:
 async def _run(config: ServerConfig, options: RayOptions, log: TextIO) -> None:
     stop = asyncio.Event()
     _set_by_signals(stop)
-    with sockets.claim_port(config), sockets.bind(config) as listener, connected(options):
+    with sockets.claim_port(config), sockets.bind(config) as listener, connected(options) as host:
         _set_by_signals(stop)  # again, as Ray has put handlers of its own in the place of these
-        deployment = Deployment(_name(listener), options, config)
+        returns = Returns()
+        deployment = Deployment(_name(listener), options, config, returns)
         started = False
-        try:
-            if started := await _started(deployment, stop):
-                await serve(config, deployment, listener, stop, log)
-        finally:
-            if started or options.ray_address:  # what does not serve yet ends with our own Ray
-                await asyncio.to_thread(deployment.stop)
+        async with returns.listening(host):
+            try:
+                if started := await _started(deployment, stop):
+                    await serve(config, deployment, listener, stop, log)
+            finally:
+                if started or options.ray_address:  # what does not serve yet ends with our own Ray
+                    await asyncio.to_thread(deployment.stop)
 
 
 def _name(listener: socket.socket) -> str:

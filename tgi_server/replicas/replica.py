@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from http import HTTPStatus
 
 import aiohttp
@@ -16,6 +16,7 @@ from yarl import URL
 from tgi_server.config.schema import ServerConfig
 from tgi_server.replicas.call import Call, Head, passed_on
 from tgi_server.replicas.child import ReplicaFailedError, ServerChild
+from tgi_server.replicas.returns import bringing
 
 _HOST = "http://replica"
 """The socket decides where requests go; clients' own Host headers are passed on."""
@@ -51,25 +52,24 @@ class Replica:
             self._child.stop()
             raise
 
-    async def __call__(self, call: Call) -> AsyncIterator[Head | bytes]:
-        """The answer: its head, then its body as it comes. Cancelling it ends the request at the server.
+    async def __call__(self, call: Call) -> None:
+        """Bring the answer to where it is expected (`call.back`), as it comes; done when all of it is there.
+
+        Cancelling this ends the request at the server, and so does the front when it hangs up.
 
         Raises:
             ReplicaFailedError: the server does not answer, or not to the end.
         """
-        try:
-            async with self._asked(call) as answer:
-                yield Head(answer.status, passed_on(answer.raw_headers, *_OF_THE_FRONT))
-                async for piece in answer.content.iter_any():
-                    yield piece
-        except aiohttp.ClientError as error:
-            raise ReplicaFailedError(f"its server: {error}") from None
+        assert call.back is not None
+        async with self._answer(call) as (head, body), bringing(call.back, head) as writer:
+            async for piece in body:
+                writer.write(piece)
+                await writer.drain()
 
     async def whole(self, call: Call) -> tuple[Head, bytes]:
-        """The same, but in one piece."""
-        head, *pieces = [piece async for piece in self(call)]
-        assert isinstance(head, Head)
-        return head, b"".join(piece for piece in pieces if isinstance(piece, bytes))
+        """The answer itself. Raises ReplicaFailedError."""
+        async with self._answer(call) as (head, body):
+            return head, b"".join([piece async for piece in body])
 
     async def metrics(self) -> tuple[str, str]:
         """Its name, and what its server says of itself at /metrics."""
@@ -89,6 +89,15 @@ class Replica:
         """Called by Ray Serve when the last request is done."""
         if hasattr(self, "_child"):
             self._child.stop()
+
+    @asynccontextmanager
+    async def _answer(self, call: Call) -> AsyncIterator[tuple[Head, AsyncIterator[bytes]]]:
+        try:
+            async with self._asked(call) as answer:
+                head = Head(answer.status, passed_on(answer.raw_headers, *_OF_THE_FRONT))
+                yield head, answer.content.iter_any()
+        except aiohttp.ClientError as error:
+            raise ReplicaFailedError(f"its server: {error}") from None
 
     def _asked(self, call: Call) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         return self._session.request(
