@@ -47,13 +47,15 @@ class ServerChild:
     Args:
         threads: processors that its shards compute with together.
         ended: called in a thread when it has ended without being told to, once `until` has found that it serves.
+        place: where its own directory is made.
         command: what is run.
     """
 
     def __init__(
-        self, config: ServerConfig, threads: int, ended: Callable[[], None], command: tuple[str, ...] = _COMMAND
-    ) -> None:
-        self._directory = Path(tempfile.mkdtemp(prefix="tgi-replica-"))
+        self, config: ServerConfig, threads: int, ended: Callable[[], None], place: Path | None = None,
+        command: tuple[str, ...] = _COMMAND,
+    ) -> None:  # fmt: skip
+        self._directory = Path(tempfile.mkdtemp(prefix="tgi-replica-", dir=place))
         self.path = self._directory / "http"
         self._config = own_config(config, self._directory)
         self._leftovers = Leftovers([self._directory])

@@ -89,7 +89,7 @@ class Deployment:
                 ),
                 **plan.deployment(self._options, self._config, bool(resources.get("GPU"))),
             )  # fmt: skip
-            application = made.bind(self._config, plan.cpus(self._options))
+            application = made.bind(self._config, plan.cpus(self._options), self._returns.directory)
             try:
                 handle = serve.run(application, name=self._name, route_prefix=None)
             except RuntimeError as error:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from http import HTTPStatus
+from pathlib import Path
 
 import aiohttp
 from ray import serve
@@ -33,11 +34,12 @@ class Replica:
 
     Args:
         threads: processors that its shards compute with together.
+        place: a directory for its sockets, which somebody removes; None for one of its own.
     """
 
-    async def __init__(self, config: ServerConfig, threads: int) -> None:  # type: ignore[misc]  # Ray Serve awaits it
+    async def __init__(self, config: ServerConfig, threads: int, place: Path | None) -> None:  # type: ignore[misc]  # Ray Serve awaits it
         self._name = serve.get_replica_context().replica_id.unique_id
-        self._child = ServerChild(config, threads, self._die)
+        self._child = ServerChild(config, threads, self._die, place)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.UnixConnector(str(self._child.path), limit=0),
             timeout=aiohttp.ClientTimeout(),

@@ -9,11 +9,14 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import shutil
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
+from tgi_server.launcher.leftovers import Leftovers
 from tgi_server.replicas.call import Back, Head
 
 _UNIX = "unix:"
@@ -50,10 +53,12 @@ class Returns:
 
     Attributes:
         address: where it listens; see `Back`.
+        directory: of this user alone, gone when this process is, whatever ends it; None when it listens on a host.
     """
 
     def __init__(self) -> None:
         self.address = ""
+        self.directory: Path | None = None
         self._expected: dict[str, asyncio.Future[Arrived]] = {}
 
     @asynccontextmanager
@@ -68,11 +73,16 @@ class Returns:
             async with server:
                 yield
             return
-        with tempfile.TemporaryDirectory(prefix="tgi-front-") as directory:
-            path = f"{directory}/answers"
+        directory = self.directory = Path(tempfile.mkdtemp(prefix="tgi-front-"))
+        leftovers = Leftovers([directory])
+        try:
+            path = str(directory / "answers")
             self.address = f"{_UNIX}{path}"
             async with await asyncio.start_unix_server(self._take, path, limit=_LONGEST):
                 yield
+        finally:
+            await asyncio.to_thread(leftovers.close)
+            shutil.rmtree(directory, ignore_errors=True)
 
     @asynccontextmanager
     async def expected(self) -> AsyncIterator[tuple[Back, asyncio.Future[Arrived]]]:

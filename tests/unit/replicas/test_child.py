@@ -34,7 +34,7 @@ CONFIG = ServerConfig(model_id="a model", api_key="secret", shutdown_timeout=5)
 
 
 def started(program: str, ended: Callable[[], None] = lambda: None) -> ServerChild:
-    return ServerChild(CONFIG, 4, ended, (sys.executable, "-c", program))
+    return ServerChild(CONFIG, 4, ended, command=(sys.executable, "-c", program))
 
 
 async def answers(child: ServerChild) -> bool:
