@@ -120,7 +120,7 @@ def told(url: str, seen: Load, before: float | None) -> str:
     if before is None or after is None:
         return ""
     each = (after - before) / seen.tokens
-    return f"; the front: {1000 * each:.2f} ms of a processor for a token, so {1 / each:.0f} tokens/s at most"
+    return f"; the front: {1000 * each:.2f} ms of a processor for a token, with what it does every second"
 
 
 def read(url: str) -> str:
