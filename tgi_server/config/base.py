@@ -7,11 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 
-def option_list(help: str) -> Any:
-    """A documented field that holds several texts; empty by default."""
-    return field(default_factory=list, metadata=_metadata(help))
-
-
 def option(
     default: Any,
     help: str,
@@ -31,21 +26,16 @@ def option(
         concerns: which of `CONCERNED` have to be started anew when it changes; as its group says when not given.
         words: that may stand for a whole number, and what they are kept as; only of a group's field.
     """
-    return field(default=default, metadata=_metadata(help, minimum, maximum, secret, concerns, words))
-
-
-def _metadata(
-    help: str,
-    minimum: float | None = None,
-    maximum: float | None = None,
-    secret: bool = False,
-    concerns: tuple[str, ...] = (),
-    words: Mapping[str, int] | None = None,
-) -> dict[str, Any]:
-    return {
+    metadata = {
         "help": help, "minimum": minimum, "maximum": maximum, "secret": secret, "concerns": concerns,
         "words": words or {},
     }  # fmt: skip
+    return field(default=default, metadata=metadata)
+
+
+def option_list(help: str) -> Any:
+    """A documented field that holds several texts; empty by default."""
+    return field(default_factory=list, metadata=option(None, help).metadata)
 
 
 CONCERNED = ("launcher", "shard", "router", "job")

@@ -152,7 +152,8 @@ class Deployment:
                 await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
                 if done.done():
                     await done  # raises what is wrong
-                arrived = await arriving
+                # what is done is here, or its connection is about to be: nobody waits for it longer than that
+                arrived = await asyncio.wait_for(arriving, _PATIENCE)
                 done.add_done_callback(arrived.hang_up_if_failed)
                 yield arrived.head
                 async for piece in arrived.body():
