@@ -45,10 +45,10 @@ class Several(Alone):
     """
 
     def __init__(self, config: ServerConfig, num_shard: int, facts: Facts, stop: StopSignals) -> None:
+        super().__init__(stop)
         self._config = config
         self._num_shard = num_shard
         self._facts = facts
-        self._stop = stop
         self._began = time.monotonic()
         self._over = False
         self._reason: str | None = None
@@ -74,7 +74,7 @@ class Several(Alone):
 
     def check(self) -> None:
         """See `Alone`."""
-        self._stop.check()
+        super().check()
         if self.problem:
             raise ChildFailedError(self.problem)
 
